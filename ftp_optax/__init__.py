@@ -1,0 +1,36 @@
+"""Robust fine-tuning of pre-trained models: FTP and DiGraP as optax transformations."""
+
+from ftp_optax._anchor import reanchor as reanchor
+from ftp_optax._digrap import DiGraPState as DiGraPState
+from ftp_optax._digrap import digrap as digrap
+from ftp_optax._ftp import FTPState as FTPState
+from ftp_optax._ftp import ftp as ftp
+from ftp_optax._inspect import drift as drift
+from ftp_optax._inspect import radii as radii
+from ftp_optax._inspect import strengths as strengths
+from ftp_optax._units import elementwise as elementwise
+from ftp_optax._units import flax_fibers as flax_fibers
+from ftp_optax._units import flax_units as flax_units
+from ftp_optax._units import torch_fibers as torch_fibers
+from ftp_optax._units import torch_units as torch_units
+from ftp_optax._units import whole_leaf as whole_leaf
+from ftp_optax._wise_ft import wise_ft as wise_ft
+
+__all__ = [
+    "DiGraPState",
+    "FTPState",
+    "digrap",
+    "drift",
+    "elementwise",
+    "flax_fibers",
+    "flax_units",
+    "ftp",
+    "radii",
+    "reanchor",
+    "strengths",
+    "torch_fibers",
+    "torch_units",
+    "whole_leaf",
+    "wise_ft",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,160 @@
+"""Looking inside: radii, strengths and drift by path, found in any chain or wrapper."""
+
+import math
+from typing import Any, TypeAlias, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _hyper
+from ftp_optax._digrap import DiGraPState
+from ftp_optax._ftp import FTPState
+
+S = TypeVar("S", FTPState, DiGraPState)
+Number: TypeAlias = float | jax.Array
+
+
+def _find(state: Any, kind: type[S]) -> list[S]:
+    """All states of a kind, however deep."""
+    is_kind = lambda node: isinstance(node, kind)
+    return [node for node in jax.tree.leaves(state, is_leaf=is_kind) if is_kind(node)]
+
+
+def _number(value: jax.Array) -> Number:
+    """A Python float where a value is one and known, else the array: one number a layer, or a tracer under jit."""
+    return float(value[0]) if value.shape == (1,) and not isinstance(value, jax.core.Tracer) else value
+
+
+def _counts(state: FTPState | DiGraPState, scalars: jax.Array, leaves: int) -> list[int]:
+    """The number of scalars of each constrained leaf."""
+    if scalars.shape[0] == leaves:
+        return [1] * leaves
+    layers = jax.tree.leaves(state.layers)[0]
+    if isinstance(layers, jax.core.Tracer):
+        raise ValueError("With layer axes the number of layers is not known under jit; read the state outside of it.")
+    return [int(n) for n in layers]
+
+
+def _by_path(state: Any, params: Any, kind: type[S], field: str, tree: str) -> dict[str, Number]:
+    """The scalars of all states of a kind, by path."""
+    states = _find(state, kind)
+    if not states:
+        raise ValueError(f"The state holds no {kind.__name__}; pass the state of the optimizer that has the {field}.")
+    paths = _anchor.flatten(params)
+    found: dict[str, Number] = {}
+    for one in states:
+        record = _anchor.flatten(getattr(one, tree))
+        _anchor.require_same(record, paths, f"{field}: the state")
+        chosen = [path for path, leaf in zip(paths.paths, record.values, strict=True) if not _anchor.is_masked(leaf)]
+        scalars = jax.tree.leaves(getattr(one, field))[0]  # unwraps what nnx.Optimizer wraps it in
+        parts = _hyper.split(scalars, _counts(one, scalars, len(chosen)))
+        found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
+    return found
+
+
+def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
+    """The radius of every constrained leaf, in the units of its norm.
+
+    Args:
+      state: the optimizer state, or any pytree that holds the states of one or more `ftp`.
+      params: the parameters, for their paths.
+
+    Returns:
+      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
+      layer axes; to a tracer under jit.
+
+    Raises:
+      ValueError: if the state holds no `FTPState`, or if the params do not fit it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import ftp, radii
+      >>> params = {"kernel": jnp.ones((2, 3))}
+      >>> state = ftp(optax.sgd(0.1), initial_radius=0.5).init(params)
+      >>> radii(state, params)
+      {'kernel': 0.5}
+
+    References:
+      gamma in Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023.
+    """
+    return _by_path(state, params, FTPState, "radii", "displacement")
+
+
+def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
+    """The projection strength of every constrained leaf, in [0, 1].
+
+    Args:
+      state: the optimizer state, or any pytree that holds the states of one or more `digrap`.
+      params: the parameters, for their paths.
+
+    Returns:
+      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
+      layer axes; to a tracer under jit.
+
+    Raises:
+      ValueError: if the state holds no `DiGraPState`, or if the params do not fit it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import digrap, strengths
+      >>> params = {"kernel": jnp.ones((2, 3))}
+      >>> strengths(digrap().init(params), params)
+      {'kernel': 0.0}
+
+    References:
+      omega in Huang et al., `Directional Gradient Projection <https://arxiv.org/abs/2502.15895>`_, ICLR 2025.
+    """
+    return _by_path(state, params, DiGraPState, "strengths", "projection")
+
+
+def _distance(param: Any, anchor: Any, count: int) -> Number:
+    """The l2 distance of a leaf from its anchor, for each of its `count` layers."""
+    dtype = _anchor.wide_dtype(param)
+    gap = jnp.asarray(param, dtype) - jnp.asarray(anchor, dtype)
+    depth = next(d for d in range(gap.ndim + 1) if math.prod(gap.shape[:d]) == count)
+    return _number(jnp.sqrt(jnp.sum(jnp.square(gap), axis=tuple(range(depth, gap.ndim)))).reshape(count))
+
+
+def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
+    """How far every constrained leaf is from its anchor: the l2 norm ``|W - W0|``.
+
+    Args:
+      params: the parameters.
+      state: the optimizer state, or any pytree that holds states of `ftp` or `digrap`. Where several constrain a leaf,
+        the first one's anchor counts.
+
+    Returns:
+      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
+      layer axes; to a tracer under jit.
+
+    Raises:
+      ValueError: if the state holds no anchor (`ftp` with ``memory="lean"`` keeps none), or the params do not fit it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import drift, ftp
+      >>> params = {"kernel": jnp.zeros((2, 3))}
+      >>> state = ftp(optax.sgd(0.1)).init(params)
+      >>> drift({"kernel": params["kernel"].at[0, 0].set(0.5)}, state)
+      {'kernel': 0.5}
+
+    References:
+      Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
+      <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
+    """
+    leaves = _anchor.flatten(params)
+    states = [s for s in (*_find(state, FTPState), *_find(state, DiGraPState)) if s.anchor is not None]
+    if not states:
+        raise ValueError("drift: the state holds no anchor of ftp or digrap; ftp keeps none with memory='lean'.")
+    found: dict[str, Number] = {}
+    for one in states:
+        anchors = _anchor.flatten(one.anchor)
+        _anchor.require_same(anchors, leaves, "drift: the state")
+        rows = zip(leaves.paths, leaves.values, anchors.values, strict=True)
+        pairs = [row for row in rows if not _anchor.is_masked(row[2])]
+        scalars = jax.tree.leaves(one.radii if isinstance(one, FTPState) else one.strengths)[0]
+        for (path, param, anchor), count in zip(pairs, _counts(one, scalars, len(pairs)), strict=True):
+            found.setdefault(path, _distance(param, anchor, count))
+    return found

@@ -1,0 +1,67 @@
+"""WiSE-FT: the straight line in weight space from the anchor to the fine-tuned parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor
+
+
+def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array) -> optax.Params:
+    r"""Interpolates between the anchor and the fine-tuned parameters.
+
+    .. math::
+
+      W = (1 - \alpha) W_0 + \alpha W_\mathrm{ft}
+
+    with :math:`W_0` the ``anchor`` and :math:`W_\mathrm{ft}` the ``params``. After training; nothing is learned.
+
+    Args:
+      params: the fine-tuned parameters.
+      anchor: the pre-trained parameters, a tree like the params.
+      alpha: 0 gives the anchor, 1 the params. A number or a 0-D array; `jax.vmap` over an array of them gives the
+        whole curve, stacked.
+
+    Returns:
+      The interpolated parameters, in the params' structure and dtypes. Leaves that are not floating-point (counters,
+      random keys) are the params'.
+
+    Raises:
+      ValueError: if the anchor has another structure or shape, or if alpha is an array with axes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ftp_optax import wise_ft
+      >>> wise_ft({"bias": jnp.array([4.0])}, {"bias": jnp.array([2.0])}, 0.25)
+      {'bias': Array([2.5], dtype=float32)}
+      >>> curve = jax.vmap(lambda a: wise_ft({"bias": jnp.array([4.0])}, {"bias": jnp.array([2.0])}, a))
+      >>> curve(jnp.array([0.0, 0.5, 1.0]))["bias"].ravel()
+      Array([2., 3., 4.], dtype=float32)
+
+    References:
+      Wortsman et al., `Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_, CVPR 2022.
+    """
+    if jnp.ndim(alpha):
+        raise ValueError(
+            f"wise_ft: alpha has shape {jnp.shape(alpha)}; pass one number, and jax.vmap over it for a curve."
+        )
+    leaves, anchors = _anchor.flatten(params), _anchor.flatten(anchor)
+    _anchor.require_same(anchors, leaves, "wise_ft: the anchor")
+    mixed = {}
+    for i, (path, param, start) in enumerate(zip(leaves.paths, leaves.values, anchors.values, strict=True)):
+        if jnp.shape(param) != jnp.shape(start):
+            raise ValueError(
+                f"wise_ft: {path!r} has shape {jnp.shape(param)} in params and {jnp.shape(start)} in the anchor."
+            )
+        if not _anchor.is_masked(param) and jnp.issubdtype(jnp.result_type(param), jnp.floating):
+            mixed[i] = _mix(param, start, alpha)
+    return leaves.replaced(mixed)
+
+
+def _mix(param: Any, start: Any, alpha: float | jax.Array) -> jax.Array:
+    """``(1 - alpha) W0 + alpha W`` in at least float32, exact at both ends."""
+    wide = _anchor.wide_dtype(param)
+    weight = jnp.asarray(alpha, wide)
+    return ((1 - weight) * jnp.asarray(start, wide) + weight * jnp.asarray(param, wide)).astype(jnp.result_type(param))
