@@ -65,32 +65,39 @@ def current_displacement(
     return jnp.where(jnp.abs(seen - projected) <= rounding, projected, seen)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
-def norms_and_cap(displacement: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
-    """The unit norms, and the largest of each layer: beyond it a radius constrains nothing."""
-    norms = norms_of(displacement, layout)
-    return norms, _units.layer_max(norms, layout)
-
-
-def bounded(radii: jax.Array, caps: jax.Array) -> jax.Array:
+def bounded(radius: jax.Array, norms: jax.Array, layout: _units.Layout) -> jax.Array:
     """``clip(gamma, 1e-8, max_i n_i)``; a layer whose norm is NaN has no cap, so that its radius stays finite."""
-    return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(caps), jnp.inf, jnp.maximum(caps, _EPS)))
+    cap = _units.layer_max(norms, layout).astype(radius.dtype)
+    return jnp.clip(radius, _EPS, jnp.where(jnp.isnan(cap), jnp.inf, jnp.maximum(cap, _EPS)))
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
-def projected_update(
+def project(
     param: jax.Array,
     anchor: jax.Array | None,
     update: jax.Array,
-    displacement: jax.Array,
-    norms: jax.Array,
+    reached: jax.Array,
     radius: jax.Array,
     *,
     layout: _units.Layout,
-) -> jax.Array:
-    """The update that ends at ``W0 + clip(gamma / n_i, 0, 1) c_i``, in the parameter's dtype."""
-    ratio = projection_ratio(norms, _gamma(radius, displacement, layout))
+) -> tuple[jax.Array, jax.Array]:
+    """Projects where the base optimizer led to: ``W0 + clip(gamma / n_i, 0, 1) c_i``.
+
+    Args:
+      param: the parameter before the step.
+      anchor: its anchor, or None with lean memory.
+      update: the base optimizer's update.
+      reached: ``c``, the displacement after it.
+      radius: the moved radius of each layer, not yet bounded.
+      layout: how the leaf is split.
+
+    Returns:
+      The update that ends at the projection, in the parameter's dtype, and the bounded radius.
+    """
+    norms = norms_of(reached, layout)
+    radius = bounded(radius, norms, layout)
+    ratio = projection_ratio(norms, _gamma(radius, reached, layout))
     if anchor is None:
-        return (update.astype(displacement.dtype) - (1 - ratio) * displacement).astype(param.dtype)
+        return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype), radius
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target
-    return (anchor.astype(displacement.dtype) + ratio * displacement).astype(param.dtype) - param
+    return (anchor.astype(reached.dtype) + ratio * reached).astype(param.dtype) - param, radius

@@ -183,6 +183,7 @@ def ftp(
       ``static_args=("unit_axes", "layer_axes", "mask")``. A tree without leaves is fine.
     """
     _validate(kappa, initial_radius, memory, hypergradient, anchor, layer_axes)
+    exact = hypergradient == "exact"
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> FTPState:
@@ -208,16 +209,14 @@ def ftp(
         recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "ftp")
         leaves, gradients, last, layouts = recalled
         anchors = None if state.anchor is None else _anchor.flatten(state.anchor).values
-        radii = _hyper.split(state.radii, [layout.scalars for layout in layouts.values()])
+        counts = [layout.scalars for layout in layouts.values()]
         work = {
             i: _Leaf(layout, jnp.asarray(leaves.values[i]), anchors and anchors[i], last[i], radius)
-            for (i, layout), radius in zip(layouts.items(), radii, strict=True)
+            for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
         }
 
         slopes = [
-            _ball.radius_hypergradient(
-                gradients.values[i], w.last, w.radius, layout=w.layout, exact=hypergradient == "exact"
-            )
+            _ball.radius_hypergradient(gradients.values[i], w.last, w.radius, layout=w.layout, exact=exact)
             for i, w in work.items()
         ]
         slope = _hyper.finite(_hyper.stack(slopes, state.radii))
@@ -235,20 +234,13 @@ def ftp(
         )
 
         steps = _anchor.flatten(step)
-        reached = {
-            i: _hyper.computed_after(slope, before[i] + steps.values[i].astype(w.last.dtype)) for i, w in work.items()
-        }
-        norms = {i: _ball.norms_and_cap(reached[i], layout=w.layout) for i, w in work.items()}
-        free = _hyper.split(moved, [w.layout.scalars for w in work.values()])
-        radius = {i: _ball.bounded(r, norms[i][1].astype(r.dtype)) for i, r in zip(work, free, strict=True)}
-        projected = {
-            i: _ball.projected_update(
-                w.param, w.anchor, steps.values[i], reached[i], norms[i][0], radius[i], layout=w.layout
-            )
-            for i, w in work.items()
-        }
+        reached, projected, radii = {}, {}, {}
+        for (i, w), radius in zip(work.items(), _hyper.split(moved, counts), strict=True):
+            update = steps.values[i]
+            reached[i] = _hyper.computed_after(slope, before[i] + update.astype(w.last.dtype))
+            projected[i], radii[i] = _ball.project(w.param, w.anchor, update, reached[i], radius, layout=w.layout)
         return steps.replaced(projected), state._replace(
-            radii=_hyper.stack(list(radius.values()), state.radii),
+            radii=_hyper.stack(list(radii.values()), state.radii),
             hyper_state=hyper_state,
             displacement=_anchor.flatten(state.displacement).replaced(reached),
             inner_state=inner_state,
