@@ -1,0 +1,1 @@
+"""What the fine-tuning example is made of: tasks, models, methods, training, evaluation, report."""

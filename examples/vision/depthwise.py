@@ -1,0 +1,76 @@
+"""Depthwise convolution in the form that the platform is fast at.
+
+XLA's CPU backend has no fast path for grouped convolutions. EfficientNet-Lite0 at 64 pixels, batch
+32, on two busy cores, milliseconds an image: 25 grouped and 2.5 shifted for the forward pass, 176
+and 18 with the backward pass. The price is compilation: 23 s in place of 8 s for the gradient. A
+hand-written backward pass (the correlation with the flipped kernel) was no faster, 28 ms, and took
+49 s to compile.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+
+def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Depthwise convolution as a sum of shifted multiply-adds, one for each tap of the kernel."""
+    size = kernel.shape[0]
+    (n, height, width, channels) = x.shape
+    out_height, out_width = -(-height // stride), -(-width // stride)
+    padding = lax.padtype_to_pads((height, width), (size, size), (stride, stride), "SAME")
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    total = jnp.zeros((n, out_height, out_width, channels), x.dtype)
+    for i in range(size):
+        for j in range(size):
+            stop = (n, i + (out_height - 1) * stride + 1, j + (out_width - 1) * stride + 1, channels)
+            window = lax.slice(x, (0, i, j, 0), stop, (1, stride, stride, 1))
+            total += window * kernel[i, j, 0]
+    return total
+
+
+def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Depthwise convolution as XLA has it: a convolution with one group for each channel."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Convolves each channel of x (n, height, width, channels) with its own filter.
+
+    Args:
+        x: the images.
+        kernel: (size, size, 1, channels), the layout of `feature_group_count=channels`.
+        stride: of both axes.
+
+    Returns:
+        (n, ceil(height / stride), ceil(width / stride), channels).
+    """
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: shifted(x, kernel, stride),
+        default=lambda x, kernel: grouped(x, kernel, stride),
+    )
+
+
+class DepthwiseConv(nnx.Module):
+    """A depthwise convolution without bias, padded as TensorFlow's "SAME".
+
+    Args:
+        kernel: the initial kernel (size, size, 1, channels).
+        stride: of both axes.
+    """
+
+    def __init__(self, kernel: jax.Array, stride: int) -> None:
+        self.kernel = nnx.Param(kernel)
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return depthwise_conv(x, self.kernel[...], self.stride)
