@@ -8,6 +8,16 @@ from ftp_optax._ftp import ftp as ftp
 from ftp_optax._inspect import drift as drift
 from ftp_optax._inspect import radii as radii
 from ftp_optax._inspect import strengths as strengths
+from ftp_optax._l2_sp import AnchorDecayState as AnchorDecayState
+from ftp_optax._l2_sp import add_decayed_anchor as add_decayed_anchor
+from ftp_optax._pgm import PGMState as PGMState
+from ftp_optax._pgm import pgm as pgm
+from ftp_optax._spd import SPDState as SPDState
+from ftp_optax._spd import maps_strengths as maps_strengths
+from ftp_optax._spd import spd as spd
+from ftp_optax._tpgm import TPGMState as TPGMState
+from ftp_optax._tpgm import tpgm as tpgm
+from ftp_optax._tpgm_project import tpgm_project as tpgm_project
 from ftp_optax._units import elementwise as elementwise
 from ftp_optax._units import flax_fibers as flax_fibers
 from ftp_optax._units import flax_units as flax_units
@@ -17,19 +27,29 @@ from ftp_optax._units import whole_leaf as whole_leaf
 from ftp_optax._wise_ft import wise_ft as wise_ft
 
 __all__ = [
+    "AnchorDecayState",
     "DiGraPState",
     "FTPState",
+    "PGMState",
+    "SPDState",
+    "TPGMState",
+    "add_decayed_anchor",
     "digrap",
     "drift",
     "elementwise",
     "flax_fibers",
     "flax_units",
     "ftp",
+    "maps_strengths",
+    "pgm",
     "radii",
     "reanchor",
+    "spd",
     "strengths",
     "torch_fibers",
     "torch_units",
+    "tpgm",
+    "tpgm_project",
     "whole_leaf",
     "wise_ft",
 ]

@@ -4,7 +4,7 @@ Which leaves are constrained is decided once, in `init`, and recorded in the sta
 `optax.MaskedNode` there. `update` reads it from the state, so no positional buffer can slip when a tree changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -55,22 +55,41 @@ def require_same(tree: Leaves, params: Leaves, what: str) -> None:
     )
 
 
-def _choice(mask: Leaves, path: str) -> Any:
-    """The mask's entry for a leaf: its own or that of the subtree it is in; None if there is none."""
-    entries = [v for p, v in zip(mask.paths, mask.values, strict=True) if p in ("", path) or path.startswith(p + "/")]
-    return entries[0] if entries else None
+def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
+    """A prefix tree's entry for each path: its own or that of the subtree it is in.
+
+    Matched by path, not by tree structure: a plain nested dict then fits the State of an NNX model too.
+
+    Args:
+      tree: a tree or prefix tree of the params, or one value for all of them.
+      paths: the paths to find entries for.
+      what: the tree's name, for the message.
+
+    Returns:
+      The entries, in the order of the paths.
+
+    Raises:
+      ValueError: if there is no entry for a path.
+    """
+    entries = dict(zip(*flatten(tree)[:2], strict=True))
+    found = []
+    for path in paths:
+        parts = path.split("/")
+        prefixes = (p for p in ("/".join(parts[:n]) for n in range(len(parts), -1, -1)) if p in entries)
+        prefix = next(prefixes, None)
+        if prefix is None:
+            raise ValueError(f"{what} has no entry for {path!r}; give one for it or for its subtree.")
+        found.append(entries[prefix])
+    return found
 
 
 def _chosen(mask: Any, params: Any, leaves: Leaves, method: str) -> list[bool]:
-    """Which leaves the mask constrains, one boolean a leaf; False for those that are masked already.
-
-    The mask is matched to the params by path, not by tree structure: a plain nested dict of booleans then fits the
-    State of an NNX model too.
-    """
+    """Which leaves the mask constrains, one boolean a leaf; False for those that are masked already."""
     present = [not is_masked(v) for v in leaves.values]
     if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
         return present
-    entries = flatten(mask(params) if callable(mask) else mask)
+    tree = mask(params) if callable(mask) else mask
+    entries = flatten(tree)
     for path, value in zip(entries.paths, entries.values, strict=True):
         if not is_masked(value) and getattr(value, "dtype", type(value)) not in (bool,):
             raise TypeError(f"{method}: the mask's entry at {path!r} is {value!r}; it must be True or False.")
@@ -78,11 +97,9 @@ def _chosen(mask: Any, params: Any, leaves: Leaves, method: str) -> list[bool]:
             raise ValueError(
                 f"{method}: the mask has an entry {path!r}, which params lacks; it has {leaves.paths[:8]}."
             )
-    choices = [_choice(entries, path) if here else False for path, here in zip(leaves.paths, present, strict=True)]
-    if None in choices:
-        path = leaves.paths[choices.index(None)]
-        raise ValueError(f"{method}: the mask has no entry for {path!r}; give True or False for it or its subtree.")
-    chosen = [not is_masked(c) and bool(c) for c in choices]
+    there = [path for path, here in zip(leaves.paths, present, strict=True) if here]
+    choices = iter(spread(tree, there, f"{method}: the mask"))
+    chosen = [here and not is_masked(choice := next(choices)) and bool(choice) for here in present]
     if not any(chosen):
         raise ValueError(
             f"{method}: the mask constrains none of the {len(chosen)} leaves, so this would be plain fine-tuning. "

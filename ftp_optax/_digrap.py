@@ -35,7 +35,7 @@ class DiGraPState(NamedTuple):
 
     def restart(self, params: optax.Params) -> "DiGraPState":
         """The state that `reanchor` gives: anchored at the params, the strengths started anew."""
-        first = jax.tree.map(functools.partial(jnp.array, copy=True), self.initial)
+        first = _hyper.copied(self.initial)
         return self._replace(
             strengths=first.scalars,
             hyper_state=first.hyper_state,

@@ -1,6 +1,5 @@
 """FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
 
-import functools
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -37,7 +36,7 @@ class FTPState(NamedTuple):
         zeros = jax.tree.map(jnp.zeros_like, self.displacement)
         # the leaves of the anchor, or of the displacement if there is none, tell which leaves of the params count
         anchor = _anchor.refresh(self.displacement if self.anchor is None else self.anchor, params)
-        first = jax.tree.map(functools.partial(jnp.array, copy=True), self.initial)
+        first = _hyper.copied(self.initial)
         return self._replace(
             radii=first.scalars,
             hyper_state=first.hyper_state,

@@ -27,6 +27,11 @@ class Initial(NamedTuple):
     hyper_state: optax.OptState
 
 
+def copied(initial: Initial) -> Initial:
+    """New buffers for the scalars and their optimizer's state, to go on from while the old ones are kept."""
+    return jax.tree.map(functools.partial(jnp.array, copy=True), initial)
+
+
 def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], scalars: jax.Array) -> jax.Array:
     """The derivative ``d/ds <g, rule(s)>`` of the next loss by a rule's scalars.
 

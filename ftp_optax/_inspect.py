@@ -1,7 +1,7 @@
 """Looking inside: radii, strengths and drift by path, found in any chain or wrapper."""
 
 import math
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import jax
 import jax.core
@@ -9,17 +9,25 @@ import jax.numpy as jnp
 import optax
 
 from ftp_optax import _anchor, _hyper
-from ftp_optax._digrap import DiGraPState
-from ftp_optax._ftp import FTPState
 
-S = TypeVar("S", FTPState, DiGraPState)
 Number: TypeAlias = float | jax.Array
 
 
-def _find(state: Any, kind: type[S]) -> list[S]:
-    """All states of a kind, however deep."""
-    is_kind = lambda node: isinstance(node, kind)
-    return [node for node in jax.tree.leaves(state, is_leaf=is_kind) if is_kind(node)]
+def _find(state: Any, field: str) -> list[Any]:
+    """All methods' states that have a field, however deep."""
+    has_field = lambda node: isinstance(node, _anchor.Anchored) and getattr(node, field, None) is not None
+    return [node for node in jax.tree.leaves(state, is_leaf=has_field) if has_field(node)]
+
+
+def _record(state: Any) -> _anchor.Leaves:
+    """The leaves of a params-shaped tree of the state, masked where unconstrained."""
+    return _anchor.flatten(state.displacement if state.anchor is None else state.anchor)
+
+
+def _scalars(state: Any) -> jax.Array | None:
+    """The learned scalars of a state, without what nnx.Optimizer wraps them in; None for methods that learn none."""
+    leaves = jax.tree.leaves(getattr(state, "radii", getattr(state, "strengths", None)))
+    return leaves[0] if leaves else None
 
 
 def _number(value: jax.Array) -> Number:
@@ -27,9 +35,10 @@ def _number(value: jax.Array) -> Number:
     return float(value[0]) if value.shape == (1,) and not isinstance(value, jax.core.Tracer) else value
 
 
-def _counts(state: FTPState | DiGraPState, scalars: jax.Array, leaves: int) -> list[int]:
+def _counts(state: Any, leaves: int) -> list[int]:
     """The number of scalars of each constrained leaf."""
-    if scalars.shape[0] == leaves:
+    scalars = _scalars(state)
+    if scalars is None or scalars.shape[0] == leaves:
         return [1] * leaves
     layers = jax.tree.leaves(state.layers)[0]
     if isinstance(layers, jax.core.Tracer):
@@ -37,19 +46,17 @@ def _counts(state: FTPState | DiGraPState, scalars: jax.Array, leaves: int) -> l
     return [int(n) for n in layers]
 
 
-def _by_path(state: Any, params: Any, kind: type[S], field: str, tree: str) -> dict[str, Number]:
-    """The scalars of all states of a kind, by path."""
-    states = _find(state, kind)
+def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Number]:
+    """The scalars of all states with a field, by path."""
+    states, leaves = _find(state, field), _anchor.flatten(params)
     if not states:
-        raise ValueError(f"The state holds no {kind.__name__}; pass the state of the optimizer that has the {field}.")
-    paths = _anchor.flatten(params)
+        raise ValueError(f"{field}: the state holds none; pass the state of an optimizer with {method}.")
     found: dict[str, Number] = {}
     for one in states:
-        record = _anchor.flatten(getattr(one, tree))
-        _anchor.require_same(record, paths, f"{field}: the state")
-        chosen = [path for path, leaf in zip(paths.paths, record.values, strict=True) if not _anchor.is_masked(leaf)]
-        scalars = jax.tree.leaves(getattr(one, field))[0]  # unwraps what nnx.Optimizer wraps it in
-        parts = _hyper.split(scalars, _counts(one, scalars, len(chosen)))
+        record = _record(one)
+        _anchor.require_same(record, leaves, f"{field}: the state")
+        chosen = [path for path, leaf in zip(leaves.paths, record.values, strict=True) if not _anchor.is_masked(leaf)]
+        parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
         found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
     return found
 
@@ -58,7 +65,7 @@ def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
     """The radius of every constrained leaf, in the units of its norm.
 
     Args:
-      state: the optimizer state, or any pytree that holds the states of one or more `ftp`.
+      state: the optimizer state, or any pytree that holds the states of one or more `ftp` or `tpgm`.
       params: the parameters, for their paths.
 
     Returns:
@@ -66,7 +73,7 @@ def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
       layer axes; to a tracer under jit.
 
     Raises:
-      ValueError: if the state holds no `FTPState`, or if the params do not fit it.
+      ValueError: if the state holds no radii, or if the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -79,7 +86,7 @@ def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
     References:
       gamma in Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023.
     """
-    return _by_path(state, params, FTPState, "radii", "displacement")
+    return _by_path(state, params, "radii", "ftp or tpgm")
 
 
 def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
@@ -94,7 +101,7 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
       layer axes; to a tracer under jit.
 
     Raises:
-      ValueError: if the state holds no `DiGraPState`, or if the params do not fit it.
+      ValueError: if the state holds no strengths, or if the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -106,7 +113,7 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
     References:
       omega in Huang et al., `Directional Gradient Projection <https://arxiv.org/abs/2502.15895>`_, ICLR 2025.
     """
-    return _by_path(state, params, DiGraPState, "strengths", "projection")
+    return _by_path(state, params, "strengths", "digrap")
 
 
 def _distance(param: Any, anchor: Any, count: int) -> Number:
@@ -122,8 +129,8 @@ def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
 
     Args:
       params: the parameters.
-      state: the optimizer state, or any pytree that holds states of `ftp` or `digrap`. Where several constrain a leaf,
-        the first one's anchor counts.
+      state: the optimizer state, or any pytree that holds states of this package's methods. Where several
+        constrain a leaf, the first one's anchor counts.
 
     Returns:
       A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
@@ -144,17 +151,16 @@ def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
     """
-    leaves = _anchor.flatten(params)
-    states = [s for s in (*_find(state, FTPState), *_find(state, DiGraPState)) if s.anchor is not None]
+    leaves, states = _anchor.flatten(params), _find(state, "anchor")
     if not states:
-        raise ValueError("drift: the state holds no anchor of ftp or digrap; ftp keeps none with memory='lean'.")
+        raise ValueError("drift: the state holds no anchor; ftp with memory='lean' keeps none.")
     found: dict[str, Number] = {}
     for one in states:
-        anchors = _anchor.flatten(one.anchor)
+        anchors = _record(one)
         _anchor.require_same(anchors, leaves, "drift: the state")
         rows = zip(leaves.paths, leaves.values, anchors.values, strict=True)
-        pairs = [row for row in rows if not _anchor.is_masked(row[2])]
-        scalars = jax.tree.leaves(one.radii if isinstance(one, FTPState) else one.strengths)[0]
-        for (path, param, anchor), count in zip(pairs, _counts(one, scalars, len(pairs)), strict=True):
-            found.setdefault(path, _distance(param, anchor, count))
+        constrained = [row for row in rows if not _anchor.is_masked(row[2])]
+        for (path, param, anchor), count in zip(constrained, _counts(one, len(constrained)), strict=True):
+            if path not in found:
+                found[path] = _distance(param, anchor, count)
     return found

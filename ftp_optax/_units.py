@@ -253,9 +253,19 @@ def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
     return unit_sums(array, layout._replace(axes=tuple(range(len(layout.layers)))))
 
 
+def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:
+    """The l2 norm of every layer, axes kept."""
+    return jnp.sqrt(layer_sums(jnp.square(array), layout))
+
+
 def layer_max(norms: jax.Array, layout: Layout) -> jax.Array:
     """The largest unit norm of each layer, shape ``(scalars,)``; 0 where a layer has no element."""
     return jnp.max(norms, axis=tuple(range(len(layout.layers), norms.ndim)), initial=0).reshape(layout.scalars)
+
+
+def layer_min(norms: jax.Array, layout: Layout) -> jax.Array:
+    """The smallest unit norm of each layer, shape ``(scalars,)``; infinite where a layer has no element."""
+    return jnp.min(norms, axis=tuple(range(len(layout.layers), norms.ndim)), initial=jnp.inf).reshape(layout.scalars)
 
 
 def per_layer(scalars: jax.Array, layout: Layout, ndim: int) -> jax.Array:

@@ -1,0 +1,102 @@
+"""L2-SP: weight decay towards the anchor instead of towards zero."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _units
+
+
+class AnchorDecayState(NamedTuple):
+    """State of `add_decayed_anchor`.
+
+    Attributes:
+      anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
+      anchor_steps: the number of updates so far, for a schedule of the strength.
+    """
+
+    anchor: Any
+    anchor_steps: jax.Array
+
+    def restart(self, params: optax.Params) -> "AnchorDecayState":
+        """The state that `reanchor` gives: anchored at the params, the schedule started anew."""
+        return AnchorDecayState(_anchor.refresh(self.anchor, params), jnp.zeros_like(self.anchor_steps))
+
+
+@jax.jit
+def pulled(gradient: jax.Array, param: jax.Array, anchor: jax.Array, strength: jax.Array) -> jax.Array:
+    """``g + alpha (W - W0)``: the gradient of the loss plus ``alpha/2 |W - W0|^2``."""
+    wide = _anchor.wide_dtype(param)
+    gap = param.astype(wide) - anchor.astype(wide)
+    return (gradient.astype(wide) + strength.astype(wide) * gap).astype(gradient.dtype)
+
+
+def add_decayed_anchor(
+    strength: float | jax.Array | optax.Schedule,
+    *,
+    mask: Any = None,
+    anchor: optax.Params | None = None,
+    anchor_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""L2-SP: adds the pull towards the pre-trained weights to the gradient.
+
+    .. math::
+
+      g_t \leftarrow g_t + \alpha_t (W_t - W_0)
+
+    with :math:`\alpha` the ``strength``: the gradient of :math:`\frac{\alpha}{2} \|W - W_0\|^2`. What
+    `optax.add_decayed_weights` is for the origin. A link before the base optimizer:
+    ``optax.chain(add_decayed_anchor(1e-2), optax.sgd(0.1))``. After a preconditioner and before the learning rate,
+    ``optax.chain(optax.scale_by_adam(), add_decayed_anchor(1e-2), optax.scale_by_learning_rate(1e-3))``, it is
+    decoupled decay.
+
+    Args:
+      strength: alpha, a number that is not negative, or a schedule of it.
+      mask: which leaves are pulled: a tree or prefix tree of booleans, True = constrained, or a callable from params to
+        one. It is read in `init`. None (default) for every leaf.
+      anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
+      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+
+    Returns:
+      A `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
+
+    Raises:
+      ValueError: for a negative strength; in `init` for a mask or anchor that does not fit the params or constrains
+        nothing; in `update` without params.
+      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import add_decayed_anchor
+      >>> tx = add_decayed_anchor(0.1)
+      >>> state = tx.init({"bias": jnp.array([1.0])})
+      >>> tx.update({"bias": jnp.array([0.0])}, state, {"bias": jnp.array([3.0])})[0]
+      {'bias': Array([0.2], dtype=float32)}
+
+    References:
+      Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
+      <https://arxiv.org/abs/1802.01483>`_, ICML 2018.
+    """
+    if isinstance(strength, int | float) and not 0 <= strength < float("inf"):
+        raise ValueError(f"add_decayed_anchor: strength must be finite and not negative, got {strength}.")
+
+    def init_fn(params: optax.Params) -> AnchorDecayState:
+        leaves, layouts = _anchor.constrain(params, mask, _units.whole_leaf, 0, "add_decayed_anchor")
+        copy = _anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "add_decayed_anchor")
+        return AnchorDecayState(copy, jnp.zeros([], jnp.int32))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, AnchorDecayState]:
+        del extra_args
+        recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, 0, "add_decayed_anchor")
+        leaves, gradients, anchors, layouts = recalled
+        alpha = jnp.asarray(strength(state.anchor_steps) if callable(strength) else strength)
+        new = {i: pulled(gradients.values[i], jnp.asarray(leaves.values[i]), anchors[i], alpha) for i in layouts}
+        return gradients.replaced(new), AnchorDecayState(
+            state.anchor, jnp.asarray(optax.safe_increment(state.anchor_steps))
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,124 @@
+"""PGM, projected gradient methods: a ball of fixed radius round the pre-trained weights."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _ball, _units
+
+
+class PGMState(NamedTuple):
+    """State of `pgm`.
+
+    Attributes:
+      anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
+      inner_state: the base optimizer's state.
+    """
+
+    anchor: Any
+    inner_state: optax.OptState
+
+    def restart(self, params: optax.Params) -> "PGMState":
+        """The state that `reanchor` gives: anchored at the params."""
+        return self._replace(anchor=_anchor.refresh(self.anchor, params))
+
+
+@functools.partial(jax.jit, static_argnames=("layout", "norm"))
+def fixed_projection(
+    param: jax.Array, anchor: jax.Array, update: jax.Array, radius: jax.Array, *, layout: _units.Layout, norm: str
+) -> jax.Array:
+    """The update that ends at ``W0 + min(1, gamma / n_i) (W + u - W0)_i``."""
+    wide = _anchor.wide_dtype(param)
+    start = anchor.astype(wide)
+    reached = param.astype(wide) + update.astype(wide) - start
+    norms = _units.unit_norms(reached, layout) if norm == "mars" else _units.layer_lengths(reached, layout)
+    return (start + _ball.projection_ratio(norms, radius.astype(wide)) * reached).astype(param.dtype) - param
+
+
+def pgm(
+    inner: optax.GradientTransformation,
+    *,
+    radius: float | jax.Array,
+    norm: Literal["mars", "l2"] = "mars",
+    unit_axes: _units.UnitAxes = _units.flax_units,
+    layer_axes: _units.LayerAxes = 0,
+    mask: Any = None,
+    anchor: optax.Params | None = None,
+    anchor_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""MARS-PGM and L2-PGM: projects every layer into a ball of fixed radius round its pre-trained weights.
+
+    With :math:`c_t = W_{t-1} + u_t - W_0` and :math:`u_t` the update of ``inner``:
+
+    .. math::
+
+      W_{t,i} = W_{0,i} + \min(1, \gamma / n_{t,i})\, c_{t,i}, \qquad
+      n_{t,i} = \|c_{t,i}\|_1 \text{ of each unit, or } \|c_t\|_2 \text{ of the layer}
+
+    for ``norm="mars"`` and ``norm="l2"``; :math:`\gamma` is the ``radius``. What `ftp` learns is given here. It comes
+    last in a chain: what runs after the projection can break it.
+
+    Args:
+      inner: the base optimizer; any optax transformation.
+      radius: gamma, positive, in the units of the norm.
+      norm: ``"mars"`` (default), the largest l1 norm of a unit, or ``"l2"``, the l2 norm of the leaf or layer.
+      unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
+      layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
+      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
+        params to one. It is read in `init`. None (default) constrains every leaf.
+      anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
+      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+
+    Returns:
+      A `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates come in the params' dtypes.
+
+    Raises:
+      ValueError: for a radius that is not positive or an unknown norm; in `init` for a mask or anchor that does not
+        fit the params or constrains nothing; in `update` without params.
+      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import pgm
+      >>> params = {"bias": jnp.zeros(2)}
+      >>> tx = pgm(optax.sgd(1.0), radius=1.0)
+      >>> updates, state = tx.update({"bias": jnp.array([-3.0, -1.0])}, tx.init(params), params)
+      >>> updates
+      {'bias': Array([0.75, 0.25], dtype=float32)}
+
+    References:
+      Gouk et al., `Distance-Based Regularisation of Deep Networks for Fine-Tuning
+      <https://arxiv.org/abs/2002.08253>`_, ICLR 2021.
+
+    .. note::
+      Within `optax.inject_hyperparams`, which schedules the radius, name
+      ``static_args=("unit_axes", "layer_axes", "mask")``. Parameters of less than 32 bits are projected in float32 and
+      rounded; `ftp` keeps float32 masters, this does not.
+    """
+    if isinstance(radius, int | float) and not 0 < radius < float("inf"):
+        raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
+    if norm not in ("mars", "l2"):
+        raise ValueError(f"pgm: norm must be 'mars' or 'l2', got {norm!r}.")
+    _units.require_layer_axes(layer_axes, "pgm")
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> PGMState:
+        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "pgm")
+        return PGMState(_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "pgm"), inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, PGMState]:
+        leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "pgm")
+        step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        steps, gamma = _anchor.flatten(step), jnp.asarray(radius)
+        projected = {
+            i: fixed_projection(jnp.asarray(leaves.values[i]), anchors[i], steps.values[i], gamma, layout=at, norm=norm)
+            for i, at in layouts.items()
+        }
+        return steps.replaced(projected), PGMState(state.anchor, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

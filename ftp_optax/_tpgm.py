@@ -1,0 +1,225 @@
+"""TPGM, Trainable Projected Gradient Method: radii learned on held-out batches, by differentiating through the ball."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _hyper, _units
+
+_EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
+
+Norm = Literal["mars", "l2"]
+
+
+class TPGMState(NamedTuple):
+    """State of `tpgm`.
+
+    Attributes:
+      radii: the trust regions' radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it; infinite
+        until the first step gives them their start.
+      hyper_state: the hyper-optimizer's state.
+      anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
+      layers: the number of radii of each constrained leaf, int32.
+      initial: radii and hyper-state as `init` made them, for `reanchor`.
+      inner_state: the base optimizer's state.
+    """
+
+    radii: jax.Array
+    hyper_state: optax.OptState
+    anchor: Any
+    layers: jax.Array
+    initial: _hyper.Initial
+    inner_state: optax.OptState
+
+    def restart(self, params: optax.Params) -> "TPGMState":
+        """The state that `reanchor` gives: anchored at the params, the radii started anew."""
+        first = _hyper.copied(self.initial)
+        anchor = _anchor.refresh(self.anchor, params)
+        return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor)
+
+
+class Ball(NamedTuple):
+    """One leaf's trust region: where it is centred, and what lies how far out."""
+
+    layout: _units.Layout
+    anchor: jax.Array
+    displacement: jax.Array
+    norms: jax.Array
+
+
+def measured(param: jax.Array, anchor: jax.Array, layout: _units.Layout, norm: Norm) -> Ball:
+    """The displacement of a leaf and the norms of its units, or of its layers for the l2 norm."""
+    wide = _anchor.wide_dtype(param)
+    displacement = param.astype(wide) - anchor.astype(wide)
+    measure = _units.unit_norms if norm == "mars" else _units.layer_lengths
+    return Ball(layout, anchor.astype(wide), displacement, measure(displacement, layout))
+
+
+def projected(ball: Ball, radius: jax.Array) -> jax.Array:
+    """``W0 + clip(gamma / (n_i + 1e-8), 0, 1) D_i``."""
+    gamma = _units.per_layer(radius.astype(ball.norms.dtype), ball.layout, ball.norms.ndim)
+    return ball.anchor + jnp.clip(gamma / (ball.norms + _EPS), 0, 1) * ball.displacement
+
+
+def bounded(ball: Ball, radius: jax.Array) -> jax.Array:
+    """``clip(gamma, 1e-8, max_i n_i)``, an infinite radius, that of a first use, starting at ``min_i n_i / 2``."""
+    least = _units.layer_min(ball.norms, ball.layout).astype(radius.dtype) / 2
+    most = jnp.maximum(_units.layer_max(ball.norms, ball.layout).astype(radius.dtype), _EPS)
+    return jnp.clip(jnp.where(jnp.isinf(radius), least, radius), _EPS, most)
+
+
+def learn(
+    balls: dict[int, Ball],
+    loss: Callable[[dict[int, jax.Array]], jax.Array],
+    radii: jax.Array,
+    hyper_optimizer: optax.GradientTransformation,
+    hyper_state: optax.OptState,
+) -> tuple[jax.Array, optax.OptState]:
+    """One step of the radii down the gradient of the held-out loss through the projection.
+
+    Args:
+      balls: the leaves' trust regions, by position.
+      loss: the held-out loss of the projected leaves, by position.
+      radii: all radii, shape ``(n_radii,)``.
+      hyper_optimizer: the transformation that updates them.
+      hyper_state: its state.
+
+    Returns:
+      The moved radii, and the new state.
+    """
+    counts = [ball.layout.scalars for ball in balls.values()]
+
+    def through(scalars: jax.Array) -> jax.Array:
+        parts = zip(balls.items(), _hyper.split(scalars, counts), strict=True)
+        return loss({i: projected(ball, radius) for (i, ball), radius in parts})
+
+    parts = zip(balls.values(), _hyper.split(radii, counts), strict=True)
+    radii = _hyper.stack([bounded(ball, radius) for ball, radius in parts], radii)
+    slope = _hyper.finite(jax.grad(through)(radii))
+    return _hyper.step(hyper_optimizer, slope, hyper_state, radii)
+
+
+def require_norm(norm: str, method: str) -> None:
+    """Raises if the norm is unknown."""
+    if norm not in ("mars", "l2"):
+        raise ValueError(f"{method}: norm must be 'mars' or 'l2', got {norm!r}.")
+
+
+def tpgm(
+    inner: optax.GradientTransformation,
+    *,
+    hyper_optimizer: optax.GradientTransformation = optax.adam(1e-2),
+    norm: Norm = "mars",
+    unit_axes: _units.UnitAxes = _units.flax_units,
+    layer_axes: _units.LayerAxes = 0,
+    mask: Any = None,
+    anchor: optax.Params | None = None,
+    anchor_dtype: jax.typing.DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Trainable Projected Gradient Method: projection radii learned on held-out batches, after every step.
+
+    With :math:`D_t = W_{t-1} + u_t - W_0`, :math:`u_t` the update of ``inner``, and :math:`n_{t,i}` the norm of unit
+    `i` of :math:`D_t`, held fixed in the derivative:
+
+    .. math::
+
+      W_{t,i}(\gamma) &= W_{0,i} + \mathrm{clip}\Big(\frac{\gamma}{n_{t,i} + 10^{-8}}, 0, 1\Big) D_{t,i} \\
+      h_t &= \frac{d}{d\gamma} L_\text{held out}(W_t(\gamma)) \quad\text{at}\quad
+             \gamma = \mathrm{clip}(\gamma_{t-1}, 10^{-8}, \max_i n_{t,i}) \\
+      \gamma_t &= \gamma - \mathrm{HyperStep}(h_t)
+
+    :math:`\gamma` starts at half the smallest unit norm of the first step. The held-out loss costs a forward and a
+    backward pass of its own in every step; `ftp` is the method that saves them. It comes last in a chain.
+
+    ``update`` needs the extra argument ``held_out_loss``: a function from params to the scalar loss on a held-out
+    batch. In a jitted step it closes over the batch: ``tx.update(grads, state, params, held_out_loss=lambda p:
+    loss(p, batch))``.
+
+    Args:
+      inner: the base optimizer; any optax transformation. All other extra arguments are passed on to it.
+      hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``.
+      norm: ``"mars"`` (default), the l1 norms of the units, or ``"l2"``, the l2 norm of the leaf or layer.
+      unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
+      layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
+      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
+        params to one. It is read in `init`. None (default) constrains every leaf.
+      anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
+      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+
+    Returns:
+      A `optax.GradientTransformationExtraArgs` with a `TPGMState`. Updates come in the params' dtypes; norms, radii and
+      hyper-gradients are float32, or float64 for float64 leaves.
+
+    Raises:
+      ValueError: for an unknown norm; in `init` for a mask or anchor that does not fit the params or constrains
+        nothing; in `update` without params or without ``held_out_loss``.
+      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import radii, tpgm
+      >>> params = {"kernel": jnp.zeros((2, 3))}
+      >>> tx = tpgm(optax.sgd(1.0))
+      >>> state = tx.init(params)
+      >>> held_out = lambda p: jnp.sum((p["kernel"] - 1.0) ** 2)
+      >>> updates, state = tx.update({"kernel": -jnp.ones((2, 3))}, state, params, held_out_loss=held_out)
+      >>> round(radii(state, params)["kernel"], 3)  # half of the norm 2, and a step of 0.01 towards less projection
+      1.01
+
+    References:
+      Tian et al., `Trainable Projected Gradient Method for Robust Fine-tuning <https://arxiv.org/abs/2303.10720>`_,
+      CVPR 2023 (Algorithm 1, with one inner iteration).
+
+    .. note::
+      As in the released code, 1e-8 is added where a norm is divided by, and not to the bound. There the radii restart
+      on resuming; here they are in the optimizer's state. Parameters of less than 32 bits are projected in float32 and
+      rounded.
+    """
+    require_norm(norm, "tpgm")
+    _units.require_layer_axes(layer_axes, "tpgm")
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> TPGMState:
+        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm")
+        counts = [layout.scalars for layout in layouts.values()]
+        first, again = _hyper.start(hyper_optimizer, jnp.inf, counts, [leaves.values[i] for i in layouts])
+        return TPGMState(
+            radii=first.scalars,
+            hyper_state=first.hyper_state,
+            anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "tpgm"),
+            layers=jnp.array(counts, dtype=jnp.int32),
+            initial=again,
+            inner_state=inner.init(params),
+        )
+
+    def update_fn(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        *,
+        held_out_loss: Callable[[optax.Params], jax.Array] | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, TPGMState]:
+        leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "tpgm")
+        if held_out_loss is None:
+            raise ValueError(
+                "tpgm: update needs held_out_loss=, a function from params to the loss on a held-out batch."
+            )
+        step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        stepped = _anchor.flatten(optax.apply_updates(leaves.replaced({}), step))
+        balls = {i: measured(stepped.values[i], anchors[i], layout, norm) for i, layout in layouts.items()}
+        cast = lambda new: {i: value.astype(stepped.values[i].dtype) for i, value in new.items()}
+        loss = lambda new: held_out_loss(stepped.replaced(cast(new)))
+        radii, hyper_state = learn(balls, loss, state.radii, hyper_optimizer, state.hyper_state)
+
+        each = _hyper.split(radii, [layout.scalars for layout in layouts.values()])
+        final = cast({i: projected(balls[i], radius) for i, radius in zip(layouts, each, strict=True)})
+        moves = {i: target - jnp.asarray(leaves.values[i]) for i, target in final.items()}
+        return _anchor.flatten(step).replaced(moves), state._replace(
+            radii=radii, hyper_state=hyper_state, inner_state=inner_state
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

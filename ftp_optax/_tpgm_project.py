@@ -1,0 +1,106 @@
+"""TPGM once, after training: the radii that a held-out set wants for a run that is over."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _hyper, _tpgm, _units
+
+
+def tpgm_project(
+    params: optax.Params,
+    anchor: optax.Params,
+    held_out_loss: Callable[[optax.Params, Any], jax.Array],
+    batches: Iterable[Any],
+    *,
+    hyper_optimizer: optax.GradientTransformation = optax.adam(1e-2),
+    norm: _tpgm.Norm = "l2",
+    unit_axes: _units.UnitAxes = _units.flax_units,
+    layer_axes: _units.LayerAxes = 0,
+    mask: Any = None,
+) -> optax.Params:
+    r"""Projects fine-tuned parameters once, into balls whose radii are learned on held-out batches.
+
+    For every batch, with :math:`D = W_\mathrm{ft} - W_0` held fixed:
+
+    .. math::
+
+      \gamma \leftarrow \gamma - \mathrm{HyperStep}\Big( \frac{d}{d\gamma}
+      L_\text{held out}\big(W_0 + \mathrm{clip}\big(\tfrac{\gamma}{n + 10^{-8}}, 0, 1\big) D\big) \Big)
+
+    The use of TPGM for large models: no cost during training, and as many forward and backward passes on held-out data
+    as there are batches, 200 in the paper.
+
+    Args:
+      params: the fine-tuned parameters.
+      anchor: the pre-trained parameters, a tree like the params.
+      held_out_loss: ``(params, batch) -> loss``; it is jitted here.
+      batches: the held-out batches, one for each step of the radii; all of the same shapes.
+      hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``.
+      norm: ``"l2"`` (default), the l2 norm of the leaf or layer, or ``"mars"``, the l1 norms of the units.
+      unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
+      layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
+      mask: which leaves are projected, as in `tpgm`.
+
+    Returns:
+      The projected parameters, in the params' structure and dtypes.
+
+    Raises:
+      ValueError: for an unknown norm, no batch at all, or a mask or anchor that does not fit the params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from ftp_optax import tpgm_project
+      >>> loss = lambda p, batch: jnp.sum((p["kernel"] - batch) ** 2)
+      >>> fine_tuned, anchor = {"kernel": jnp.array([3.0, 4.0])}, {"kernel": jnp.zeros(2)}
+      >>> batches = [jnp.array([0.6, 0.8])] * 500  # the held-out set wants a fifth of the way, a radius of 1
+      >>> projected = tpgm_project(fine_tuned, anchor, loss, batches)
+      >>> bool(jnp.allclose(projected["kernel"], batches[0], atol=0.01))
+      True
+
+    References:
+      Tian et al., `Trainable Projected Gradient Method for Robust Fine-tuning <https://arxiv.org/abs/2303.10720>`_,
+      CVPR 2023.
+    """
+    _tpgm.require_norm(norm, "tpgm_project")
+    _units.require_layer_axes(layer_axes, "tpgm_project")
+    leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm_project")
+    anchors = _anchor.flatten(_anchor.make_anchor(anchor, leaves, layouts, None, "tpgm_project")).values
+    counts = [layout.scalars for layout in layouts.values()]
+    first, _ = _hyper.start(hyper_optimizer, jnp.inf, counts, [leaves.values[i] for i in layouts])
+
+    # params and anchors are arguments of the jitted step: closed over, they would be compiled in as constants
+    @jax.jit
+    def step(
+        params: optax.Params, anchors: list[Any], radii: jax.Array, hyper_state: optax.OptState, batch: Any
+    ) -> tuple[jax.Array, optax.OptState]:
+        balls = _balls(params, anchors, layouts, norm)
+        loss = lambda parts: held_out_loss(_replaced(params, parts), batch)
+        return _tpgm.learn(balls, loss, radii, hyper_optimizer, hyper_state)
+
+    radii, hyper_state, steps = first.scalars, first.hyper_state, 0
+    for batch in batches:
+        radii, hyper_state = step(params, anchors, radii, hyper_state, batch)
+        steps += 1
+    if not steps:
+        raise ValueError("tpgm_project: batches is empty; give one held-out batch for each step of the radii.")
+    parts = zip(_balls(params, anchors, layouts, norm).items(), _hyper.split(radii, counts), strict=True)
+    return _replaced(params, {i: _tpgm.projected(ball, radius) for (i, ball), radius in parts})
+
+
+def _balls(
+    params: optax.Params, anchors: list[Any], layouts: dict[int, _units.Layout], norm: _tpgm.Norm
+) -> dict[int, _tpgm.Ball]:
+    """The trust regions of the constrained leaves, by position."""
+    values = _anchor.flatten(params).values
+    return {i: _tpgm.measured(jnp.asarray(values[i]), anchors[i], at, norm) for i, at in layouts.items()}
+
+
+def _replaced(params: optax.Params, parts: dict[int, jax.Array]) -> optax.Params:
+    """The params with the projected leaves in their places and dtypes."""
+    leaves = _anchor.flatten(params)
+    return leaves.replaced({i: part.astype(jnp.result_type(leaves.values[i])) for i, part in parts.items()})
