@@ -1,0 +1,36 @@
+"""The README tells the truth: its code runs, its commands are CI's, its links lead somewhere."""
+
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def blocks(language):
+    return [text for name, text in BLOCKS if name == language]
+
+
+def test_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+    """One namespace for all blocks, as a reader would type them; the run directory they load is a real one."""
+    monkeypatch.chdir(ROOT / "examples")
+    namespace = {}
+    for text in blocks("python"):
+        if "RUN_DIR" not in text:  # tests/test_finetune.py runs the block that loads a run's weights
+            exec(compile(text, "README.md", "exec"), namespace)
+    assert "backbone/kernel" in capsys.readouterr().out
+
+
+def test_there_is_a_command_for_the_job_and_one_for_the_tests():
+    job, tests = (text.strip() for text in blocks("bash")[:2])
+    assert job.startswith("python3 -m venv .venv && ")
+    assert job.endswith("examples/finetune.py")
+    assert tests in (ROOT / ".ci/run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
+def test_links_lead_to_files(target):
+    assert (ROOT / target).exists()
