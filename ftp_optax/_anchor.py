@@ -4,102 +4,40 @@ Which leaves are constrained is decided once, in `init`, and recorded in the sta
 `optax.MaskedNode` there. `update` reads it from the state, so no positional buffer can slip when a tree changes.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _units
+from ftp_optax import _trees, _units
 
 
-class Leaves(NamedTuple):
-    """A flattened tree: paths without NNX's trailing ``/value``, leaves, and the structure to rebuild it."""
-
-    paths: tuple[str, ...]
-    values: list[Any]
-    treedef: Any
-
-    def replaced(self, new: Mapping[int, Any]) -> Any:
-        """The tree with some of its leaves replaced, by position."""
-        return jax.tree.unflatten(self.treedef, [new.get(i, v) for i, v in enumerate(self.values)])
-
-    def masked(self, new: Mapping[int, Any]) -> Any:
-        """The tree with some of its leaves replaced, by position, and no other leaf."""
-        return jax.tree.unflatten(self.treedef, [new.get(i, optax.MaskedNode()) for i in range(len(self.values))])
+def _is_bool(value: Any) -> bool:
+    """Whether a mask's entry is one boolean, of Python, NumPy or JAX."""
+    return isinstance(value, bool) or (getattr(value, "dtype", None) == jnp.bool_ and jnp.ndim(value) == 0)
 
 
-def is_masked(node: Any) -> bool:
-    """Whether a node stands for a leaf that is not there (optax's masks, partitions and ours)."""
-    return isinstance(node, optax.MaskedNode)
-
-
-def flatten(tree: Any) -> Leaves:
-    """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned."""
-    found, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
-    paths = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
-    return Leaves(tuple(p.removesuffix("/value") for p in paths), [leaf for _, leaf in found], treedef)
-
-
-def require_same(tree: Leaves, params: Leaves, what: str) -> None:
-    """Raises, naming the first odd leaf, if a tree does not have the leaves of the params."""
-    if tree.paths == params.paths:
-        return
-    missing = [p for p in params.paths if p not in set(tree.paths)]
-    extra = [p for p in tree.paths if p not in set(params.paths)]
-    odd = f"has no leaf {missing[0]!r}" if missing else f"has a leaf {extra[0]!r} that params lacks" if extra else ""
-    raise ValueError(
-        f"{what} {odd or 'has its leaves in another order'}: it must have the structure of params "
-        f"({len(params.paths)} leaves, found {len(tree.paths)})."
-    )
-
-
-def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
-    """A prefix tree's entry for each path: its own or that of the subtree it is in.
-
-    Matched by path, not by tree structure: a plain nested dict then fits the State of an NNX model too.
-
-    Args:
-      tree: a tree or prefix tree of the params, or one value for all of them.
-      paths: the paths to find entries for.
-      what: the tree's name, for the message.
-
-    Returns:
-      The entries, in the order of the paths.
-
-    Raises:
-      ValueError: if there is no entry for a path.
-    """
-    entries = dict(zip(*flatten(tree)[:2], strict=True))
-    found = []
-    for path in paths:
-        parts = path.split("/")
-        prefixes = (p for p in ("/".join(parts[:n]) for n in range(len(parts), -1, -1)) if p in entries)
-        prefix = next(prefixes, None)
-        if prefix is None:
-            raise ValueError(f"{what} has no entry for {path!r}; give one for it or for its subtree.")
-        found.append(entries[prefix])
-    return found
-
-
-def _chosen(mask: Any, params: Any, leaves: Leaves, method: str) -> list[bool]:
+def _chosen(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
     """Which leaves the mask constrains, one boolean a leaf; False for those that are masked already."""
-    present = [not is_masked(v) for v in leaves.values]
+    present = [not _trees.is_masked(v) for v in leaves.values]
     if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
         return present
     tree = mask(params) if callable(mask) else mask
-    entries = flatten(tree)
+    entries, places = _trees.flatten(tree), list(zip(leaves.paths, leaves.values, strict=True))
     for path, value in zip(entries.paths, entries.values, strict=True):
-        if not is_masked(value) and getattr(value, "dtype", type(value)) not in (bool,):
+        if not (_trees.is_masked(value) or _is_bool(value)):
             raise TypeError(f"{method}: the mask's entry at {path!r} is {value!r}; it must be True or False.")
-        if path and not any(p == path or p.startswith(path + "/") for p in leaves.paths):
+        if path and not any(
+            _trees.inside(p, path) or (_trees.is_masked(leaf) and _trees.inside(path, p)) for p, leaf in places
+        ):
             raise ValueError(
                 f"{method}: the mask has an entry {path!r}, which params lacks; it has {leaves.paths[:8]}."
             )
     there = [path for path, here in zip(leaves.paths, present, strict=True) if here]
-    choices = iter(spread(tree, there, f"{method}: the mask"))
-    chosen = [here and not is_masked(choice := next(choices)) and bool(choice) for here in present]
+    choices = iter(_trees.spread(tree, there, f"{method}: the mask"))
+    chosen = [here and not _trees.is_masked(choice := next(choices)) and bool(choice) for here in present]
     if not any(chosen):
         raise ValueError(
             f"{method}: the mask constrains none of the {len(chosen)} leaves, so this would be plain fine-tuning. "
@@ -110,7 +48,7 @@ def _chosen(mask: Any, params: Any, leaves: Leaves, method: str) -> list[bool]:
 
 def constrain(
     params: Any, mask: Any, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes, method: str
-) -> tuple[Leaves, dict[int, _units.Layout]]:
+) -> tuple[_trees.Leaves, dict[int, _units.Layout]]:
     """Decides in `init` which leaves are constrained, and how each is split.
 
     Args:
@@ -127,7 +65,7 @@ def constrain(
       ValueError: if the mask does not fit the params or constrains nothing.
       TypeError: if an entry of the mask is not a boolean, or a constrained leaf is not a real floating-point array.
     """
-    leaves = flatten(params)
+    leaves = _trees.flatten(params)
     chosen = _chosen(mask, params, leaves, method)
     for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
         if here and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
@@ -140,7 +78,7 @@ def constrain(
 
 def recall(
     recorded: Any, params: Any, updates: Any, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes, method: str
-) -> tuple[Leaves, Leaves, list[Any], dict[int, _units.Layout]]:
+) -> tuple[_trees.Leaves, _trees.Leaves, list[Any], dict[int, _units.Layout]]:
     """Reads in `update` from a tree of the state what `constrain` decided.
 
     Args:
@@ -159,17 +97,14 @@ def recall(
     """
     if params is None:
         raise ValueError(f"{method}: update needs the current parameters: call tx.update(grads, state, params).")
-    leaves, gradients, record = flatten(params), flatten(updates), flatten(recorded)
-    require_same(gradients, leaves, f"{method}: the gradient")
-    require_same(record, leaves, f"{method}: the state")
-    chosen = [not is_masked(value) for value in record.values]
+    leaves, gradients, record = _trees.flatten(params), _trees.flatten(updates), _trees.flatten(recorded)
+    _trees.require_same(gradients, leaves, f"{method}: the gradient")
+    _trees.require_same(record, leaves, f"{method}: the state")
+    chosen = [not _trees.is_masked(value) for value in record.values]
+    for i in (i for i, here in enumerate(chosen) if here):
+        _trees.require_shape(gradients.values[i], leaves.values[i], leaves.paths[i], f"{method}: the gradient")
+        _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
     layouts = _units.resolve_all(leaves.paths, leaves.values, chosen, unit_axes, layer_axes)
-    for i in layouts:
-        if not jnp.shape(leaves.values[i]) == jnp.shape(gradients.values[i]) == jnp.shape(record.values[i]):
-            raise ValueError(
-                f"{method}: {leaves.paths[i]!r} has shape {jnp.shape(leaves.values[i])} in params, "
-                f"{jnp.shape(gradients.values[i])} in the gradient and {jnp.shape(record.values[i])} in the state."
-            )
     return leaves, gradients, record.values, layouts
 
 
@@ -178,12 +113,12 @@ def wide_dtype(leaf: Any) -> Any:
     return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
-def wide_zeros(leaves: Leaves, layouts: Mapping[int, Any]) -> Any:
+def wide_zeros(leaves: _trees.Leaves, layouts: Mapping[int, Any]) -> Any:
     """A params-shaped tree of zeros in `wide_dtype`, `optax.MaskedNode` at unconstrained leaves."""
     return leaves.masked({i: jnp.zeros_like(leaves.values[i], dtype=wide_dtype(leaves.values[i])) for i in layouts})
 
 
-def make_anchor(anchor: Any, leaves: Leaves, layouts: Mapping[int, Any], dtype: Any, method: str) -> Any:
+def make_anchor(anchor: Any, leaves: _trees.Leaves, layouts: Mapping[int, Any], dtype: Any, method: str) -> Any:
     """A copy of the anchor, `optax.MaskedNode` at unconstrained leaves.
 
     Always a copy: an anchor that shares the params' buffers makes a step that donates both fail.
@@ -202,15 +137,12 @@ def make_anchor(anchor: Any, leaves: Leaves, layouts: Mapping[int, Any], dtype: 
       ValueError: if the anchor has another structure or shape.
       TypeError: if it has another dtype and no `dtype` says which to keep.
     """
-    source = leaves if anchor is None else flatten(anchor)
-    require_same(source, leaves, f"{method}: the anchor")
+    source = leaves if anchor is None else _trees.flatten(anchor)
+    _trees.require_same(source, leaves, f"{method}: the anchor")
     copies = {}
     for i in layouts:
         path, value, param = leaves.paths[i], source.values[i], leaves.values[i]
-        if jnp.shape(value) != jnp.shape(param):
-            raise ValueError(
-                f"{method}: the anchor's leaf {path!r} has shape {jnp.shape(value)}, the parameter {jnp.shape(param)}."
-            )
+        _trees.require_shape(value, param, path, f"{method}: the anchor")
         if dtype is None and jnp.result_type(value) != jnp.result_type(param):
             raise TypeError(
                 f"{method}: the anchor's leaf {path!r} is {jnp.result_type(value)}, the parameter "
@@ -222,10 +154,15 @@ def make_anchor(anchor: Any, leaves: Leaves, layouts: Mapping[int, Any], dtype: 
 
 def refresh(tree: Any, params: Any) -> Any:
     """A copy of the params in the structure, dtypes and masking of an anchor."""
-    old, new = flatten(tree), flatten(params)
-    require_same(new, old, "reanchor: params")
-    pairs = enumerate(zip(old.values, new.values, strict=True))
-    return old.replaced({i: jnp.array(n, dtype=o.dtype, copy=True) for i, (o, n) in pairs if not is_masked(o)})
+    old, new = _trees.flatten(tree), _trees.flatten(params)
+    _trees.aligned(old, new, "reanchor: the state")
+    values = dict(zip(new.paths, new.values, strict=True))
+    kept = (
+        (i, o, values[path])
+        for i, (path, o) in enumerate(zip(old.paths, old.values, strict=True))
+        if not _trees.is_masked(o)
+    )
+    return old.replaced({i: jnp.array(n, dtype=o.dtype, copy=True) for i, o, n in kept})
 
 
 @runtime_checkable
@@ -242,7 +179,7 @@ def reanchor(state: Any, params: optax.Params) -> Any:
 
     For continual learning: after a task, the next one is constrained to stay near where this one ended. Every method's
     state inside `state` is found, through any chain or wrapper; the base optimizer's state is kept (make a new one with
-    ``tx.init`` to drop it too).
+    ``tx.init`` to drop it too), and shares its buffers with the old one, which should be used no more.
 
     Args:
       state: the optimizer state, or any pytree that holds it.
@@ -271,12 +208,23 @@ def reanchor(state: Any, params: optax.Params) -> Any:
       Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, its continual-learning
       experiments anchor each task at the last one's result.
     """
-    found = [s for s in jax.tree.leaves(state, is_leaf=_is_anchored) if _is_anchored(s)]
-    if not found:
+    if not any(_is_anchored(node) for node in jax.tree.leaves(state, is_leaf=_is_anchored)):
         raise ValueError(
             "reanchor: the state holds no anchored method's state (ftp or digrap); pass the optimizer state."
         )
-    return jax.tree.map(lambda s: s.restart(params) if _is_anchored(s) else s, state, is_leaf=_is_anchored)
+    return _restarted(state, params)
+
+
+def _restarted(tree: Any, params: Any) -> Any:
+    """The tree with every method's state started anew, those inside another's inner state too."""
+
+    def restart(node: Any) -> Any:
+        if not _is_anchored(node):
+            return node
+        new = node.restart(params)
+        return new._replace(inner_state=_restarted(new.inner_state, params)) if hasattr(new, "inner_state") else new
+
+    return jax.tree.map(restart, tree, is_leaf=_is_anchored)
 
 
 def _is_anchored(node: Any) -> bool:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _units
+from ftp_optax import _anchor, _hyper, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
@@ -193,7 +193,7 @@ def digrap(
         del extra_args
         recalled = _anchor.recall(state.projection, params, updates, unit_axes, layer_axes, "digrap")
         leaves, gradients, last, layouts = recalled
-        anchors = _anchor.flatten(state.anchor).values
+        anchors = _trees.flatten(state.anchor).values
         counts = [layout.scalars for layout in layouts.values()]
         old = dict(zip(layouts, _hyper.split(state.strengths, counts), strict=True))
 
@@ -213,7 +213,7 @@ def digrap(
         return gradients.replaced(cleared), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            projection=_anchor.flatten(state.projection).replaced(projections),
+            projection=_trees.flatten(state.projection).replaced(projections),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _hyper, _units
+from ftp_optax import _anchor, _ball, _hyper, _trees, _units
 
 
 class FTPState(NamedTuple):
@@ -64,7 +64,7 @@ def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, 
     _units.require_layer_axes(layer_axes, "ftp")
 
 
-def _require_full_precision(leaves: _anchor.Leaves, layouts: Iterable[int]) -> None:
+def _require_full_precision(leaves: _trees.Leaves, layouts: Iterable[int]) -> None:
     """Lean memory has no anchor to round to: parameters of less than 32 bits would lose their small updates."""
     for i in layouts:
         dtype = jnp.result_type(leaves.values[i])
@@ -207,7 +207,7 @@ def ftp(
     ) -> tuple[optax.Updates, FTPState]:
         recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "ftp")
         leaves, gradients, last, layouts = recalled
-        anchors = None if state.anchor is None else _anchor.flatten(state.anchor).values
+        anchors = None if state.anchor is None else _trees.flatten(state.anchor).values
         counts = [layout.scalars for layout in layouts.values()]
         work = {
             i: _Leaf(layout, jnp.asarray(leaves.values[i]), anchors and anchors[i], last[i], radius)
@@ -232,7 +232,7 @@ def ftp(
             **extra_args,
         )
 
-        steps = _anchor.flatten(step)
+        steps = _trees.flatten(step)
         reached, projected, radii = {}, {}, {}
         for (i, w), radius in zip(work.items(), _hyper.split(moved, counts), strict=True):
             update = steps.values[i]
@@ -241,7 +241,7 @@ def ftp(
         return steps.replaced(projected), state._replace(
             radii=_hyper.stack(list(radii.values()), state.radii),
             hyper_state=hyper_state,
-            displacement=_anchor.flatten(state.displacement).replaced(reached),
+            displacement=_trees.flatten(state.displacement).replaced(reached),
             inner_state=inner_state,
         )
 

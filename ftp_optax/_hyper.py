@@ -53,6 +53,11 @@ def stack(parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
 
 def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
     """Cuts the one array into the leaves' ``(count,)`` scalars."""
+    if sum(counts) != scalars.shape[0]:
+        raise ValueError(
+            f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(counts)} layers: it was made with "
+            "another layer_axes."
+        )
     ends = [sum(counts[: i + 1]) for i in range(len(counts))]
     return [scalars[end - count : end] for count, end in zip(counts, ends, strict=True)]
 

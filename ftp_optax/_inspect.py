@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper
+from ftp_optax import _anchor, _hyper, _trees
 
 Number: TypeAlias = float | jax.Array
 
@@ -19,9 +19,9 @@ def _find(state: Any, field: str) -> list[Any]:
     return [node for node in jax.tree.leaves(state, is_leaf=has_field) if has_field(node)]
 
 
-def _record(state: Any) -> _anchor.Leaves:
+def _record(state: Any) -> _trees.Leaves:
     """The leaves of a params-shaped tree of the state, masked where unconstrained."""
-    return _anchor.flatten(state.displacement if state.anchor is None else state.anchor)
+    return _trees.flatten(state.displacement if state.anchor is None else state.anchor)
 
 
 def _scalars(state: Any) -> jax.Array | None:
@@ -48,14 +48,13 @@ def _counts(state: Any, leaves: int) -> list[int]:
 
 def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Number]:
     """The scalars of all states with a field, by path."""
-    states, leaves = _find(state, field), _anchor.flatten(params)
+    states, leaves = _find(state, field), _trees.flatten(params)
     if not states:
         raise ValueError(f"{field}: the state holds none; pass the state of an optimizer with {method}.")
     found: dict[str, Number] = {}
     for one in states:
-        record = _record(one)
-        _anchor.require_same(record, leaves, f"{field}: the state")
-        chosen = [path for path, leaf in zip(leaves.paths, record.values, strict=True) if not _anchor.is_masked(leaf)]
+        record = _trees.aligned(_record(one), leaves, f"{field}: the state")
+        chosen = [path for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
         parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
         found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
     return found
@@ -151,15 +150,13 @@ def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
     """
-    leaves, states = _anchor.flatten(params), _find(state, "anchor")
+    leaves, states = _trees.flatten(params), _find(state, "anchor")
     if not states:
         raise ValueError("drift: the state holds no anchor; ftp with memory='lean' keeps none.")
     found: dict[str, Number] = {}
     for one in states:
-        anchors = _record(one)
-        _anchor.require_same(anchors, leaves, "drift: the state")
-        rows = zip(leaves.paths, leaves.values, anchors.values, strict=True)
-        constrained = [row for row in rows if not _anchor.is_masked(row[2])]
+        rows = zip(leaves.paths, leaves.values, _trees.aligned(_record(one), leaves, "drift: the state"), strict=True)
+        constrained = [row for row in rows if not _trees.is_masked(row[2])]
         for (path, param, anchor), count in zip(constrained, _counts(one, len(constrained)), strict=True):
             if path not in found:
                 found[path] = _distance(param, anchor, count)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _units
+from ftp_optax import _anchor, _ball, _trees, _units
 
 
 class PGMState(NamedTuple):
@@ -114,7 +114,7 @@ def pgm(
     ) -> tuple[optax.Updates, PGMState]:
         leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "pgm")
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        steps, gamma = _anchor.flatten(step), jnp.asarray(radius)
+        steps, gamma = _trees.flatten(step), jnp.asarray(radius)
         projected = {
             i: fixed_projection(jnp.asarray(leaves.values[i]), anchors[i], steps.values[i], gamma, layout=at, norm=norm)
             for i, at in layouts.items()

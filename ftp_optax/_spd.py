@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _units
+from ftp_optax import _anchor, _trees, _units
 
 
 class SPDState(NamedTuple):
@@ -114,7 +114,7 @@ def spd(
     def init_fn(params: optax.Params) -> SPDState:
         leaves, layouts = _anchor.constrain(params, mask, _units.whole_leaf, layer_axes, "spd")
         if not callable(strength):
-            _anchor.spread(strength, [leaves.paths[i] for i in layouts], "spd: the strength")
+            _trees.spread(strength, [leaves.paths[i] for i in layouts], "spd: the strength")
         copy = _anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "spd")
         return SPDState(copy, jnp.zeros([], jnp.int32), inner.init(params))
 
@@ -124,8 +124,8 @@ def spd(
         recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, layer_axes, "spd")
         leaves, gradients, anchors, layouts = recalled
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        steps, now = _anchor.flatten(step), strength(state.spd_steps) if callable(strength) else strength
-        shares = _anchor.spread(now, [leaves.paths[i] for i in layouts], "spd: the strength")
+        steps, now = _trees.flatten(step), strength(state.spd_steps) if callable(strength) else strength
+        shares = _trees.spread(now, [leaves.paths[i] for i in layouts], "spd: the strength")
         decayed = {
             i: selectively_decayed(
                 gradients.values[i],
@@ -177,7 +177,7 @@ def maps_strengths(params: optax.Params, strength: float, *, layers: Sequence[st
         raise ValueError(
             f"maps_strengths: layers must name at least two layers from input to output, got {list(layers)}."
         )
-    leaves = _anchor.flatten(params)
+    leaves = _trees.flatten(params)
     by_layer = {layer: strength * (len(layers) - 1 - depth) / (len(layers) - 1) for depth, layer in enumerate(layers)}
     found = {}
     for i, path in enumerate(leaves.paths):

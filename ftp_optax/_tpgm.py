@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _units
+from ftp_optax import _anchor, _hyper, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
 
@@ -18,8 +18,8 @@ class TPGMState(NamedTuple):
     """State of `tpgm`.
 
     Attributes:
-      radii: the trust regions' radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it; infinite
-        until the first step gives them their start.
+      radii: the trust regions' radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it; 0 until
+        the first step gives them their start.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
       layers: the number of radii of each constrained leaf, int32.
@@ -65,10 +65,10 @@ def projected(ball: Ball, radius: jax.Array) -> jax.Array:
 
 
 def bounded(ball: Ball, radius: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``, an infinite radius, that of a first use, starting at ``min_i n_i / 2``."""
+    """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``."""
     least = _units.layer_min(ball.norms, ball.layout).astype(radius.dtype) / 2
     most = jnp.maximum(_units.layer_max(ball.norms, ball.layout).astype(radius.dtype), _EPS)
-    return jnp.clip(jnp.where(jnp.isinf(radius), least, radius), _EPS, most)
+    return jnp.clip(jnp.where(radius == 0, least, radius), _EPS, most)
 
 
 def learn(
@@ -185,7 +185,7 @@ def tpgm(
     def init_fn(params: optax.Params) -> TPGMState:
         leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm")
         counts = [layout.scalars for layout in layouts.values()]
-        first, again = _hyper.start(hyper_optimizer, jnp.inf, counts, [leaves.values[i] for i in layouts])
+        first, again = _hyper.start(hyper_optimizer, 0.0, counts, [leaves.values[i] for i in layouts])
         return TPGMState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
@@ -209,7 +209,7 @@ def tpgm(
                 "tpgm: update needs held_out_loss=, a function from params to the loss on a held-out batch."
             )
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        stepped = _anchor.flatten(optax.apply_updates(leaves.replaced({}), step))
+        stepped = _trees.flatten(optax.apply_updates(leaves.replaced({}), step))
         balls = {i: measured(stepped.values[i], anchors[i], layout, norm) for i, layout in layouts.items()}
         cast = lambda new: {i: value.astype(stepped.values[i].dtype) for i, value in new.items()}
         loss = lambda new: held_out_loss(stepped.replaced(cast(new)))
@@ -218,7 +218,7 @@ def tpgm(
         each = _hyper.split(radii, [layout.scalars for layout in layouts.values()])
         final = cast({i: projected(balls[i], radius) for i, radius in zip(layouts, each, strict=True)})
         moves = {i: target - jnp.asarray(leaves.values[i]) for i, target in final.items()}
-        return _anchor.flatten(step).replaced(moves), state._replace(
+        return _trees.flatten(step).replaced(moves), state._replace(
             radii=radii, hyper_state=hyper_state, inner_state=inner_state
         )
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _tpgm, _units
+from ftp_optax import _anchor, _hyper, _tpgm, _trees, _units
 
 
 def tpgm_project(
@@ -69,9 +69,9 @@ def tpgm_project(
     _tpgm.require_norm(norm, "tpgm_project")
     _units.require_layer_axes(layer_axes, "tpgm_project")
     leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm_project")
-    anchors = _anchor.flatten(_anchor.make_anchor(anchor, leaves, layouts, None, "tpgm_project")).values
+    anchors = _trees.flatten(_anchor.make_anchor(anchor, leaves, layouts, None, "tpgm_project")).values
     counts = [layout.scalars for layout in layouts.values()]
-    first, _ = _hyper.start(hyper_optimizer, jnp.inf, counts, [leaves.values[i] for i in layouts])
+    first, _ = _hyper.start(hyper_optimizer, 0.0, counts, [leaves.values[i] for i in layouts])
 
     # params and anchors are arguments of the jitted step: closed over, they would be compiled in as constants
     @jax.jit
@@ -96,11 +96,11 @@ def _balls(
     params: optax.Params, anchors: list[Any], layouts: dict[int, _units.Layout], norm: _tpgm.Norm
 ) -> dict[int, _tpgm.Ball]:
     """The trust regions of the constrained leaves, by position."""
-    values = _anchor.flatten(params).values
+    values = _trees.flatten(params).values
     return {i: _tpgm.measured(jnp.asarray(values[i]), anchors[i], at, norm) for i, at in layouts.items()}
 
 
 def _replaced(params: optax.Params, parts: dict[int, jax.Array]) -> optax.Params:
     """The params with the projected leaves in their places and dtypes."""
-    leaves = _anchor.flatten(params)
+    leaves = _trees.flatten(params)
     return leaves.replaced({i: part.astype(jnp.result_type(leaves.values[i])) for i, part in parts.items()})

@@ -213,12 +213,18 @@ def require_layer_axes(layer_axes: Any, method: str) -> None:
 def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: LayerAxes) -> Layout:
     """Applies the rules to one leaf; a rule's answer that does not fit the leaf raises with its path."""
     depth = layer_axes(path, shape) if callable(layer_axes) else min(layer_axes, len(shape))
-    if not 0 <= depth <= len(shape):
-        raise ValueError(f"layer_axes gives {depth} for {path!r} of shape {shape}; it must lie in [0, {len(shape)}].")
+    if not isinstance(depth, int) or not 0 <= depth <= len(shape):
+        raise ValueError(
+            f"layer_axes gives {depth!r} for {path!r} of shape {shape}; it must be an int in [0, {len(shape)}]."
+        )
     inner = shape[depth:]
-    axes = tuple(unit_axes(path, inner))
-    if not all(isinstance(a, int) and -len(inner) <= a < len(inner) for a in axes):
-        raise ValueError(f"unit_axes gives {axes} for {path!r}, which are not axes of its (layer's) shape {inner}.")
+    axes = unit_axes(path, inner)
+    if not isinstance(axes, tuple | list) or not all(
+        isinstance(a, int) and -len(inner) <= a < len(inner) for a in axes
+    ):
+        raise ValueError(
+            f"unit_axes gives {axes!r} for {path!r}, which is no tuple of axes of its (layer's) shape {inner}."
+        )
     units = sorted({a % len(inner) + depth for a in axes})
     return Layout(shape[:depth], (*range(depth), *units))
 

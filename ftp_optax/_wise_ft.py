@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor
+from ftp_optax import _anchor, _trees
 
 
 def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array) -> optax.Params:
@@ -47,15 +47,14 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
         raise ValueError(
             f"wise_ft: alpha has shape {jnp.shape(alpha)}; pass one number, and jax.vmap over it for a curve."
         )
-    leaves, anchors = _anchor.flatten(params), _anchor.flatten(anchor)
-    _anchor.require_same(anchors, leaves, "wise_ft: the anchor")
+    leaves, anchors = _trees.flatten(params), _trees.flatten(anchor)
+    _trees.require_same(anchors, leaves, "wise_ft: the anchor")
     mixed = {}
     for i, (path, param, start) in enumerate(zip(leaves.paths, leaves.values, anchors.values, strict=True)):
-        if jnp.shape(param) != jnp.shape(start):
-            raise ValueError(
-                f"wise_ft: {path!r} has shape {jnp.shape(param)} in params and {jnp.shape(start)} in the anchor."
-            )
-        if not _anchor.is_masked(param) and jnp.issubdtype(jnp.result_type(param), jnp.floating):
+        if _trees.is_masked(param) and _trees.is_masked(start):
+            continue
+        _trees.require_shape(start, param, path, "wise_ft: the anchor")
+        if jnp.issubdtype(jnp.result_type(param), jnp.floating):
             mixed[i] = _mix(param, start, alpha)
     return leaves.replaced(mixed)
 

@@ -56,7 +56,7 @@ def test_the_yardstick():
 
 @pytest.mark.parametrize("method", ["ftp", "exact"])
 def test_ftp_adds_nine_streams_and_no_temporary(method):
-    """Two for the hyper-gradient, two for the norms of the last and the new displacement, five to write it and project."""
+    """Two for the hyper-gradient, two for the norms of both displacements, five to write one and project."""
     streams, temporary, reused, copies = cost(method)
     assert streams <= 19.1
     assert temporary <= 0.01

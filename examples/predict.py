@@ -1,0 +1,133 @@
+"""Classifies images with the weights of a fine-tuning run.
+
+python examples/predict.py RUN_DIR IMAGE...
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from vision.errors import UserError
+
+arg = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class Options:
+    """Classify images with the result of finetune.py."""
+
+    run_dir: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN_DIR")]
+    """Run directory of finetune.py."""
+
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
+    """Image files."""
+
+    method: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's last)")] = None
+    """Whose weights to use: a method of the run, or pretrained."""
+
+    top: int = 1
+    """How many classes to show for each image."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        _run(tyro.cli(Options, prog="predict.py", args=args, config=(tyro.conf.FlagCreatePairsOff,)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: Options) -> None:
+    # Imported here: --help need not wait for JAX.
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from rich.table import Table
+
+    from vision.progress import make_console
+
+    if not options.images:
+        raise UserError("IMAGE: name at least one image file")
+    path = weights_file(options.run_dir, options.method)
+    model, classes, image_size = load_model(path)
+    if not 1 <= options.top <= len(classes):
+        raise UserError(f"--top {options.top}: the run has {len(classes)} classes; choose 1 to {len(classes)}")
+    images = np.stack([read_image(image, image_size) for image in options.images])
+    probabilities = np.asarray(jax.nn.softmax(model(jnp.asarray(images))))
+
+    table = Table(title=f"Predictions with {path.stem}", title_justify="left")
+    table.add_column("image", overflow="fold")
+    for rank in range(1, options.top + 1):
+        table.add_column("class" if options.top == 1 else f"{rank}. class")
+        table.add_column("%", justify="right")
+    for image, row in zip(options.images, probabilities, strict=True):
+        best = np.argsort(-row)[: options.top]
+        table.add_row(str(image), *(cell for i in best for cell in (classes[i], f"{100 * row[i]:.1f}")))
+    make_console().print(table)
+
+
+def weights_file(run_dir: Path, method: str | None = None) -> Path:
+    """The file with a method's weights in a run directory.
+
+    Raises:
+        UserError: No such directory or method, or the run has not come that far.
+    """
+    from vision.config import load_config
+
+    names = load_config(run_dir).method_names
+    name = method or names[-1]
+    if name not in (*names, "pretrained"):
+        raise UserError(f"--method {name}: the run in {run_dir} has {', '.join(names)} and pretrained")
+    path = run_dir / "weights" / f"{name}.safetensors"
+    if not path.exists():
+        raise UserError(f"{path}: not written yet; finish the run with finetune.py --out {run_dir} --resume")
+    return path
+
+
+def load_model(path: Path) -> tuple[Any, list[str], int]:
+    """Loads fine-tuned weights.
+
+    Args:
+        path: A safetensors file that finetune.py wrote.
+
+    Returns:
+        The NNX model (images of 0..255 to logits), its class names, and the image size it was trained on.
+
+    Raises:
+        UserError: The file is missing or damaged, or not from finetune.py.
+    """
+    from vision import weights
+    from vision.networks import blank_model
+
+    metadata = weights.load_metadata(path)
+    try:
+        classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])
+        model = blank_model(metadata["model"], len(classes))
+    except (KeyError, ValueError):
+        raise UserError(f"{path}: does not name its model and classes; give a run directory of finetune.py") from None
+    weights.load_pretrained(path, model)
+    return model, classes, size
+
+
+def read_image(path: Path, size: int) -> Any:
+    """The image as uint8 `(size, size, 3)`, read as in training.
+
+    Raises:
+        UserError: The file is missing or no image.
+    """
+    from vision.folders import read_image as read
+
+    return read(path, size)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,264 @@
+"""The configuration of a fine-tuning run: the command line, its checks, and its stored form."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from vision.errors import UserError
+
+METHODS = ("vanilla", "ftp", "digrap", "ftp+digrap")
+CONFIG_FILE = "config.json"
+# Flags that say where and how to start, not what to compute: no part of the stored configuration.
+_NOT_STORED = ("out", "resume")
+# ImageNet features need more than the digits' own 16 pixels to be of any use.
+_IMAGE_SIZE = {
+    ("digits", "small-cnn"): 16,
+    ("digits", "efficientnet-lite0"): 64,
+    ("folders", "small-cnn"): 32,
+    ("folders", "efficientnet-lite0"): 224,
+}
+
+arg = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune a pre-trained vision model on one domain; report accuracy in it and outside it.
+
+    Without arguments: handwritten digits on photographs, a small network pre-trained in the same
+    run, four methods side by side; about a minute on two CPU cores, nothing to download.
+    """
+
+    methods: Annotated[str, arg(metavar="NAME,...")] = ",".join(METHODS)
+    """Methods to compare, separated by commas: vanilla, ftp, digrap, ftp+digrap. Each is also
+    evaluated interpolated with the pre-trained weights (WiSE-FT)."""
+
+    model: Literal["small-cnn", "efficientnet-lite0"] = "small-cnn"
+    """Architecture. efficientnet-lite0 starts from ImageNet weights and is the default with
+    --train; small-cnn is pre-trained on synthetic digits, elsewhere it needs --pretrained."""
+
+    train: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: digits)")] = None
+    """Training images of the fine-tuning domain (ID), one sub-folder a class."""
+
+    val: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(with --train)")] = None
+    """Held-out images of the same domain, the same sub-folders."""
+
+    ood: Annotated[
+        tuple[tuple[str, ...], ...],
+        tyro.conf.UseAppendAction,
+        arg(metavar="NAME=DIR", help_behavior_hint="(repeatable)"),
+    ] = ()
+    """Test images of other domains, the same sub-folders; several in a row or the flag repeated."""
+
+    pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """Weights to start from: a safetensors file, such as weights/ftp.safetensors of an earlier
+    run, or an Orbax checkpoint directory. A head that does not fit the classes starts anew."""
+
+    out: Annotated[
+        Path | None,
+        arg(metavar="DIR", help_behavior_hint="(default: runs/<task>-<model>-<time>)"),
+    ] = None
+    """Run directory to create; with --resume the one to go on with."""
+
+    seed: int = 0
+    """Seed of the split, of a new head and of the order of the images."""
+
+    epochs: int = 15
+    """Passes over the training images (10 with --train, 2 with --smallest)."""
+
+    lr: float = 1e-3
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
+
+    batch_size: int = 32
+    """Images per step."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of parameters and activations. Loss, radii and strengths stay float32."""
+
+    image_size: Annotated[
+        int | None,
+        arg(metavar="INT", help_behavior_hint="(default: 224; small-cnn 32)"),
+    ] = None
+    """Side, in pixels, to which the images of your own folders are scaled."""
+
+    wise_alpha: float = 0.5
+    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned."""
+
+    smallest: bool = False
+    """A run of seconds that passes through everything; its accuracies mean nothing."""
+
+    resume: bool = False
+    """Go on with the run in --out where it was stopped. Its stored configuration is used."""
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """The methods asked for, in the order given."""
+        return tuple(name.strip() for name in self.methods.split(",") if name.strip())
+
+    @property
+    def ood_folders(self) -> dict[str, Path]:
+        """The OOD folders by domain name, in the order given."""
+        pairs = (item.split("=", 1) for group in self.ood for item in group)
+        return {name: Path(folder) for name, folder in pairs}
+
+    @property
+    def task_name(self) -> str:
+        """`digits`, or `folders` for the user's own images."""
+        return "folders" if self.train else "digits"
+
+    def to_json(self) -> dict[str, Any]:
+        """What is computed, as JSON types: everything but where it is written."""
+        fields = dataclasses.asdict(self)
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in fields.items()
+            if name not in _NOT_STORED
+        }
+
+
+def parse_config(args: Sequence[str]) -> Config:
+    """Reads the command line, and with --resume the configuration of the run to go on with.
+
+    Args:
+        args: the command line without the program's name.
+
+    Returns:
+        A checked configuration; its paths are absolute and `out` is set.
+
+    Raises:
+        UserError: a value that cannot be used, or one that contradicts the run to be resumed.
+        SystemExit: raised by tyro for --help and for arguments that it cannot parse.
+    """
+    config = _parse(args, _defaults(args))
+    if not config.resume:
+        _check(config)
+        return _completed(config)
+    if config.out is None:
+        raise UserError("--resume: name the run directory to go on with, --out DIR --resume")
+    stored = load_config(config.out)
+    # Parsed once more with the stored values as defaults: whatever differs was asked for.
+    given = _absolute(_parse(args, dataclasses.replace(stored, ood=())))
+    given = dataclasses.replace(given, ood=given.ood or stored.ood)
+    for name, value in stored.to_json().items():
+        if given.to_json()[name] != value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {_shown(given.to_json()[name])}: the run in "
+                f"{config.out} has {_shown(value)}; leave the flag out or start a new run"
+            )
+    return given
+
+
+def load_config(run_dir: Path) -> Config:
+    """The configuration stored in a run directory, with `out` set to it.
+
+    Raises:
+        UserError: the directory holds none, or one that cannot be read.
+    """
+    path = run_dir / CONFIG_FILE
+    try:
+        fields = json.loads(path.read_text())
+        fields["ood"] = tuple(tuple(group) for group in fields["ood"])
+        for name in ("train", "val", "pretrained"):
+            fields[name] = None if fields[name] is None else Path(fields[name])
+        return Config(**fields, out=run_dir.absolute())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {run_dir} is not a run directory") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: not the configuration of a run ({error})") from None
+
+
+def _parse(args: Sequence[str], default: Config) -> Config:
+    return tyro.cli(
+        Config,
+        prog="finetune.py",
+        args=args,
+        default=default,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _defaults(args: Sequence[str]) -> Config:
+    """Defaults that depend on what is run; chosen before parsing, so that any flag overrides."""
+    flags = {argument.split("=", 1)[0] for argument in args}
+    config = Config()
+    if "--train" in flags:
+        config = dataclasses.replace(config, model="efficientnet-lite0", epochs=10)
+    if "--smallest" in flags:
+        config = dataclasses.replace(config, epochs=2)
+    return config
+
+
+def _completed(config: Config) -> Config:
+    """Absolute paths, the run directory's name and the image size."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    out = config.out or Path("runs") / f"{config.task_name}-{config.model}-{stamp}"
+    size = config.image_size or _IMAGE_SIZE[config.task_name, config.model]
+    return _absolute(dataclasses.replace(config, out=out, image_size=size))
+
+
+def _absolute(config: Config) -> Config:
+    """A run can be resumed from another working directory."""
+
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(path.expanduser()))
+
+    ood = tuple(tuple(_absolute_pair(item) for item in group) for group in config.ood if len(group) > 0)
+    paths = {name: absolute(getattr(config, name)) for name in ("train", "val", "pretrained")}
+    return dataclasses.replace(config, ood=ood, out=absolute(config.out), **paths)
+
+
+def _absolute_pair(item: str) -> str:
+    name, equals, folder = item.partition("=")
+    if not (name and equals and folder):
+        raise UserError(f"--ood {item}: give a name and a folder, --ood NAME=DIR")
+    return f"{name}={os.path.abspath(os.path.expanduser(folder))}"
+
+
+def _check(config: Config) -> None:
+    names = config.method_names
+    for name in names:
+        if name not in METHODS:
+            raise UserError(f"--methods {name}: unknown; the methods are {', '.join(METHODS)}")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--methods {config.methods!r}: name at least one method, none twice")
+    for flag, value, good in (
+        ("--epochs", config.epochs, config.epochs >= 1),
+        ("--batch-size", config.batch_size, config.batch_size >= 1),
+        ("--seed", config.seed, 0 <= config.seed < 2**31),
+        ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
+        ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
+        ("--image-size", config.image_size, config.image_size is None or config.image_size >= 8),
+    ):
+        if not good:
+            raise UserError(f"{flag} {value}: out of range, see --help")
+    _check_folders(config)
+
+
+def _check_folders(config: Config) -> None:
+    if config.train is None:
+        if config.val or config.ood or config.image_size:
+            raise UserError("--val, --ood and --image-size go with --train DIR; give that too")
+        return
+    if config.val is None:
+        raise UserError("--train: give held-out images of the same domain too, --val DIR")
+    ood_names = [item.split("=", 1)[0] for group in config.ood for item in group]
+    for name in ood_names:
+        if ood_names.count(name) > 1:
+            raise UserError(f"--ood {name}=...: given twice; every domain needs its own name")
+    if config.model == "small-cnn" and config.pretrained is None:
+        raise UserError(
+            "--model small-cnn: has no weights of its own for --train; give --pretrained FILE, "
+            "or use --model efficientnet-lite0"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value in (None, [], ()) else str(value)

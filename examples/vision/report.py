@@ -1,0 +1,205 @@
+"""The result of a run: one JSON document, and the table that shows it."""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+from rich.table import Table
+
+import ftp_optax
+from vision.config import Config
+from vision.data import Domain, Task
+from vision.evaluation import Candidate, Predictions, accuracy
+from vision.networks import Params
+from vision.training import Trained
+
+__all__ = ["Results", "build_report", "candidates", "print_table", "result_rows", "test_sets"]
+
+# Names of the sets of images. OOD domains have names of the user's choice; the prefix keeps them from meeting these.
+ID = "id"
+VALIDATION = "validation"
+OOD = "ood/"
+
+WISE_PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Where on the line from the pre-trained to the fine-tuned weights the figure has its points."""
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Everything that a run has found out.
+
+    Attributes:
+        config: What was asked for.
+        task: The images.
+        pretrained: Parameters that all methods started from.
+        new_head: Whether the head started from random values.
+        trained: What each method ended with.
+        predictions: The predicted class of every test image.
+    """
+
+    config: Config
+    task: Task
+    pretrained: Params
+    new_head: bool
+    trained: Mapping[str, Trained]
+    predictions: Predictions
+
+
+def test_sets(task: Task) -> dict[str, Domain]:
+    """Everything to evaluate on: the ID test set, every OOD domain, and validation where it is a set of its own."""
+    sets = {ID: task.id_test, **{OOD + name: domain for name, domain in task.ood.items()}}
+    if task.validation is not task.id_test:
+        sets[VALIDATION] = task.validation
+    return sets
+
+
+def candidates(config: Config) -> list[Candidate]:
+    """The weights to evaluate: for every method the points of its WiSE-FT path."""
+    alphas = sorted({*WISE_PATH, config.wise_alpha})
+    return [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
+
+
+def result_rows(results: Results) -> list[tuple[str, Candidate]]:
+    """The rows of the table: the pre-trained model if it has a head for the task, each method, each interpolated."""
+    config = results.config
+    rows = [(name, Candidate(name, 1.0)) for name in config.method_names]
+    if not results.new_head:
+        rows.insert(0, ("pre-trained", Candidate(config.method_names[0], 0.0)))
+    alpha = config.wise_alpha
+    return rows + [(f"{name} + WiSE {alpha:g}", Candidate(name, alpha)) for name in config.method_names]
+
+
+def build_report(results: Results) -> dict[str, Any]:
+    """The run's report, as JSON types. What depends on the machine alone is under `timing` and `versions`."""
+    task, config = results.task, results.config
+    return {
+        "versions": {
+            "ftp_optax": ftp_optax.__version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "python": platform.python_version(),
+            "device": jax.devices()[0].device_kind,
+        },
+        "config": config.to_json(),
+        "task": {
+            "name": task.name,
+            "classes": list(task.classes),
+            "id": task.id_test.name,
+            "ood_groups": {name: list(members) for name, members in task.ood_groups.items()},
+            "train_images": len(task.train),
+            "test_images": {name: len(domain) for name, domain in test_sets(task).items()},
+        },
+        "model": {
+            "name": config.model,
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(results.pretrained)),
+            "new_head": results.new_head,
+        },
+        "rows": [
+            {"name": name, "method": candidate.method, "wise_alpha": candidate.alpha, **_accuracies(results, candidate)}
+            for name, candidate in result_rows(results)
+        ],
+        "methods": {name: _method_report(results, name) for name in config.method_names},
+        "timing": {
+            name: {
+                "seconds": round(float(trained.history["seconds"]), 3),
+                "steps_per_second": _ratio(trained.history["timed_steps"], trained.history["seconds"]),
+            }
+            for name, trained in results.trained.items()
+        },
+    }
+
+
+def _accuracies(results: Results, candidate: Candidate) -> dict[str, Any]:
+    task, predicted = results.task, results.predictions[candidate]
+    ood = {name: accuracy(predicted[OOD + name], domain) for name, domain in task.ood.items()}
+    found = {
+        "id": accuracy(predicted[ID], task.id_test),
+        "ood": ood,
+        "ood_group_means": {name: _mean([ood[m] for m in members]) for name, members in task.ood_groups.items()},
+        "ood_mean": _mean(list(ood.values())),
+    }
+    if VALIDATION in predicted:
+        found[VALIDATION] = accuracy(predicted[VALIDATION], task.validation)
+    return found
+
+
+def _method_report(results: Results, name: str) -> dict[str, Any]:
+    trained = results.trained[name]
+    # Drift is measured from the anchor in an optimizer's state; vanilla has none, so all are given the same one.
+    anchored = ftp_optax.ftp(optax.identity()).init(results.pretrained)
+    path = [candidate for candidate in results.predictions if candidate.method == name]
+    return {
+        "steps": len(trained.history["loss"]),
+        "final_loss": float(trained.history["loss"][-1]),
+        "drift": _numbers(ftp_optax.drift(trained.params, anchored)),
+        "radii": _numbers(ftp_optax.radii(trained.opt_state, trained.params)) if "radii" in trained.history else {},
+        "strengths": _numbers(ftp_optax.strengths(trained.opt_state, trained.params))
+        if "strengths" in trained.history
+        else {},
+        "wise_path": [{"alpha": candidate.alpha, **_accuracies(results, candidate)} for candidate in path],
+    }
+
+
+def _numbers(by_path: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: np.asarray(value, np.float64).tolist() for path, value in by_path.items()}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _ratio(steps: np.ndarray, seconds: np.ndarray) -> float | None:
+    return round(float(steps / seconds), 2) if seconds > 0 else None
+
+
+def print_table(report: Mapping[str, Any], console: Console) -> None:
+    """Prints the accuracies; on a narrow terminal the means only (the report has them all)."""
+    table = _table(report, by_domain=True)
+    if console.measure(table).minimum > console.width:
+        table = _table(report, by_domain=False)
+    console.print(table)
+
+
+def _table(report: Mapping[str, Any], *, by_domain: bool) -> Table:
+    task, rows = report["task"], report["rows"]
+    columns: list[tuple[str, list[float | None]]] = [(f"ID {task['id']}", [row["id"] for row in rows])]
+    if by_domain:
+        columns += [(name, [row["ood"][name] for row in rows]) for name in rows[0]["ood"]]
+    if len(task["ood_groups"]) > 1:
+        columns += [
+            (f"mean {name}", [row["ood_group_means"][name] for row in rows]) for name in rows[0]["ood_group_means"]
+        ]
+    if rows[0]["ood"]:
+        columns.append(("mean OOD", [row["ood_mean"] for row in rows]))
+
+    table = Table(caption=_caption(report), caption_justify="left", title="Accuracy in %", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name, _ in columns:
+        # A header may wrap between words, not within one.
+        table.add_column(name, justify="right", min_width=max(len(word) for word in name.split()))
+    for index, row in enumerate(rows):
+        last_of_section = index + 1 < len(rows) and row["wise_alpha"] == 1 and rows[index + 1]["wise_alpha"] != 1
+        table.add_row(row["name"], *(_percent(values[index]) for _, values in columns), end_section=last_of_section)
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _caption(report: Mapping[str, Any]) -> str:
+    counts = [n for name, n in report["task"]["test_images"].items() if name != VALIDATION]
+    images = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    error = 50 / math.sqrt(min(counts))
+    return (
+        f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
+        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned."
+    )

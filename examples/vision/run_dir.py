@@ -1,0 +1,96 @@
+"""The run directory: what lies where, created whole, every file in it written whole."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vision.config import CONFIG_FILE, Config
+from vision.errors import UserError
+
+__all__ = ["RunDir", "write_json"]
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths within a run directory.
+
+    Attributes:
+        root: The directory itself.
+    """
+
+    root: Path
+
+    @classmethod
+    def create(cls, config: Config) -> "RunDir":
+        """Creates the directory of a new run, with its configuration in it.
+
+        It appears under its name only when it is complete, so a run that is killed at any moment leaves either
+        nothing or something that `--resume` can go on with.
+
+        Raises:
+            UserError: It exists already, or cannot be written.
+        """
+        root = config.out
+        assert root is not None, "parse_config fills it in"
+        if os.path.lexists(root):
+            raise UserError(f"{root}: exists already; choose another --out, or go on with that run with --resume")
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+            try:
+                unfinished.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
+                write_json(unfinished / CONFIG_FILE, config.to_json())
+                unfinished.rename(root)
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise UserError(f"{root}: cannot be created ({error.strerror}); choose another --out") from None
+        return cls(root)
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.json"
+
+    @property
+    def pretrained(self) -> Path:
+        """The weights that all methods start from: with them a run can be resumed whatever became of their source."""
+        return self.weights(PRETRAINED)
+
+    def weights(self, method: str) -> Path:
+        return self.root / "weights" / f"{method}.safetensors"
+
+    def checkpoints(self, method: str) -> Path:
+        return self.root / "checkpoints" / method
+
+    def figure(self, name: str) -> Path:
+        return self.root / f"{name}.png"
+
+    @contextmanager
+    def replacing(self, path: Path) -> Iterator[Path]:
+        """A path to write a file to, which takes the place of `path` when it is complete."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
+        yield unfinished
+        os.replace(unfinished, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file atomically."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

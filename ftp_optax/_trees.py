@@ -1,0 +1,110 @@
+"""Trees as lists of leaves with paths: flattened alike whatever is masked, and matched by path.
+
+By path, not by tree structure: NNX gives `init` and `update` different trees, and a plain nested dict of masks or
+strengths then fits all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class Leaves(NamedTuple):
+    """A flattened tree: paths without NNX's trailing ``/value``, leaves, and the structure to rebuild it."""
+
+    paths: tuple[str, ...]
+    values: list[Any]
+    treedef: Any
+
+    def replaced(self, new: Mapping[int, Any]) -> Any:
+        """The tree with some of its leaves replaced, by position."""
+        return jax.tree.unflatten(self.treedef, [new.get(i, v) for i, v in enumerate(self.values)])
+
+    def masked(self, new: Mapping[int, Any]) -> Any:
+        """The tree with some of its leaves replaced, by position, and no other leaf."""
+        return jax.tree.unflatten(self.treedef, [new.get(i, optax.MaskedNode()) for i in range(len(self.values))])
+
+
+def is_masked(node: Any) -> bool:
+    """Whether a node stands for a leaf that is not there (optax's masks, partitions and ours)."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def flatten(tree: Any) -> Leaves:
+    """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned."""
+    found, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
+    paths = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
+    return Leaves(tuple(p.removesuffix("/value") for p in paths), [leaf for _, leaf in found], treedef)
+
+
+def require_same(tree: Leaves, params: Leaves, what: str) -> None:
+    """Raises, naming the first odd leaf, if a tree does not have the leaves of the params."""
+    if tree.paths == params.paths:
+        return
+    missing = [p for p in params.paths if p not in set(tree.paths)]
+    extra = [p for p in tree.paths if p not in set(params.paths)]
+    odd = f"has no leaf {missing[0]!r}" if missing else f"has a leaf {extra[0]!r} that params lacks" if extra else ""
+    raise ValueError(
+        f"{what} {odd or 'has its leaves in another order'}: it must have the structure of params "
+        f"({len(params.paths)} leaves, found {len(tree.paths)})."
+    )
+
+
+def require_shape(value: Any, param: Any, path: str, what: str) -> None:
+    """Raises if a leaf has not the shape of its parameter, or is masked."""
+    if is_masked(value) or is_masked(param):
+        raise ValueError(f"{what} and params must both have an array at {path!r}; one of them is masked there.")
+    if jnp.shape(value) != jnp.shape(param):
+        raise ValueError(f"{what} has shape {jnp.shape(value)} at {path!r}, the parameter {jnp.shape(param)}.")
+
+
+def aligned(record: Leaves, params: Leaves, what: str) -> list[Any]:
+    """A record's leaf for every leaf of the params; one that stands for a masked subtree (optax's) for all inside it.
+
+    Raises:
+      ValueError: if the record has other leaves, or one of another shape.
+    """
+    masked = [path for path, value in zip(record.paths, record.values, strict=True) if is_masked(value)]
+    kept = [path for path in params.paths if path in record.paths or not any(inside(path, m) for m in masked)]
+    own = [path for path in record.paths if path not in masked or path in params.paths]
+    require_same(record._replace(paths=tuple(own)), params._replace(paths=tuple(kept)), what)
+    entries = dict(zip(record.paths, record.values, strict=True))
+    found = [entries.get(path, optax.MaskedNode()) for path in params.paths]
+    for path, value, param in zip(params.paths, found, params.values, strict=True):
+        if not is_masked(value):
+            require_shape(value, param, path, what)
+    return found
+
+
+def inside(path: str, subtree: str) -> bool:
+    """Whether a leaf lies at a path or below it."""
+    return subtree in ("", path) or path.startswith(subtree + "/")
+
+
+def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
+    """A prefix tree's entry for each path: its own or that of the subtree it is in.
+
+    Args:
+      tree: a tree or prefix tree of the params, or one value for all of them.
+      paths: the paths to find entries for.
+      what: the tree's name, for the message.
+
+    Returns:
+      The entries, in the order of the paths.
+
+    Raises:
+      ValueError: if there is no entry for a path.
+    """
+    entries = dict(zip(*flatten(tree)[:2], strict=True))
+    found = []
+    for path in paths:
+        parts = path.split("/")
+        prefixes = (p for p in ("/".join(parts[:n]) for n in range(len(parts), -1, -1)) if p in entries)
+        prefix = next(prefixes, None)
+        if prefix is None:
+            raise ValueError(f"{what} has no entry for {path!r}; give one for it or for its subtree.")
+        found.append(entries[prefix])
+    return found

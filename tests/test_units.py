@@ -1,0 +1,316 @@
+"""The rules on the leaves of real models, the two layouts against each other, and the norms against plain NumPy."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftp_optax import (
+    _ball,
+    _digrap,
+    _trees,
+    _units,
+    digrap,
+    elementwise,
+    flax_fibers,
+    flax_units,
+    ftp,
+    torch_fibers,
+    torch_units,
+    whole_leaf,
+)
+
+RNG = np.random.default_rng(0)
+
+
+def layout_of(shape, rule, path="layer/kernel", layers=0):
+    return _units.resolve(path, shape, rule, layers)
+
+
+def norms(array, rule, path="layer/kernel", layers=0):
+    return np.asarray(_units.unit_norms(jnp.asarray(array), layout_of(array.shape, rule, path, layers)))
+
+
+def fibers(array, rule, path="layer/kernel", layers=0):
+    """Every fiber over its length."""
+    layout = layout_of(array.shape, rule, path, layers)
+    return np.asarray(_digrap.unit_normalized(jnp.asarray(array), layout))
+
+
+# the rules on real models
+
+
+class NNXModel(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.patches = nnx.Conv(3, 8, (2, 2), rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
+        self.words = nnx.Embed(11, 8, rngs=rngs)
+        self.cls = nnx.Param(jnp.zeros((1, 1, 8)))
+        self.pos_embedding = nnx.Param(jnp.zeros((1, 5, 8)))
+        self.attention = nnx.MultiHeadAttention(2, 8, rngs=rngs)
+        self.norm = nnx.LayerNorm(8, rngs=rngs)
+        self.head = nnx.Linear(8, 4, rngs=rngs)
+        self.temperature = nnx.Param(jnp.zeros(()))
+
+
+class LinenModel(nn.Module):
+    @nn.compact
+    def __call__(self, images, words):
+        x = nn.Conv(8, (2, 2), name="patches")(images)
+        x = nn.Conv(8, (3, 3), feature_group_count=8, name="depthwise")(x).reshape(1, -1, 8)
+        x = jnp.concatenate([x, nn.Embed(11, 8, name="words")(words)], axis=1)
+        x = jnp.concatenate([self.param("cls", nn.initializers.zeros, (1, 1, 8)), x], axis=1)
+        x = x + self.param("pos_embedding", nn.initializers.zeros, (1, 5, 8))
+        x = nn.MultiHeadDotProductAttention(2, name="attention")(x)
+        return nn.Dense(4, name="head")(nn.LayerNorm(name="norm")(x)) * self.param(
+            "temperature", nn.initializers.zeros, ()
+        )
+
+
+@functools.cache
+def shapes_of(library):
+    if library == "nnx":
+        tree = nnx.state(nnx.eval_shape(NNXModel), nnx.Param)
+    else:
+        inputs = jnp.zeros((1, 1, 2, 3)), jnp.zeros((1, 2), int)
+        tree = jax.eval_shape(LinenModel().init, jax.random.key(0), *inputs)["params"]
+    leaves = _trees.flatten(tree)
+    return {path: leaf.shape for path, leaf in zip(leaves.paths, leaves.values, strict=True)}
+
+
+# path: shape, axes of the units, axes of the fibers
+WANTED = {
+    "patches/kernel": ((2, 2, 3, 8), (3,), (0, 1, 3)),
+    "patches/bias": ((8,), (), ()),
+    "depthwise/kernel": ((3, 3, 1, 8), (3,), (0, 1, 3)),
+    "depthwise/bias": ((8,), (), ()),
+    "words/embedding": ((11, 8), (0,), (0,)),
+    "cls": ((1, 1, 8), (), (0, 2)),
+    "pos_embedding": ((1, 5, 8), (), (0, 2)),
+    **{
+        f"attention/{which}/{leaf}": ((8, 2, 4), (1, 2), (1, 2)) if leaf == "kernel" else ((2, 4), (), ())
+        for which in ("query", "key", "value")
+        for leaf in ("kernel", "bias")
+    },
+    "attention/out/kernel": ((2, 4, 8), (2,), (2,)),
+    "attention/out/bias": ((8,), (), ()),
+    "norm/scale": ((8,), (), ()),
+    "norm/bias": ((8,), (), ()),
+    "head/kernel": ((8, 4), (1,), (1,)),
+    "head/bias": ((4,), (), ()),
+    "temperature": ((), (), ()),
+}
+
+
+@pytest.mark.parametrize("library", ["nnx", "linen"])
+def test_every_leaf_of_a_real_model(library):
+    found = {path: (s, flax_units(path, s), flax_fibers(path, s)) for path, s in shapes_of(library).items()}
+    assert found == WANTED
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "axes"),
+    [
+        ("dense/kernel", (5, 7), (1,)),
+        ("mlp/w", (5, 7), (1,)),
+        ("conv/kernel", (3, 5, 7), (2,)),
+        ("conv3d/kernel", (2, 2, 2, 5, 7), (4,)),
+        ("attention/qkv/kernel", (6, 3, 2, 4), (1, 2, 3)),
+        ("attention/qkv/bias", (3, 2, 4), ()),
+        ("attention/query/kernel", (6, 8), (1,)),  # a plain dense layer of that name
+        ("query/norm/kernel", (6, 2, 4), (2,)),  # the module's own name counts, not its parent's
+        ("query_norm/scale", (2, 4), ()),
+        ("encoder/cls_token", (1, 1, 6), ()),
+        ("encoder/position_embedding", (1, 9, 6), ()),
+        ("encoder/register_tokens", (4, 6), ()),
+        ("encoder/mask_token", (1, 6), ()),
+        ("position/kernel", (5, 7), (1,)),  # a layer's kernel stays a kernel
+        ("class_head/kernel", (5, 7), (1,)),
+        ("opposite/weights", (5, 7), (1,)),  # contains "pos", is no position
+        ("tokens/embedding", (9, 6), (0,)),
+        ("logit_scale", (), ()),
+        ("gamma", (6,), ()),
+        ("", (5, 7), (1,)),
+    ],
+)
+def test_flax_units_tells_leaves_by_name_and_shape(path, shape, axes):
+    assert flax_units(path, shape) == axes
+
+
+def test_the_other_rules():
+    assert [torch_units("w", s) for s in ((), (3,), (3, 4), (3, 4, 5, 5))] == [(), (), (0,), (0,)]
+    assert [torch_fibers("w", s) for s in ((), (3,), (3, 4), (3, 4, 5, 5))] == [(), (), (0,), (0, 2, 3)]
+    assert [whole_leaf("w", s) for s in ((), (3,), (3, 4))] == [(), (), ()]
+    assert [elementwise("w", s) for s in ((), (3,), (3, 4))] == [(), (0,), (0, 1)]
+
+
+# the same layer in both layouts
+
+TO_TORCH = {  # path: flax shape, how to get torch's layout
+    "dense/kernel": ((5, 7), lambda k: k.T),
+    "conv/kernel": ((3, 2, 5, 7), lambda k: k.transpose(3, 2, 0, 1)),
+    "depthwise/kernel": ((3, 2, 1, 7), lambda k: k.transpose(3, 2, 0, 1)),
+    "query/kernel": ((6, 2, 4), lambda k: k.reshape(6, 8).T),
+    "attention/out/kernel": ((2, 4, 6), lambda k: k.reshape(8, 6).T),
+    "dense/bias": ((7,), lambda b: b),
+}
+
+
+@pytest.mark.parametrize("path", TO_TORCH)
+def test_units_are_those_of_the_layer_in_torch_layout(path):
+    shape, transpose = TO_TORCH[path]
+    kernel = RNG.standard_normal(shape).astype(np.float32)
+    flax, torch = norms(kernel, flax_units, path), norms(transpose(kernel), torch_units)
+    np.testing.assert_allclose(np.sort(flax.ravel()), np.sort(torch.ravel()), rtol=1e-5)
+    kept = _ball.projection_ratio(flax, 0.7 * flax.max())
+    assert (kept < 1).any()
+    other = _ball.projection_ratio(torch, 0.7 * torch.max())
+    np.testing.assert_allclose(transpose(np.asarray(kept * kernel)), other * transpose(kernel), rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", TO_TORCH)
+def test_fibers_are_those_of_torch_normalize_along_dim_1(path):
+    shape, transpose = TO_TORCH[path]
+    kernel = RNG.standard_normal(shape).astype(np.float32)
+    weight = transpose(kernel)
+    length = np.sqrt(np.square(weight).sum(axis=1 if weight.ndim > 1 else 0, keepdims=True))
+    normalized = weight / np.maximum(length, 1e-12)  # F.normalize(weight, dim=1)
+    np.testing.assert_allclose(fibers(weight, torch_fibers), normalized, rtol=1e-5)
+    np.testing.assert_allclose(transpose(fibers(kernel, flax_fibers, path)), normalized, rtol=1e-5)
+
+
+def test_a_fiber_of_zeros_stays_zero():
+    kernel = np.zeros((4, 3), np.float32)
+    kernel[:, 0] = 2.0
+    np.testing.assert_array_equal(fibers(kernel, flax_fibers), [[0.5, 0, 0]] * 4)
+
+
+# the arithmetic, against NumPy
+
+
+@st.composite
+def split_arrays(draw):
+    """An array, the number of its layer axes and the unit axes of one layer."""
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=5)))
+    depth = draw(st.integers(0, len(shape)))
+    inner = range(len(shape) - depth)
+    units = tuple(draw(st.permutations(draw(st.lists(st.sampled_from(inner), unique=True)))) if inner else ())
+    signs = tuple(a - len(inner) if draw(st.booleans()) else a for a in units)
+    numbers = np.random.default_rng(draw(st.integers(0, 99))).integers(-9, 9, shape)
+    return numbers.astype(np.float32), depth, signs
+
+
+def by_hand(array, depth, units):
+    """The l1 norm of every unit, by looping over all elements."""
+    axes = [*range(depth), *(a % (array.ndim - depth) + depth for a in units)]
+    sums = np.zeros([n if a in axes else 1 for a, n in enumerate(array.shape)])
+    for index in np.ndindex(array.shape):
+        sums[tuple(i if a in axes else 0 for a, i in enumerate(index))] += abs(array[index])
+    return sums
+
+
+@settings(deadline=None, max_examples=40)
+@given(split_arrays())
+def test_norms_are_what_a_loop_over_the_elements_gives(case):
+    array, depth, units = case
+    layout = layout_of(array.shape, lambda *_: units, layers=depth)
+    wanted = by_hand(array, depth, units)
+    units_of, layers_of, largest_of, spread_of = jax.jit(  # one compilation for each example
+        lambda x: (
+            (sums := _units.unit_norms(x, layout)),
+            _units.layer_sums(jnp.abs(x), layout),
+            _units.layer_max(sums, layout),
+            _units.per_layer(jnp.arange(layout.scalars), layout, x.ndim),
+        )
+    )(array)
+    np.testing.assert_array_equal(units_of, wanted)
+    np.testing.assert_array_equal(layers_of.ravel(), np.abs(array).sum(axis=tuple(range(depth, array.ndim))).ravel())
+    per_layer = wanted.reshape(layout.scalars, -1 if layout.scalars else 1)
+    np.testing.assert_array_equal(largest_of, per_layer.max(axis=1, initial=0))
+    spread = np.broadcast_to(spread_of, array.shape)
+    assert layout.scalars == np.prod(array.shape[:depth], dtype=int)
+    for layer, index in enumerate(np.ndindex(array.shape[:depth])):
+        assert (spread[index] == layer).all()
+
+
+@pytest.mark.parametrize("path", ["block/dense/kernel", "block/query/kernel", "block/dense/bias", "block/pos"])
+@pytest.mark.parametrize("layers", [(3,), (2, 3)])
+def test_stacked_layers_are_split_as_each_alone(path, layers):
+    shape = {"block/query/kernel": (6, 2, 4), "block/dense/bias": (5,)}.get(path, (5, 7))
+    array = RNG.standard_normal((*layers, *shape)).astype(np.float32)
+    together = norms(array, flax_units, path, layers=len(layers))
+    fiber = fibers(array, flax_fibers, path, layers=len(layers))
+    for index in np.ndindex(layers):
+        np.testing.assert_allclose(together[index], norms(array[index], flax_units, path), rtol=1e-6)
+        np.testing.assert_allclose(fiber[index], fibers(array[index], flax_fibers, path), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (3, 3, 0, 4)])
+def test_leaves_without_elements(shape):
+    layout = layout_of(shape, flax_units)
+    sums = _units.unit_norms(jnp.zeros(shape), layout)
+    assert _units.layer_max(sums, layout).tolist() == [0.0]
+    params = {"empty": {"kernel": jnp.zeros(shape)}, "full": {"kernel": jnp.ones((2, 3))}}
+    for tx in (ftp(optax.sgd(0.1)), digrap()):
+        state = tx.init(params)
+        updates = params
+        for _ in range(3):
+            updates, state = tx.update(params, state, params)
+        assert updates["empty"]["kernel"].shape == shape
+        assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
+
+
+# answers that do not fit
+
+
+@pytest.mark.parametrize("answer", [(2,), (0, 5), (-3,), (0.0,), ("out",), (None,)])
+@pytest.mark.parametrize("make", [lambda **k: ftp(optax.sgd(0.1), **k), lambda **k: digrap(**k)], ids=["ftp", "digrap"])
+def test_axes_that_a_leaf_lacks_are_named_with_its_path(make, answer):
+    tx = make(unit_axes=lambda path, shape: answer if "body" in path else ())
+    with pytest.raises(ValueError, match=r"unit_axes.*'body/kernel'.*\(2, 3\)"):
+        tx.init({"body": {"kernel": jnp.ones((2, 3))}, "head": {"kernel": jnp.ones((2, 3))}})
+
+
+@pytest.mark.parametrize("answer", [None, 1])
+def test_an_answer_that_is_no_tuple_is_named_with_its_path(answer):
+    with pytest.raises((ValueError, TypeError), match="body/kernel"):
+        ftp(optax.sgd(0.1), unit_axes=lambda path, shape: answer).init({"body": {"kernel": jnp.ones((2, 3))}})
+
+
+@pytest.mark.parametrize("answer", [-1, 3, 1.5, None, (1,)])
+@pytest.mark.parametrize("make", [lambda **k: ftp(optax.sgd(0.1), **k), lambda **k: digrap(**k)], ids=["ftp", "digrap"])
+def test_a_number_of_layer_axes_that_does_not_fit_is_named_with_the_path(make, answer):
+    tx = make(layer_axes=lambda path, shape: answer)
+    with pytest.raises((ValueError, TypeError), match=r"layer_axes.*body/kernel"):
+        tx.init({"body": {"kernel": jnp.ones((2, 3))}})
+
+
+def test_layer_axes_as_a_number():
+    assert layout_of((4, 2, 3), flax_units, layers=1) == ((4,), (0, 2))
+    assert layout_of((4,), flax_units, layers=2) == ((4,), (0,))  # no more than a leaf has
+    with pytest.raises(ValueError, match=r"layer_axes.*body/kernel"):
+        ftp(optax.sgd(0.1), layer_axes=-1).init({"body": {"kernel": jnp.ones((2, 3))}})
+    for make in (lambda **k: ftp(optax.sgd(0.1), **k), lambda **k: digrap(**k)):
+        for wrong in (1.0, None, jnp.array(1)):
+            with pytest.raises(TypeError, match="layer_axes must be an int or a callable"):
+                make(layer_axes=wrong)
+
+
+def test_units_may_be_given_in_any_order_and_from_the_end():
+    assert layout_of((2, 3, 4), lambda *_: (2, 0)) == layout_of((2, 3, 4), lambda *_: [0, -1]) == ((), (0, 2))
+    assert layout_of((5, 2, 3), lambda *_: (-1, 1), layers=1) == ((5,), (0, 2))
+
+
+def test_rules_see_the_shape_without_layer_axes_and_the_path_without_the_value_of_nnx():
+    seen = []
+    note = lambda path, shape: (seen.append((path, shape)), ())[1]
+    ftp(optax.sgd(0.1), unit_axes=note, layer_axes=1).init(nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param))
+    assert seen == [("bias", ()), ("kernel", (3,))]

@@ -1,0 +1,150 @@
+"""The line from the anchor to the fine-tuned parameters."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from ftp_optax import wise_ft
+
+RNG = np.random.default_rng(0)
+
+
+def some_params(dtype="float32"):
+    make = lambda *shape: jnp.asarray(1e3 * RNG.standard_normal(shape), dtype)
+    return {"body": {"bias": make(3), "kernel": make(2, 3)}, "scale": make()}
+
+
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1, jnp.float32(0.75), np.float64(0.1), -0.5, 1.5])
+def test_is_the_straight_line(alpha):
+    tuned, anchor = some_params(), some_params()
+    a = float(alpha)
+    wanted = jax.tree.map(
+        lambda w, w0: (1 - a) * np.asarray(w0, np.float64) + a * np.asarray(w, np.float64), tuned, anchor
+    )
+    mixed = wise_ft(tuned, anchor, alpha)
+    chex.assert_trees_all_equal_shapes_and_dtypes(mixed, tuned)
+    chex.assert_trees_all_close(mixed, jax.tree.map(np.float32, wanted), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_both_ends_are_exact(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        tuned, anchor = some_params(dtype), some_params(dtype)
+        for mix in (wise_ft, jax.jit(wise_ft)):
+            for alpha in (0, 0.0, jnp.array(0.0)):
+                chex.assert_trees_all_equal(mix(tuned, anchor, alpha), anchor)
+            for alpha in (1, 1.0, jnp.array(1.0)):
+                chex.assert_trees_all_equal(mix(tuned, anchor, alpha), tuned)
+        chex.assert_trees_all_equal_dtypes(wise_ft(tuned, anchor, 0.3), tuned)
+
+
+def test_half_precision_is_mixed_in_float32():
+    # every product of its own is rounded in bfloat16: 0.9 becomes 0.8984
+    tuned, anchor = {"w": jnp.array([1.0, 3.0], jnp.bfloat16)}, {"w": jnp.array([1.0, 2.0], jnp.bfloat16)}
+    mixed = wise_ft(tuned, anchor, 0.9)["w"]
+    np.testing.assert_array_equal(mixed, jnp.array([1.0, 2.9], jnp.bfloat16))
+    # float16 ends at 65504
+    big = {"w": jnp.array([60000.0], jnp.float16)}
+    np.testing.assert_array_equal(wise_ft(big, jax.tree.map(jnp.negative, big), 0.5)["w"], [0.0])
+
+
+def test_alpha_does_not_widen_the_params():
+    with jax.enable_x64(True):
+        tuned = {"w": jnp.ones(2, jnp.float32)}
+        assert wise_ft(tuned, tuned, jnp.float64(0.3))["w"].dtype == jnp.float32
+
+
+def test_the_anchor_may_have_another_dtype():
+    tuned, anchor = {"w": jnp.array([1.0, 3.0])}, {"w": jnp.array([0.0, 1.0], jnp.bfloat16)}
+    mixed = wise_ft(tuned, anchor, 0.5)["w"]
+    assert mixed.dtype == jnp.float32
+    np.testing.assert_array_equal(mixed, [0.5, 2.0])
+
+
+def test_vmap_gives_the_whole_curve():
+    tuned, anchor = some_params(), some_params()
+    alphas = jnp.linspace(0, 1, 5)
+    curve = jax.jit(jax.vmap(lambda a: wise_ft(tuned, anchor, a)))(alphas)
+    for i, alpha in enumerate(alphas):
+        chex.assert_trees_all_close(jax.tree.map(lambda x, i=i: x[i], curve), wise_ft(tuned, anchor, alpha), rtol=1e-6)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[0], curve), anchor)
+    chex.assert_trees_all_equal(jax.tree.map(lambda x: x[-1], curve), tuned)
+
+
+def test_gradients_by_alpha_and_params():
+    tuned, anchor = {"w": jnp.array([4.0])}, {"w": jnp.array([1.0])}
+    by_params, by_alpha = jax.grad(lambda p, a: wise_ft(p, anchor, a)["w"].sum(), argnums=(0, 1))(tuned, 0.25)
+    assert by_alpha == 3.0
+    assert by_params["w"] == 0.25
+
+
+def test_leaves_that_are_no_floats_are_the_params_own():
+    tuned = {
+        "count": jnp.array(7),
+        "key": jax.random.key(3),
+        "frozen": None,
+        "on": jnp.array(True),
+        "w": jnp.array(4.0),
+    }
+    anchor = {
+        "count": jnp.array(1),
+        "key": jax.random.key(0),
+        "frozen": None,
+        "on": jnp.array(False),
+        "w": jnp.array(2.0),
+    }
+    mixed = wise_ft(tuned, anchor, 0.5)
+    assert (mixed["count"], mixed["on"], mixed["w"], mixed["frozen"]) == (7, True, 3.0, None)
+    assert mixed["key"] == tuned["key"]
+
+
+def test_masked_leaves_stay():
+    tuned = {"w": jnp.array(4.0), "head": optax.MaskedNode()}
+    assert wise_ft(tuned, {"w": jnp.array(2.0), "head": optax.MaskedNode()}, 0.5) == {
+        "w": 3.0,
+        "head": optax.MaskedNode(),
+    }
+
+
+def test_an_nnx_state_keeps_its_type():
+    model, start = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Linear(2, 3, rngs=nnx.Rngs(1))
+    params, anchor = nnx.state(model, nnx.Param), nnx.state(start, nnx.Param)
+    mixed = wise_ft(params, anchor, 0.5)
+    wanted = (np.asarray(model.kernel[...]) + np.asarray(start.kernel[...])) / 2
+    assert jax.tree.structure(mixed) == jax.tree.structure(params)
+    nnx.update(model, mixed)
+    np.testing.assert_allclose(model.kernel[...], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_an_anchor_restored_as_a_plain_dict_fits_an_nnx_state():
+    params = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    anchor = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(1)), nnx.Param)
+    chex.assert_trees_all_equal(wise_ft(params, nnx.to_pure_dict(anchor), 0.5), wise_ft(params, anchor, 0.5))
+
+
+def test_an_empty_tree():
+    assert wise_ft({}, {}, 0.5) == {}
+
+
+@pytest.mark.parametrize(
+    ("anchor", "path"),
+    [
+        ({"body": {"bias": jnp.ones(3)}}, "body/kernel"),
+        ({"body": {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3)), "scale": jnp.ones(3)}}, "body/scale"),
+        ({"body": {"bias": jnp.ones(3), "kernel": jnp.ones((1, 3))}}, "body/kernel"),  # it would broadcast
+        ({"body": {"bias": jnp.ones(3), "kernel": optax.MaskedNode()}}, "body/kernel"),
+    ],
+)
+def test_an_anchor_that_does_not_fit_is_named(anchor, path):
+    with pytest.raises(ValueError, match=path):
+        wise_ft({"body": {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))}}, anchor, 0.5)
+
+
+@pytest.mark.parametrize("alpha", [jnp.ones(3), np.ones((1,))])
+def test_more_than_one_alpha_says_vmap(alpha):
+    with pytest.raises(ValueError, match=r"alpha.*jax\.vmap"):
+        wise_ft({"w": jnp.ones(3)}, {"w": jnp.ones(3)}, alpha)
