@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vision.config import CONFIG_FILE, Config, parse_config
 from vision.errors import UserError
+from vision.run_dir import RunDir
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
 USER_ERROR = 2
@@ -38,6 +39,8 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(config: Config) -> None:
+    assert config.out is not None, "parse_config fills it in"
+    run_dir = RunDir(config.out) if config.resume else RunDir.create(config)
     if config.smallest:
         os.environ.setdefault("XLA_FLAGS", _QUICK_COMPILATION)  # read when JAX starts
     # Imported here: --help and a mistyped flag need not wait for JAX, nor does Ctrl-C meet an unguarded import.
@@ -45,7 +48,7 @@ def _run(config: Config) -> None:
     from vision.progress import make_console
 
     console = make_console()
-    run_dir = run(config, console)
+    run(config, run_dir, console)
     root = shlex.quote(_relative(run_dir.root))
     console.print(f"\nReport, figures and weights: {root}", soft_wrap=True)
     console.print(f"Classify images with them: {_command('predict.py')} {root} IMAGE...", soft_wrap=True)

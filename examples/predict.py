@@ -51,6 +51,7 @@ def _run(options: Options) -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from flax import nnx
     from rich.table import Table
 
     from vision.progress import make_console
@@ -62,7 +63,7 @@ def _run(options: Options) -> None:
     if not 1 <= options.top <= len(classes):
         raise UserError(f"--top {options.top}: the run has {len(classes)} classes; choose 1 to {len(classes)}")
     images = np.stack([read_image(image, image_size) for image in options.images])
-    probabilities = np.asarray(jax.nn.softmax(model(jnp.asarray(images))))
+    probabilities = np.asarray(nnx.jit(lambda model, x: jax.nn.softmax(model(x)))(model, jnp.asarray(images)))
 
     table = Table(title=f"Predictions with {path.stem}", title_justify="left")
     table.add_column("image", overflow="fold")

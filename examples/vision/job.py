@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from vision import figures, weights
+from vision.cache import cache_dir
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
 from vision.digits import digits_task
@@ -34,18 +35,18 @@ __all__ = ["run"]
 _EVAL_BATCH_SIZE = 64
 
 
-def run(config: Config, console: Console) -> RunDir:
+def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """Runs the job, or what is left of it.
 
     Args:
-        config: What to do; with `resume` the run directory exists, without it is created.
+        config: What to do.
+        run_dir: Where the result goes.
         console: Where progress and the result are shown.
 
     Raises:
         UserError: Data or weights that cannot be used. A new run then leaves no directory behind.
     """
-    assert config.out is not None, "parse_config fills it in"
-    run_dir = RunDir(config.out) if config.resume else RunDir.create(config)
+    _keep_compiled_programs()
     try:
         task = _load_task(config)
         model, new_head = _starting_model(config, task, run_dir, console)
@@ -62,7 +63,12 @@ def run(config: Config, console: Console) -> RunDir:
     predictions = _evaluate(config, task, network, pretrained, trained, new_head, console)
     results = Results(config, task, pretrained, new_head, trained, predictions)
     _finish(results, run_dir, console)
-    return run_dir
+
+
+def _keep_compiled_programs() -> None:
+    """Keeps what takes long to compile for the next run, and for the resumption of this one."""
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def _load_task(config: Config) -> Task:

@@ -85,7 +85,8 @@ def _lines(console: Console, name: str, total: int, unit: str) -> Update:
 def _joined(*parts: str | float) -> str:
     *notes, speed, unit = parts
     shown = [str(note) for note in notes if note]
-    return "  ".join([*shown, f"{speed:.0f} {unit}/s"] if speed else shown)
+    # Three digits: 47.3 steps a second, or 0.126 of a large model.
+    return "  ".join([*shown, f"{speed:.3g} {unit}/s"] if speed else shown)
 
 
 class _Speed:

@@ -1,0 +1,78 @@
+"""What every benchmark leaves behind: the environment, JSON and a table."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Where the figures come from: device, driver, precision and versions."""
+    device = jax.devices()[0]
+    return {
+        "backend": device.platform,
+        "device_kind": device.device_kind,
+        "processor": _processor(),
+        "processor_cores": os.cpu_count(),
+        "devices": jax.device_count(),
+        "driver": device.client.platform_version,
+        "precision": {
+            "parameters": "float32",
+            "matmul": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore[reportAttributeAccessIssue]
+            "x64": jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+        },
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax", "ftp_optax")},
+    }
+
+
+def progress() -> Progress:
+    """A progress bar that tells what is measured now."""
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Writes the figures as JSON, to four significant digits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> None:
+    """Prints groups of rows, the first column flush left and a line after every group."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
+    for group in groups:
+        for row in group:
+            table.add_row(*row)
+        table.add_section()
+    Console().print(table)
+
+
+def _processor() -> str:
+    """The processor's name, where the system tells."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(entry) for entry in value]
+    return value

@@ -1,0 +1,128 @@
+"""One jitted, donated step: compiled from shapes alone, its costs read off the program, and run if memory allows."""
+
+import collections
+import dataclasses
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from measure import trees
+
+_COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+Placement = Callable[[tuple[int, ...]], jax.sharding.Sharding]
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a compiled step costs; on a mesh, on each device."""
+
+    bytes_accessed: float
+    flops: float
+    argument_bytes: int  # parameters, state and gradients
+    temporary_bytes: int
+    reused: float  # the share of the results that takes the place of donated arguments
+    collectives: dict[str, int]
+    trace_seconds: float  # tracing and lowering
+    compile_seconds: float  # XLA's part
+
+    @property
+    def startup_seconds(self) -> float:
+        """What the first call costs more than the others."""
+        return self.trace_seconds + self.compile_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled step of an optimizer, and the shapes it was compiled for."""
+
+    tx: optax.GradientTransformation
+    params: Any
+    run: Callable[..., Any]
+    costs: Costs
+
+
+def compiled(tx: optax.GradientTransformation, params: Any, placement: Placement | None = None) -> Step:
+    """Compiles a step for parameters of which only the shapes are known; nothing is allocated.
+
+    Args:
+      tx: the optimizer.
+      params: a tree of `jax.ShapeDtypeStruct`.
+      placement: from an array's shape to its sharding; None for one device.
+
+    Returns:
+      The step and its costs.
+    """
+
+    # In this order: XLA pairs donated arguments with results of the same shape one after the other.
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = (_placed(shapes, placement) for shapes in (params, jax.eval_shape(tx.init, params)))
+    out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+    jax.clear_caches()  # or the second of two steps finds the pieces that it shares with the first one traced
+    start = time.perf_counter()
+    lowered = jax.jit(step, donate_argnums=(0, 1), out_shardings=out).lower(params, state, params)
+    traced = time.perf_counter()
+    program = lowered.compile()
+    end = time.perf_counter()
+    analysis, memory = program.cost_analysis() or {}, program.memory_analysis()
+    costs = Costs(
+        bytes_accessed=analysis["bytes accessed"],
+        flops=analysis["flops"],
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        reused=memory.alias_size_in_bytes / memory.output_size_in_bytes,
+        collectives=dict(collections.Counter(_COLLECTIVE.findall(program.as_text() or ""))),
+        trace_seconds=traced - start,
+        compile_seconds=end - traced,
+    )
+    return Step(tx, params, program, costs)
+
+
+class Runner:
+    """A compiled step with arrays to work on: every call makes one step and waits for it."""
+
+    def __init__(self, step: Step, grads: Any, placement: Placement | None = None):
+        self._run, self._grads = step.run, grads
+        self.params = arrays(step.params, scale=0.1)
+        state = step.tx.init(self.params)
+        put = lambda leaf: leaf if placement is None else jax.device_put(leaf, placement(leaf.shape))
+        self.state = jax.tree.map(put, state)
+
+    def __call__(self) -> None:
+        self.params, self.state = jax.block_until_ready(self._run(self.params, self.state, self._grads))
+
+
+def arrays(shapes: Any, scale: float) -> Any:
+    """Normally distributed arrays of the given shapes, dtypes and shardings."""
+    draw = np.random.default_rng(0).standard_normal
+    make = lambda s: jax.device_put((scale * draw(s.shape, np.float32)).astype(s.dtype), s.sharding)
+    return jax.tree.map(make, shapes)
+
+
+def needed(*steps: Step) -> int:
+    """The bytes that it takes to run steps in turn, each with parameters and state of its own, the gradients shared."""
+    shared = (len(steps) - 1) * trees.size(steps[0].params)
+    return sum(s.costs.argument_bytes for s in steps) - shared + max(s.costs.temporary_bytes for s in steps)
+
+
+def memory_limit(gigabytes: float | None = None) -> float:
+    """The bytes that a benchmark may fill: what it was told, or 0.6 of the device's memory."""
+    if gigabytes is not None:
+        return 1e9 * gigabytes
+    stats = jax.devices()[0].memory_stats() or {}  # the CPU has none
+    return 0.6 * stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def _placed(shapes: Any, placement: Placement | None) -> Any:
+    if placement is None:
+        return shapes
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement(s.shape)), shapes)

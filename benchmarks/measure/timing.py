@@ -1,0 +1,71 @@
+"""Time of one step over that of another: measured in turn, in one process, since a machine's speed drifts."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from measure import step as steps
+
+_WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How long a step takes over the base's."""
+
+    ratio: float  # of the medians
+    ratio_of_minima: float
+    spread: tuple[float, float]  # the 10th and 90th percentile of the ratios round by round
+    seconds: float  # the step's median
+    base_seconds: float  # the base's median
+    runs: int
+
+
+def compare(
+    base: steps.Step, other: steps.Step, runs: int, limit: float, placement: steps.Placement | None = None
+) -> Ratio | None:
+    """Runs two steps in turn, A/B/A/B, each on arrays of its own.
+
+    Args:
+      base: the step to compare with.
+      other: the step.
+      runs: the number of rounds.
+      limit: the bytes that may be allocated.
+      placement: the one that the steps were compiled for.
+
+    Returns:
+      The ratio, or None if the two do not fit into memory together.
+    """
+    if steps.needed(base, other) * _devices(base) > limit:
+        return None
+    grads = steps.arrays(base.params, scale=0.01)
+    return ratio(*interleaved([steps.Runner(s, grads, placement) for s in (base, other)], runs))
+
+
+def interleaved(runners: Sequence[Callable[[], None]], runs: int) -> list[list[float]]:
+    """The seconds of every call of every runner, called in turn."""
+    seconds: list[list[float]] = [[] for _ in runners]
+    for i in range(_WARM_UP + runs):
+        for runner, taken in zip(runners, seconds, strict=True):
+            start = time.perf_counter()
+            runner()
+            if i >= _WARM_UP:
+                taken.append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
+    """The ratio of two series that were measured in turn."""
+    low, high = np.percentile(np.divide(other, base), (10, 90))
+    medians = statistics.median(base), statistics.median(other)
+    return Ratio(medians[1] / medians[0], min(other) / min(base), (float(low), float(high)), *medians[::-1], len(base))
+
+
+def _devices(step: steps.Step) -> int:
+    """On how many devices that share one memory the step runs: those of the host, or one accelerator."""
+    sharding = jax.tree.leaves(step.params)[0].sharding
+    return 1 if sharding is None or jax.default_backend() != "cpu" else len(sharding.device_set)

@@ -1,0 +1,62 @@
+"""Tables of what an example found."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from ftp_optax import drift, flax_units, radii
+from recipes.digits import Scores
+from vision.networks import path_of
+from vision.progress import make_console
+
+__all__ = ["balls", "scores", "table"]
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+    """Prints a table, numbers with four digits."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 3, 0, 0))
+    for column, name in enumerate(header):
+        shown.add_column(name, justify="right" if column else "left", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row))
+    console = make_console()
+    console.print(shown)
+    console.print()
+
+
+def scores(rows: Mapping[str, Scores]) -> None:
+    """What fine-tuning on photographs won there, and what it cost elsewhere."""
+    header = ("weights", "training loss", "accuracy on photo", "on the pre-trained domains")
+    table("Fine-tuned on photo", header, [(name, *row) for name, row in rows.items()])
+
+
+def balls(params: Any, state: Any, plain: Any, pretrained: Any, unit_axes: Any = flax_units) -> None:
+    """That every layer ended inside its ball, and how far it would have gone without.
+
+    The radius bounds the l1 distance of each unit (a row or column of weights) from its pre-trained value, so the
+    third column never exceeds the second.
+
+    Args:
+        params: What `ftp` ended with.
+        state: Its optimizer state.
+        plain: What the same optimizer ended with alone.
+        pretrained: Where both began.
+        unit_axes: The rule for units that `ftp` was given.
+    """
+    learned, near, far = radii(state, params), drift(params, state), _by_path(plain, pretrained)
+    rows = []
+    for path, gap in _by_path(params, pretrained).items():
+        if path in learned:
+            kept = unit_axes(path, gap.shape)
+            farthest = jnp.abs(gap).sum(tuple(axis for axis in range(gap.ndim) if axis not in kept)).max()
+            plain_drift = jnp.sqrt(jnp.square(far[path]).sum())
+            rows.append((path, float(learned[path]), float(farthest), float(near[path]), float(plain_drift)))
+    table("Layers under ftp", ("layer", "radius", "farthest unit", "drift", "drift without ftp"), rows)
+
+
+def _by_path(params: Any, pretrained: Any) -> dict[str, jax.Array]:
+    gaps = jax.tree.map(jnp.subtract, params, pretrained)
+    return {path_of(path): gap for path, gap in jax.tree_util.tree_leaves_with_path(gaps)}
