@@ -1,7 +1,7 @@
 """Bytes of optimizer state a parameter, of each method and option: by shapes alone, and of the live buffers.
 
-    python benchmarks/memory.py             # on the tree of ViT-B/16, about a minute
-    python benchmarks/memory.py --smallest  # seconds
+    python benchmarks/memory.py             # on the tree of ViT-B/16
+    python benchmarks/memory.py --smallest  # on a tiny one
 
 Live buffers are counted after `init` and after one jitted, donated step, each buffer once: an anchor that shared its
 buffer with the parameters would show, as would one that a step duplicates. What exceeds a whole number is the learned
@@ -20,6 +20,8 @@ import tyro
 from matplotlib import pyplot as plt
 
 from measure import methods, report, step, style, trees
+from measure.methods import BASES, BaseName
+from measure.trees import TreeName
 
 CAPTION = "Shapes: jax.eval_shape. Init, step: live buffers after init and after one donated step, without parameters."
 OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the parameters' and the anchor's dtype
@@ -36,10 +38,10 @@ OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the paramete
 class Options:
     """Counts the bytes of optimizer state a parameter."""
 
-    tree: trees.TreeName = "vit-b16"
+    tree: TreeName = "vit-b16"
     """Model that gives the parameters' shapes."""
 
-    bases: tuple[methods.BaseName, ...] = methods.BASES
+    bases: tuple[BaseName, ...] = BASES
     """Base optimizers."""
 
     memory_gb: float | None = None
@@ -81,10 +83,11 @@ def _bytes_per_parameter(tx: optax.GradientTransformation, shapes: Any, limit: f
         return {**found, "live_after_init": None, "live_after_step": None}
     before = live_bytes()
     grads = step.arrays(shapes, scale=0.01)
-    runner = step.Runner(program, grads)
+    params = step.arrays(shapes, scale=0.1)
+    state = tx.init(params)
     others = 2 * trees.size(shapes)  # parameters and gradients
     found["live_after_init"] = (live_bytes() - before - others) / count
-    runner()
+    params, state = program.run(params, state, grads)
     found["live_after_step"] = (live_bytes() - before - others) / count
     return found
 
@@ -102,31 +105,35 @@ def _print(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
     for row in rows:
         found = (row[key] for key in ("shapes", "live_after_init", "live_after_step"))
         label = f"  {row['option']}"
-        cells = [row["base"] if row["option"] == methods.BASE else label, *("–" if b is None else f"{b:.3f}" for b in found)]
+        cells = [
+            row["base"] if row["option"] == methods.BASE else label,
+            *("-" if b is None else f"{b:.3f}" for b in found),
+        ]
         groups.setdefault(row["base"], []).append(cells)
     report.print_table(title, CAPTION, columns, list(groups.values()))
 
 
 def _draw(rows: list[dict[str, Any]], path: Path, facts: dict[str, Any]) -> None:
-    """One bar for each option: the base's own state, and what the method adds."""
+    """One bar for each option: the base's own state for parameters of that dtype, and what the method adds."""
     bases = list(dict.fromkeys(row["base"] for row in rows))
     names = [option[0] for option in OPTIONS][::-1]
-    figure, panels = plt.subplots(
-        1, len(bases), figsize=(2.2 + 2.4 * len(bases), 4.6), sharey=True, sharex=True, layout="constrained", squeeze=False
-    )
+    size = (3.4 + 2.2 * len(bases), 4.6)
+    figure, panels = plt.subplots(1, len(bases), figsize=size, sharey=True, sharex=True, squeeze=False)
     for panel, base in zip(panels[0], bases, strict=True):
-        own = {row["parameters_dtype"]: row["shapes"] for row in rows if row["base"] == base and row["method"] == methods.BASE}
-        for row in (row for row in rows if row["base"] == base):
-            place, total = names.index(row["option"]), row["shapes"]
-            panel.barh(place, min(own[row["parameters_dtype"]], total), color="#bbbbbb")
-            panel.barh(place, total, left=0, color="none", edgecolor="none")
-            panel.barh(place, total - own[row["parameters_dtype"]], left=own[row["parameters_dtype"]], color="#0072B2")
+        mine = [row for row in rows if row["base"] == base]
+        own = {row["parameters_dtype"]: row["shapes"] for row in mine if row["method"] == methods.BASE}
+        for row in mine:
+            place, total, start = names.index(row["option"]), row["shapes"], own[row["parameters_dtype"]]
+            panel.barh(place, start, color="#bbbbbb")
+            panel.barh(place, total - start, left=start, color="#0072B2")
             panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
         style.clean(panel, grid="x")
         panel.set_title(base, fontsize=10)
         panel.set_yticks(range(len(names)), names)
+    panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
     panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
-    figure.suptitle(f"{facts['tree']}: grey the base optimizer's own state, blue what the method adds", fontsize=10)
+    figure.suptitle(f"{facts['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
+    figure.set_layout_engine("constrained")
     style.save(figure, path)
 
 

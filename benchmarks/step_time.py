@@ -1,8 +1,8 @@
 """What one optimizer step costs, each method over its base optimizer: time, bytes, memory, compile time.
 
-    python benchmarks/step_time.py                                       # everything; about an hour on two cores
+    python benchmarks/step_time.py                                       # everything
     python benchmarks/step_time.py --trees vit-b16 --methods ftp digrap  # part of it
-    python benchmarks/step_time.py --smallest                            # seconds; its timings mean nothing
+    python benchmarks/step_time.py --smallest                            # tiny models; its timings mean nothing
 
 The step is jitted and donated, `step(params, state, grads) -> (params, state)`, on trees of the shapes of real models;
 no model runs. Times are those of a method and its base run in turn in one process, and their ratio alone is told. The
@@ -17,30 +17,34 @@ from typing import Any
 import jax
 import tyro
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
 from measure import methods, report, step, style, timing, trees
+from measure.methods import BASES, METHODS, BaseName, MethodName
+from measure.trees import TREES, TreeName
 
 CAPTION = (
     "Time: the median over the base's, measured in turn; 10-90 %: of the ratios round by round; least: of the minima. "
-    "Streams: bytes accessed, temporary: XLA's buffers beside arguments and results, both over the parameters' size. "
-    "Compile: tracing included, over the base's. – : not run, too large. " + methods.HELD_OUT
+    "Streams: bytes accessed, temporary: XLA's buffers beside arguments and results, "
+    "arguments: parameters, state and gradients, all three over the parameters' size. Flops: a parameter. "
+    "Compile: tracing included, over the base's. -: not run, too large. " + methods.HELD_OUT
 )
-COLUMNS = ("step", "time", "10-90 %", "least", "streams", "temporary", "flops/param.", "args., GB", "compile")
-TREE_MARKERS = dict(zip(trees.TREES, "os^D", strict=True))
-TREE_COLOURS = dict(zip(trees.TREES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
+COLUMNS = ("step", "time", "10-90 %", "least", "streams", "temporary", "flops", "arguments", "compile")
+TREE_MARKERS = dict(zip(TREES, "os^D", strict=True))
+TREE_COLOURS = dict(zip(TREES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Measures what one optimizer step costs, each method over its base optimizer."""
 
-    trees: tuple[trees.TreeName, ...] = trees.TREES
+    trees: tuple[TreeName, ...] = TREES
     """Models that give the parameters' shapes."""
 
-    bases: tuple[methods.BaseName, ...] = methods.BASES
+    bases: tuple[BaseName, ...] = BASES
     """Base optimizers."""
 
-    methods: tuple[methods.MethodName, ...] = methods.METHODS
+    methods: tuple[MethodName, ...] = METHODS
     """Methods round each of them."""
 
     runs: int = 30
@@ -62,16 +66,17 @@ def main() -> None:
     limit, runs = step.memory_limit(options.memory_gb), 3 if options.smallest else options.runs
     names = (methods.BASE, *options.methods)
     rows: list[dict[str, Any]] = []
+    step.compiled(methods.base("sgd"), trees.dense(10**4, 2))  # the first compilation of a process is slow
     with report.progress() as progress:
         task = progress.add_task("", total=len(options.trees) * len(options.bases) * len(names))
         for tree_name in options.trees:
             shapes = trees.tree(tree_name, smallest=options.smallest)
             for base_name in options.bases:
                 inner = methods.base(base_name)
-                base = step.compiled(inner, shapes)
+                base = step.compiled(inner, shapes, cold=True)
                 for name in names:
                     progress.update(task, description=f"{tree_name} {base_name} {name}")
-                    other = step.compiled(methods.method(name, inner), shapes)
+                    other = step.compiled(methods.method(name, inner), shapes, cold=True)
                     time = timing.compare(base, other, runs, limit)
                     rows.append({"tree": tree_name, "base": base_name, "method": name, **_facts(base, other, time)})
                     progress.advance(task)
@@ -88,6 +93,7 @@ def _facts(base: step.Step, other: step.Step, time: timing.Ratio | None) -> dict
         "parameters": parameters,
         "leaves": len(jax.tree.leaves(base.params)),
         "streams": other.costs.bytes_accessed / size,
+        "arguments": other.costs.argument_bytes / size,
         "temporary": other.costs.temporary_bytes / size,
         "flops_per_parameter": other.costs.flops / parameters,
         "bytes_over_base": other.costs.bytes_accessed / base.costs.bytes_accessed,
@@ -106,16 +112,18 @@ def _groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, 
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    for tree in dict.fromkeys(row["tree"] for row in rows):
+    names = list(dict.fromkeys(row["tree"] for row in rows))
+    for tree in names:
         groups = [group for (name, _), group in _groups(rows).items() if name == tree]
         first = groups[0][0]
         title = f"{tree}: {first['parameters'] / 1e6:.1f} M parameters in {first['leaves']} leaves, one optimizer step"
-        report.print_table(title, CAPTION, COLUMNS, [[_cells(row) for row in group] for group in groups])
+        caption = CAPTION if tree == names[-1] else ""
+        report.print_table(title, caption, COLUMNS, [[_cells(row) for row in group] for group in groups])
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     time, label = row["time_over_base"], row["base"] if row["method"] == methods.BASE else f"  {row['method']}"
-    times = ["–"] * 3
+    times = ["-"] * 3
     if time is not None:
         low, high = time["spread"]
         times = [f"{time['ratio']:.2f}", f"{low:.2f}-{high:.2f}", f"{time['ratio_of_minima']:.2f}"]
@@ -125,7 +133,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['streams']:.1f}",
         f"{row['temporary']:.3f}",
         f"{row['flops_per_parameter']:.0f}",
-        f"{row['costs']['argument_bytes'] / 1e9:.2f}",
+        f"{row['arguments']:.2f}",
         f"{row['compile_over_base']:.1f}",
     ]
 
@@ -145,15 +153,16 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             column[0].plot(time["ratio"], place, **look)
             column[0].plot(time["spread"], [place] * 2, color=look["color"], lw=1)
         column[1].plot(row["bytes_over_base"], place, **look)
-    for axes, what in zip(grid, ("time over the base's, bars 10-90 %", "bytes accessed over the base's"), strict=True):
+    for axes, what in zip(grid, ("time", "bytes accessed"), strict=True):
         for panel, base in zip(axes, bases, strict=True):
             style.clean(panel)
             panel.axvline(1, color="#444444", lw=0.8)
-            panel.set_yticks(range(len(names)), [methods.BASE if n == methods.BASE else n for n in names])
-            panel.set_title(base, fontsize=10)
-        axes[len(bases) // 2].set_xlabel(what)
-    handles = [plt.Line2D([], [], color=TREE_COLOURS[t], marker=TREE_MARKERS[t], ls="", label=t) for t in present]
+            panel.set_yticks(range(len(names)), names)
+            panel.set_ylim(-0.6, len(names) - 0.4)
+            panel.set_xlabel(f"{what} over {base}'s")
+    handles = [Line2D([], [], color=TREE_COLOURS[t], marker=TREE_MARKERS[t], ls="", label=t) for t in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(present), frameon=False)
+    figure.suptitle("One optimizer step over its base optimizer's; lines: 10-90 % of the rounds", fontsize=10)
     figure.set_layout_engine("constrained")
     style.save(figure, path)
 

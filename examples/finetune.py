@@ -15,6 +15,7 @@ from pathlib import Path
 
 from vision.config import CONFIG_FILE, Config, parse_config
 from vision.errors import UserError
+from vision.interrupts import uninterrupted
 from vision.run_dir import RunDir
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
@@ -43,9 +44,10 @@ def _run(config: Config) -> None:
     run_dir = RunDir(config.out) if config.resume else RunDir.create(config)
     if config.smallest:
         os.environ.setdefault("XLA_FLAGS", _QUICK_COMPILATION)  # read when JAX starts
-    # Imported here: --help and a mistyped flag need not wait for JAX, nor does Ctrl-C meet an unguarded import.
-    from vision.job import run
-    from vision.progress import make_console
+    # Imported here: --help and a mistyped flag need not wait for JAX.
+    with uninterrupted():
+        from vision.job import run
+        from vision.progress import make_console
 
     console = make_console()
     run(config, run_dir, console)

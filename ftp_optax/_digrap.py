@@ -21,7 +21,9 @@ class DiGraPState(NamedTuple):
         or each layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
-      projection: the component of the last gradient along the displacement from the anchor.
+      displacement: ``c``, where the parameters were from the anchor before the last step.
+      scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``; times the displacement it is
+        ``p``, the component of the gradient along it. Kept apart: ``p`` itself would cost a pass over the parameters.
       layers: the number of strengths of each constrained leaf, int32.
       initial: strengths and hyper-state as `init` made them, for `reanchor`.
     """
@@ -29,7 +31,8 @@ class DiGraPState(NamedTuple):
     strengths: jax.Array
     hyper_state: optax.OptState
     anchor: Any
-    projection: Any
+    displacement: Any
+    scales: jax.Array
     layers: jax.Array
     initial: _hyper.Initial
 
@@ -40,43 +43,45 @@ class DiGraPState(NamedTuple):
             strengths=first.scalars,
             hyper_state=first.hyper_state,
             anchor=_anchor.refresh(self.anchor, params),
-            projection=jax.tree.map(jnp.zeros_like, self.projection),
+            displacement=jax.tree.map(jnp.zeros_like, self.displacement),
+            scales=jnp.zeros_like(self.scales),
         )
+
+
+def fiber_lengths(array: jax.Array, layout: _units.Layout) -> jax.Array:
+    """The l2 norm of every fiber, axes kept."""
+    return jnp.sqrt(_units.unit_sums(jnp.square(array), layout))
 
 
 def unit_normalized(array: jax.Array, layout: _units.Layout) -> jax.Array:
     """Every fiber over its l2 norm, floored: ``v_i / max(|v_i|, 1e-12)``."""
-    return array / jnp.maximum(jnp.sqrt(_units.unit_sums(jnp.square(array), layout)), _FLOOR)
+    return array / jnp.maximum(fiber_lengths(array, layout), _FLOOR)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def strength_hypergradient(
-    gradient: jax.Array, projection: jax.Array, strength: jax.Array, *, layout: _units.Layout
+    gradient: jax.Array, displacement: jax.Array, scale: jax.Array, strength: jax.Array, *, layout: _units.Layout
 ) -> jax.Array:
-    """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``: by how much giving ``p`` back changed the loss.
+    """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
     The last step was ``W - alpha (g - omega p)``, so the loss changes by ``alpha <g_next, p>`` with omega; the
-    normalisation of every fiber takes the learning rate and the scale of the gradients out.
+    normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
+    displacement times one scale a layer.
     """
-    gave_back = lambda omega: omega * unit_normalized(projection, layout)
-    gradient = unit_normalized(gradient.astype(projection.dtype), layout)
-    omega = _units.per_layer(strength.astype(projection.dtype), layout, projection.ndim)
-    return _hyper.hypergradient(gradient, gave_back, omega).reshape(layout.scalars)
+    direction = unit_normalized(gradient.astype(displacement.dtype), layout)
+    scale, omega = (
+        _units.per_layer(x.astype(displacement.dtype), layout, displacement.ndim) for x in (scale, strength)
+    )
+    lengths = jnp.maximum(jnp.abs(scale) * fiber_lengths(displacement, layout), _FLOOR)
+    give_back = lambda omega: omega * (scale / lengths) * displacement
+    return _hyper.hypergradient(direction, give_back, omega).reshape(layout.scalars)
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "dtype"))
-def alignment(
-    gradient: jax.Array, param: jax.Array, anchor: jax.Array, *, layout: _units.Layout, dtype: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """``c = W - W0``, ``<g, c>`` and ``|c|^2``, the last two for each layer."""
-    displacement = param.astype(dtype) - anchor.astype(dtype)
-    dot = _units.layer_sums(gradient.astype(dtype) * displacement, layout)
-    return displacement, dot, _units.layer_sums(jnp.square(displacement), layout)
-
-
-def stored_projection(displacement: jax.Array, dot: jax.Array, square: jax.Array) -> jax.Array:
-    """``p = <g, c> / (|c|^2 + 1e-8) c``: the component of the gradient along the displacement."""
-    return dot / (square + _EPS) * displacement
+@functools.partial(jax.jit, static_argnames=("layout",))
+def alignment(gradient: jax.Array, displacement: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
+    """``<g, c>`` and ``|c|^2`` of each layer, axes kept."""
+    dot = _units.layer_sums(gradient.astype(displacement.dtype) * displacement, layout)
+    return dot, _units.layer_sums(jnp.square(displacement), layout)
 
 
 @jax.jit
@@ -182,7 +187,8 @@ def digrap(
             strengths=first.scalars,
             hyper_state=first.hyper_state,
             anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "digrap"),
-            projection=_anchor.wide_zeros(leaves, layouts),
+            displacement=_anchor.wide_zeros(leaves, layouts),
+            scales=jnp.zeros_like(first.scalars),
             layers=jnp.array(counts, dtype=jnp.int32),
             initial=again,
         )
@@ -191,29 +197,38 @@ def digrap(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, DiGraPState]:
         del extra_args
-        recalled = _anchor.recall(state.projection, params, updates, unit_axes, layer_axes, "digrap")
+        recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "digrap")
         leaves, gradients, last, layouts = recalled
         anchors = _trees.flatten(state.anchor).values
         counts = [layout.scalars for layout in layouts.values()]
-        old = dict(zip(layouts, _hyper.split(state.strengths, counts), strict=True))
+        old, scales = (
+            dict(zip(layouts, _hyper.split(scalars, counts), strict=True))
+            for scalars in (state.strengths, state.scales)
+        )
 
-        slopes = [strength_hypergradient(gradients.values[i], last[i], old[i], layout=at) for i, at in layouts.items()]
+        slopes = [
+            strength_hypergradient(gradients.values[i], last[i], scales[i], old[i], layout=layout)
+            for i, layout in layouts.items()
+        ]
         slope = _hyper.finite(_hyper.stack(slopes, state.strengths))
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
         omega = dict(zip(layouts, _hyper.split(strengths, counts), strict=True))
 
-        cleared, projections = {}, {}
+        cleared, displacement, new_scales = {}, {}, []
         for i, layout in layouts.items():
-            gradient, param = gradients.values[i], jnp.asarray(leaves.values[i])
-            terms = alignment(gradient, param, anchors[i], layout=layout, dtype=last[i].dtype)
-            projections[i] = _hyper.computed_after(slope, stored_projection(*terms))
-            share = _units.per_layer(omega[i].astype(last[i].dtype), layout, last[i].ndim)
-            cleared[i] = without_conflict(gradient, *terms, share)
+            gradient, wide = gradients.values[i], last[i].dtype
+            gap = jnp.asarray(leaves.values[i]).astype(wide) - anchors[i].astype(wide)
+            displacement[i] = _hyper.computed_after(slope, gap)
+            dot, square = alignment(gradient, displacement[i], layout=layout)
+            new_scales.append((dot / (square + _EPS)).reshape(layout.scalars))
+            share = _units.per_layer(omega[i].astype(wide), layout, gap.ndim)
+            cleared[i] = without_conflict(gradient, displacement[i], dot, square, share)
         return gradients.replaced(cleared), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            projection=_trees.flatten(state.projection).replaced(projections),
+            displacement=_trees.flatten(state.displacement).replaced(displacement),
+            scales=_hyper.stack(new_scales, state.scales),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -83,7 +83,7 @@ METHODS: dict[str, tuple[Callable[..., Any], optax.GradientTransformation]] = {
 }
 LEARNS = tuple(m for m in METHODS if m not in ("spd_adam", "pgm_adam", "l2_sp_adam"))
 NEEDS_FLOAT32 = ("ftp_lean",)
-RECORDS = ("anchor", "displacement", "projection")  # what a state has in the shape of the params
+RECORDS = ("anchor", "displacement")  # what a state has in the shape of the params
 
 
 @pytest.fixture(params=METHODS)

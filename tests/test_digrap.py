@@ -174,7 +174,7 @@ def test_low_precision(dtype):
         params = optax.apply_updates(params, jax.tree.map(lambda g: (-0.05 * g).astype(g.dtype), cleared))
         assert {x.dtype for x in jax.tree.leaves(cleared)} == {jnp.dtype(dtype)}
     assert state.strengths.dtype == jnp.float32
-    assert {x.dtype for x in jax.tree.leaves(state.projection)} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in jax.tree.leaves(state.displacement)} == {jnp.dtype(jnp.float32)}
     chex.assert_tree_all_finite((params, state))
 
 

@@ -90,7 +90,12 @@ def test_digrap_hypergradient_is_the_two_step_derivative():
         derivative, (new, updates) = jax.grad(after_step, has_aux=True)(jnp.array([0.3]))
         moved = optax.apply_updates(far, updates)
         _, last = tx.update(jax.grad(loss)(moved), new, moved)
-        scale = rate * optax.tree.norm(jax.grad(loss)(moved)) * optax.tree.norm(new[0].projection)
+        scale = (
+            rate
+            * optax.tree.norm(jax.grad(loss)(moved))
+            * optax.tree.norm(new[0].displacement)
+            * jnp.abs(new[0].scales[0])
+        )
         assert float(last[0].hyper_state[0] * scale) == pytest.approx(float(derivative[0]), rel=1e-6)
         assert abs(float(derivative[0])) > 1e-6
 
@@ -115,7 +120,7 @@ def test_hypergradient_is_the_inner_product_with_the_rules_derivative():
 
 def test_strength_hypergradient_floors_norms():
     layout = _units.resolve("bias", (3,), _units.flax_fibers, 0)
-    slope = _digrap.strength_hypergradient(jnp.zeros(3), jnp.zeros(3), jnp.array([0.5]), layout=layout)
+    slope = _digrap.strength_hypergradient(jnp.zeros(3), jnp.zeros(3), jnp.zeros(1), jnp.array([0.5]), layout=layout)
     np.testing.assert_array_equal(slope, [0.0])
 
 

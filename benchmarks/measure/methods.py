@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import optax
-from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
 
+from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
 from measure import trees
 
 BaseName: TypeAlias = Literal["sgd", "adamw", "lion"]

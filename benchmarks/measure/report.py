@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequen
         for row in group:
             table.add_row(*row)
         table.add_section()
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _processor() -> str:

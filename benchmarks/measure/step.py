@@ -44,17 +44,22 @@ class Step:
 
     tx: optax.GradientTransformation
     params: Any
+    state: Any
     run: Callable[..., Any]
     costs: Costs
 
 
-def compiled(tx: optax.GradientTransformation, params: Any, placement: Placement | None = None) -> Step:
+def compiled(
+    tx: optax.GradientTransformation, params: Any, placement: Placement | None = None, *, cold: bool = False
+) -> Step:
     """Compiles a step for parameters of which only the shapes are known; nothing is allocated.
 
     Args:
       tx: the optimizer.
       params: a tree of `jax.ShapeDtypeStruct`.
       placement: from an array's shape to its sharding; None for one device.
+      cold: forget all that was traced before, so that a step does not find the pieces that it shares with another one
+        ready. For a fair trace time; whatever runs next is compiled anew.
 
     Returns:
       The step and its costs.
@@ -67,13 +72,15 @@ def compiled(tx: optax.GradientTransformation, params: Any, placement: Placement
 
     params, state = (_placed(shapes, placement) for shapes in (params, jax.eval_shape(tx.init, params)))
     out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-    jax.clear_caches()  # or the second of two steps finds the pieces that it shares with the first one traced
+    if cold:
+        jax.clear_caches()
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=(0, 1), out_shardings=out).lower(params, state, params)
     traced = time.perf_counter()
     program = lowered.compile()
     end = time.perf_counter()
-    analysis, memory = program.cost_analysis() or {}, program.memory_analysis()
+    analysis: Any = program.cost_analysis()
+    memory: Any = program.memory_analysis()
     costs = Costs(
         bytes_accessed=analysis["bytes accessed"],
         flops=analysis["flops"],
@@ -84,18 +91,18 @@ def compiled(tx: optax.GradientTransformation, params: Any, placement: Placement
         trace_seconds=traced - start,
         compile_seconds=end - traced,
     )
-    return Step(tx, params, program, costs)
+    return Step(tx, params, state, program, costs)
 
 
 class Runner:
     """A compiled step with arrays to work on: every call makes one step and waits for it."""
 
-    def __init__(self, step: Step, grads: Any, placement: Placement | None = None):
+    def __init__(self, step: Step, grads: Any):
         self._run, self._grads = step.run, grads
         self.params = arrays(step.params, scale=0.1)
-        state = step.tx.init(self.params)
-        put = lambda leaf: leaf if placement is None else jax.device_put(leaf, placement(leaf.shape))
-        self.state = jax.tree.map(put, state)
+        # a jitted init makes replicated moments on a mesh, unless it is told
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, step.state)
+        self.state = jax.jit(step.tx.init, out_shardings=shardings)(self.params)
 
     def __call__(self) -> None:
         self.params, self.state = jax.block_until_ready(self._run(self.params, self.state, self._grads))

@@ -25,9 +25,7 @@ class Ratio:
     runs: int
 
 
-def compare(
-    base: steps.Step, other: steps.Step, runs: int, limit: float, placement: steps.Placement | None = None
-) -> Ratio | None:
+def compare(base: steps.Step, other: steps.Step, runs: int, limit: float) -> Ratio | None:
     """Runs two steps in turn, A/B/A/B, each on arrays of its own.
 
     Args:
@@ -35,7 +33,6 @@ def compare(
       other: the step.
       runs: the number of rounds.
       limit: the bytes that may be allocated.
-      placement: the one that the steps were compiled for.
 
     Returns:
       The ratio, or None if the two do not fit into memory together.
@@ -43,7 +40,7 @@ def compare(
     if steps.needed(base, other) * _devices(base) > limit:
         return None
     grads = steps.arrays(base.params, scale=0.01)
-    return ratio(*interleaved([steps.Runner(s, grads, placement) for s in (base, other)], runs))
+    return ratio(*interleaved([steps.Runner(s, grads) for s in (base, other)], runs))
 
 
 def interleaved(runners: Sequence[Callable[[], None]], runs: int) -> list[list[float]]:
@@ -61,11 +58,18 @@ def interleaved(runners: Sequence[Callable[[], None]], runs: int) -> list[list[f
 def ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     """The ratio of two series that were measured in turn."""
     low, high = np.percentile(np.divide(other, base), (10, 90))
-    medians = statistics.median(base), statistics.median(other)
-    return Ratio(medians[1] / medians[0], min(other) / min(base), (float(low), float(high)), *medians[::-1], len(base))
+    base_median, median = statistics.median(base), statistics.median(other)
+    return Ratio(
+        ratio=median / base_median,
+        ratio_of_minima=min(other) / min(base),
+        spread=(float(low), float(high)),
+        seconds=median,
+        base_seconds=base_median,
+        runs=len(base),
+    )
 
 
 def _devices(step: steps.Step) -> int:
-    """On how many devices that share one memory the step runs: those of the host, or one accelerator."""
+    """How many devices the step runs on; they are the host's and share its memory."""
     sharding = jax.tree.leaves(step.params)[0].sharding
-    return 1 if sharding is None or jax.default_backend() != "cpu" else len(sharding.device_set)
+    return 1 if sharding is None else len(sharding.device_set)

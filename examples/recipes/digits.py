@@ -1,8 +1,9 @@
 """The digits of the main job, in the few words that a short example needs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from vision.digits import SEEN, digits_task
 from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
 
-__all__ = ["Digits", "Scores", "pixels"]
+__all__ = ["Digits", "Scores", "pixels", "train"]
 
 BATCH_SIZE = 64
 
@@ -47,12 +48,12 @@ class Digits:
     @property
     def steps(self) -> int:
         """Length of fine-tuning."""
-        return 20 if self.smallest else 150
+        return 16 if self.smallest else 150
 
     def pretraining(self) -> Iterator[Example]:
         """Batches of the six appearances, for a network that an example pre-trains itself."""
         assert self.task.pretrain is not None
-        return self.batches(self.task.pretrain, steps=60 if self.smallest else 600)
+        return self.batches(self.task.pretrain, steps=40 if self.smallest else 600)
 
     def fine_tuning(self, steps: int | None = None) -> Iterator[Example]:
         """Batches of digits on photographs."""
@@ -74,11 +75,38 @@ class Digits:
 
     def score(self, logits: Callable[[jax.Array], jax.Array]) -> Scores:
         """Scores of a network, given as the function from images to logits."""
-        jitted = jax.jit(logits)
+        jitted = jax.jit(lambda images: logits(images))
         outputs, labels = _run(jitted, self.task.train)
-        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, labels).mean()
-        seen = [_accuracy(jitted, self.task.ood[name]) for name in SEEN]
-        return Scores(float(loss), _accuracy(jitted, self.task.id_test), float(np.mean(seen)))
+        loss = np.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
+        seen = self.accuracies(jitted, SEEN)
+        return Scores(float(loss), _accuracy(jitted, self.task.id_test), sum(seen) / len(seen))
+
+    def accuracies(self, logits: Callable[[jax.Array], jax.Array], names: Sequence[str]) -> list[float]:
+        """A network's accuracy on the test images of some appearances."""
+        jitted = jax.jit(lambda images: logits(images))
+        return [_accuracy(jitted, self.task.ood[name]) for name in names]
+
+
+def train(
+    network: Network, tx: optax.GradientTransformation, params: Params, batches: Iterable[Example]
+) -> tuple[Params, Any]:
+    """Trains with any method; gives the parameters and the optimizer's state."""
+    tx = optax.with_extra_args_support(tx)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Params, opt_state: Any, batch: Example) -> tuple[Params, Any]:
+        def loss_fn(params: Params) -> jax.Array:
+            logits = network.logits(params, batch["image"])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+        updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    params = jax.tree.map(jnp.copy, params)  # the step donates what it is given
+    opt_state = tx.init(params)
+    for batch in batches:
+        params, opt_state = step(params, opt_state, batch)
+    return params, opt_state
 
 
 def pixels(images: jax.Array) -> jax.Array:
@@ -88,9 +116,9 @@ def pixels(images: jax.Array) -> jax.Array:
 
 def _accuracy(logits: Callable[[jax.Array], jax.Array], domain: Domain) -> float:
     outputs, labels = _run(logits, domain)
-    return float((outputs.argmax(-1) == labels).mean())
+    return float(np.mean(np.argmax(outputs, -1) == labels))
 
 
-def _run(logits: Callable[[jax.Array], jax.Array], domain: Domain) -> tuple[jax.Array, jax.Array]:
+def _run(logits: Callable[[jax.Array], jax.Array], domain: Domain) -> tuple[jax.Array, np.ndarray]:
     everything = next(eval_batches(domain, len(domain)))
-    return logits(jnp.asarray(everything["image"])), jnp.asarray(everything["label"])
+    return logits(everything["image"]), everything["label"]

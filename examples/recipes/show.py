@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from rich.table import Table
 
 from ftp_optax import drift, flax_units, radii
@@ -51,12 +51,12 @@ def balls(params: Any, state: Any, plain: Any, pretrained: Any, unit_axes: Any =
     for path, gap in _by_path(params, pretrained).items():
         if path in learned:
             kept = unit_axes(path, gap.shape)
-            farthest = jnp.abs(gap).sum(tuple(axis for axis in range(gap.ndim) if axis not in kept)).max()
-            plain_drift = jnp.sqrt(jnp.square(far[path]).sum())
+            farthest = np.abs(gap).sum(tuple(axis for axis in range(gap.ndim) if axis not in kept)).max()
+            plain_drift = np.sqrt(np.square(far[path]).sum())
             rows.append((path, float(learned[path]), float(farthest), float(near[path]), float(plain_drift)))
     table("Layers under ftp", ("layer", "radius", "farthest unit", "drift", "drift without ftp"), rows)
 
 
-def _by_path(params: Any, pretrained: Any) -> dict[str, jax.Array]:
-    gaps = jax.tree.map(jnp.subtract, params, pretrained)
+def _by_path(params: Any, pretrained: Any) -> dict[str, np.ndarray]:
+    gaps = jax.tree.map(lambda new, old: np.subtract(new, old), params, pretrained)
     return {path_of(path): gap for path, gap in jax.tree_util.tree_leaves_with_path(gaps)}

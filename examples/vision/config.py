@@ -144,9 +144,10 @@ def parse_config(args: Sequence[str]) -> Config:
     if config.out is None:
         raise UserError("--resume: name the run directory to go on with, --out DIR --resume")
     stored = load_config(config.out)
-    # Parsed once more with the stored values as defaults: whatever differs was asked for.
-    given = _absolute(_parse(args, dataclasses.replace(stored, ood=())))
-    given = dataclasses.replace(given, ood=given.ood or stored.ood)
+    # Parsed once more with the stored values as defaults: whatever differs was asked for. A flag that is on by default
+    # could not be given again, and a repeatable one would add to its default, so these two start out empty.
+    given = _absolute(_parse(args, dataclasses.replace(stored, ood=(), smallest=False)))
+    given = dataclasses.replace(given, ood=given.ood or stored.ood, smallest=given.smallest or stored.smallest)
     for name, value in stored.to_json().items():
         if given.to_json()[name] != value:
             raise UserError(

@@ -132,9 +132,8 @@ def _draw_panel(axes: Axes, values: np.ndarray, names: Sequence[str], colour: Ma
         axes.plot(steps, values[:, index], style, color=colour[str(name)], linewidth=1.3, label=str(name))
     if kind == "radii":
         axes.set_yscale("log")
-        # Radii start at 1e-8 and leave it at once: below what they reach then there is nothing to see.
-        settled = values[min(len(values) - 1, 3) :]
-        axes.set_ylim(bottom=max(settled.min() / 2, 1e-8))
+        # All radii start at 1e-8 and a closed one falls back to it; four decades show the open ones.
+        axes.set_ylim(bottom=max(1e-4 * values.max(), 0.5 * values[values > 0].min()))
         axes.set_ylabel("radius (MARS norm)")
     else:
         axes.set_ylabel("strength")
@@ -155,7 +154,7 @@ def draw_examples(results: Results, path: Path, *, per_domain: int = 3, max_doma
     task = results.task
     sets = [(name, d) for name, d in test_sets(task).items() if d is task.id_test or d is not task.validation]
     domains = sets[:max_domains]
-    shown = [(name, candidate) for name, candidate in result_rows(results) if candidate.alpha in (0.0, 1.0)]
+    shown = [(name, candidate) for name, candidate in result_rows(results) if name == candidate.method]
     rows = min(per_domain, *(len(domain) for _, domain in domains))
     wide = 1.5 if max(map(len, task.classes)) <= 3 else 2.2
     tall = wide + 0.155 * (len(shown) + 1) + 0.1

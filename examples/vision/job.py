@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +27,7 @@ from vision.methods import create_method, not_head
 from vision.models import create_model
 from vision.networks import Network, Params, blank_model, split_model
 from vision.progress import track
-from vision.report import Results, build_report, candidates, print_table, test_sets
+from vision.report import PRETRAINED, Results, build_report, candidates, print_table, test_sets
 from vision.run_dir import RunDir, write_json
 from vision.training import Trained, fine_tune, num_steps
 
@@ -67,7 +68,7 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
 
 def _keep_compiled_programs() -> None:
     """Keeps what takes long to compile for the next run, and for the resumption of this one."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
@@ -211,8 +212,8 @@ def _evaluate(
         return evaluate(
             network,
             pretrained,
-            {name: result.params for name, result in trained.items()},
-            candidates(config),
+            {name: result.params for name, result in trained.items()} | {PRETRAINED: pretrained},
+            candidates(config, new_head=new_head),
             domains,
             new_head=new_head,
             batch_size=_EVAL_BATCH_SIZE,

@@ -20,12 +20,18 @@ from vision.evaluation import Candidate, Predictions, accuracy
 from vision.networks import Params
 from vision.training import Trained
 
-__all__ = ["Results", "build_report", "candidates", "print_table", "result_rows", "test_sets"]
+__all__ = ["PRETRAINED", "Results", "build_report", "candidates", "print_table", "result_rows", "test_sets"]
 
 # Names of the sets of images. OOD domains have names of the user's choice; the prefix keeps them from meeting these.
 ID = "id"
 VALIDATION = "validation"
 OOD = "ood/"
+
+PRETRAINED = "pre-trained"
+# Evaluated as weights of their own and not as the start of a method's path: 0 times a weight that diverged is no 0.
+_START = Candidate(PRETRAINED, 1.0)
+_WISE = " + WiSE "
+_ENOUGH = 1000
 
 WISE_PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where on the line from the pre-trained to the fine-tuned weights the figure has its points."""
@@ -60,20 +66,21 @@ def test_sets(task: Task) -> dict[str, Domain]:
     return sets
 
 
-def candidates(config: Config) -> list[Candidate]:
-    """The weights to evaluate: for every method the points of its WiSE-FT path."""
+def candidates(config: Config, *, new_head: bool) -> list[Candidate]:
+    """The weights to evaluate: the pre-trained ones if their head fits, and for every method its WiSE-FT path."""
     alphas = sorted({*WISE_PATH, config.wise_alpha})
-    return [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
+    start = [] if new_head else [_START]
+    return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
 
 
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
     """The rows of the table: the pre-trained model if it has a head for the task, each method, each interpolated."""
-    config = results.config
-    rows = [(name, Candidate(name, 1.0)) for name in config.method_names]
-    if not results.new_head:
-        rows.insert(0, ("pre-trained", Candidate(config.method_names[0], 0.0)))
-    alpha = config.wise_alpha
-    return rows + [(f"{name} + WiSE {alpha:g}", Candidate(name, alpha)) for name in config.method_names]
+    names, alpha = results.config.method_names, results.config.wise_alpha
+    return [
+        *([] if results.new_head else [(PRETRAINED, _START)]),
+        *((name, Candidate(name, 1.0)) for name in names),
+        *((f"{name}{_WISE}{alpha:g}", Candidate(name, alpha)) for name in names),
+    ]
 
 
 def build_report(results: Results) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def build_report(results: Results) -> dict[str, Any]:
             "new_head": results.new_head,
         },
         "rows": [
-            {"name": name, "method": candidate.method, "wise_alpha": candidate.alpha, **_accuracies(results, candidate)}
+            {"name": name, **candidate._asdict(), **_accuracies(results, candidate)}
             for name, candidate in result_rows(results)
         ],
         "methods": {name: _method_report(results, name) for name in config.method_names},
@@ -138,7 +145,7 @@ def _method_report(results: Results, name: str) -> dict[str, Any]:
     path = [candidate for candidate in results.predictions if candidate.method == name]
     return {
         "steps": len(trained.history["loss"]),
-        "final_loss": float(trained.history["loss"][-1]),
+        "final_loss": _number(trained.history["loss"][-1]),
         "drift": _numbers(ftp_optax.drift(trained.params, anchored)),
         "radii": _numbers(ftp_optax.radii(trained.opt_state, trained.params)) if "radii" in trained.history else {},
         "strengths": _numbers(ftp_optax.strengths(trained.opt_state, trained.params))
@@ -149,7 +156,16 @@ def _method_report(results: Results, name: str) -> dict[str, Any]:
 
 
 def _numbers(by_path: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: np.asarray(value, np.float64).tolist() for path, value in by_path.items()}
+    """JSON values; a leaf with several layers has a list."""
+    return {
+        path: _number(value) if np.ndim(value) == 0 else [_number(v) for v in np.asarray(value)]
+        for path, value in by_path.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    """JSON knows neither NaN nor infinity: a run that diverged has null there."""
+    return float(value) if math.isfinite(value) else None
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -163,7 +179,8 @@ def _ratio(steps: np.ndarray, seconds: np.ndarray) -> float | None:
 def print_table(report: Mapping[str, Any], console: Console) -> None:
     """Prints the accuracies; on a narrow terminal the means only (the report has them all)."""
     table = _table(report, by_domain=True)
-    if console.measure(table).minimum > console.width:
+    # Measured where there is room: a measure never exceeds the width that it is given.
+    if console.measure(table, options=console.options.update(width=_ENOUGH)).minimum > console.width:
         table = _table(report, by_domain=False)
     console.print(table)
 
@@ -186,7 +203,9 @@ def _table(report: Mapping[str, Any], *, by_domain: bool) -> Table:
         # A header may wrap between words, not within one.
         table.add_column(name, justify="right", min_width=max(len(word) for word in name.split()))
     for index, row in enumerate(rows):
-        last_of_section = index + 1 < len(rows) and row["wise_alpha"] == 1 and rows[index + 1]["wise_alpha"] != 1
+        last_of_section = _WISE not in row["name"] and any(
+            _WISE in later["name"] for later in rows[index + 1 : index + 2]
+        )
         table.add_row(row["name"], *(_percent(values[index]) for _, values in columns), end_section=last_of_section)
     return table
 

@@ -15,6 +15,7 @@ import optax
 import orbax.checkpoint as ocp
 
 from vision.data import Domain, Example, steps_in, train_batches
+from vision.interrupts import uninterrupted
 from vision.networks import Network, Params
 
 __all__ = ["OnStep", "Trained", "fine_tune", "make_step", "num_steps"]
@@ -167,11 +168,13 @@ def _read(history: dict[str, np.ndarray], metrics: list[dict[str, jax.Array]], d
 def _checkpoint_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
     """Asynchronous checkpoints, the last two kept. Leaving it waits for the one that is being written."""
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
-    manager = ocp.CheckpointManager(directory, options=options)
+    with uninterrupted():
+        manager = ocp.CheckpointManager(directory, options=options)
     try:
         yield manager
     finally:
-        manager.close()
+        with uninterrupted():
+            manager.close()
 
 
 def _save(
@@ -183,7 +186,9 @@ def _save(
     writer is still at work.
     """
     content = {"params": params, "opt_state": opt_state, "history": history}
-    manager.save(step, args=ocp.args.StandardSave(jax.tree.map(lambda x: np.array(x, copy=True), content)))
+    copies = jax.tree.map(lambda x: np.array(x, copy=True), content)
+    with uninterrupted():
+        manager.save(step, args=ocp.args.StandardSave(copies))
 
 
 def _restore(

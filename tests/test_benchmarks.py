@@ -1,0 +1,79 @@
+"""The cost benchmarks run at their smallest, and what they count is right; what they time is not looked at."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(name, out, *flags):
+    """A benchmark's JSON, its figure checked to be there."""
+    command = [sys.executable, BENCHMARKS / f"{name}.py", "--smallest", "--results", out, *flags]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (out / f"{name}.png").stat().st_size > 10_000
+    result = json.loads((out / f"{name}.json").read_text())
+    assert {"backend", "device_kind", "driver", "precision", "versions"} <= result["environment"].keys()
+    return result
+
+
+def test_step_time_counts_streams_and_times_in_turn(tmp_path):
+    flags = ("--trees", "vit-b16", "decoder-1b", "--bases", "adamw", "--methods", "ftp", "tpgm")
+    rows = {(row["tree"], row["method"]): row for row in run("step_time", tmp_path, *flags)["rows"]}
+    assert len(rows) == 6
+    for (_, method), row in rows.items():
+        assert row["streams"] == pytest.approx({"base": 10, "ftp": 19, "tpgm": 18}[method], abs=0.5)
+        assert row["costs"]["reused"] > 0.99
+        time = row["time_over_base"]
+        assert time["runs"] == 3
+        assert time["ratio"] == pytest.approx(time["seconds"] / time["base_seconds"], rel=1e-2)
+        assert 0 < time["spread"][0] <= time["spread"][1]
+    assert rows["decoder-1b", "ftp"]["leaves"] == 11
+
+
+def test_what_does_not_fit_is_analysed_but_not_run(tmp_path):
+    flags = ("--trees", "vit-b16", "--bases", "sgd", "--methods", "pgm", "--memory-gb", "0")
+    rows = run("step_time", tmp_path, *flags)["rows"]
+    assert [row["time_over_base"] for row in rows] == [None, None]
+    assert all(row["streams"] > 0 for row in rows)
+
+
+def test_memory_counts_every_buffer_once(tmp_path):
+    rows = {row["option"]: row for row in run("memory", tmp_path, "--tree", "decoder-1b", "--bases", "adamw")["rows"]}
+    expected = {
+        "base": 8,
+        "ftp": 16,
+        "ftp-lean": 12,
+        "digrap": 16,
+        "ftp+digrap": 24,
+        "tpgm": 12,
+        "spd": 12,
+        "pgm": 12,
+        "l2-sp": 12,
+        "ftp, bf16 anchor": 14,
+        "digrap, bf16 anchor": 14,
+        "base, bf16 parameters": 4,
+        "ftp, bf16 parameters": 14,
+        "digrap, bf16 parameters": 10,
+    }
+    assert rows.keys() == expected.keys()
+    for option, row in rows.items():
+        for count in ("shapes", "live_after_init", "live_after_step"):
+            assert row[count] == pytest.approx(expected[option], abs=0.01), (option, count)
+
+
+def test_scaling_is_linear_in_parameters(tmp_path):
+    result = run("scaling", tmp_path, "--methods", "ftp")
+    assert {row["axis"] for row in result["rows"]} == {"parameters", "leaves", "devices"}
+    for exponent in result["growth"]["bytes against parameters"].values():
+        assert exponent == pytest.approx(1, abs=0.05)
+    assert all(math.isfinite(row["start_over_base"]) for row in result["rows"])
+    sharded = [row for row in result["rows"] if (row["axis"], row["value"]) == ("devices", 2)]
+    on_two = {row["method"]: row["collectives"] for row in sharded}
+    assert on_two["base"] == {}
+    assert on_two["ftp"].keys() == {"all-reduce"}
+    assert on_two["ftp"]["all-reduce"] <= 2

@@ -1,0 +1,348 @@
+"""The commands as their users run them: whole processes in their smallest size."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+import finetune
+from vision import networks, weights
+from vision.config import METHODS, load_config, parse_config
+from vision.data import Domain
+from vision.digits import digits_task
+from vision.errors import UserError
+
+EXAMPLES = Path(finetune.__file__).parent
+# Long enough that a run can be killed while it trains.
+SMALLEST = ("--smallest", "--epochs", "12")
+STEPS = 24
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The tests' own cache, and a compiler set up as for the tests."""
+    return {**os.environ, "FTP_OPTAX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+
+
+@pytest.fixture(scope="module")
+def command(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Runs one of the scripts to its end, in a directory of its own."""
+    work = tmp_path_factory.mktemp("work")
+
+    def run(script: str, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, str(EXAMPLES / script), *map(str, args)]
+        return subprocess.run(line, env=environment, cwd=work, capture_output=True, text=True, timeout=300, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def baseline(command: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of all methods, and what it printed."""
+    out = tmp_path_factory.mktemp("runs") / "baseline"
+    done = command("finetune.py", *SMALLEST, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def report_of(run_dir: Path) -> dict[str, Any]:
+    return json.loads((run_dir / "report.json").read_text())
+
+
+def write_images(root: Path, domain: Domain, names: Sequence[str], count: int = 40) -> None:
+    """The first images of a domain as files, one sub-folder a class."""
+    for index in range(count):
+        folder = root / names[int(domain.labels[index])]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(domain[index]["image"]).save(folder / f"{index}.png")
+
+
+def assert_same_run(run_dir: Path, other: Path) -> None:
+    """The same weights to the last bit and the same report, but for how long it took."""
+    names = sorted(path.name for path in (other / "weights").iterdir())
+    assert sorted(path.name for path in (run_dir / "weights").iterdir()) == names
+    for name in names:
+        one, two = (load_file(folder / "weights" / name) for folder in (run_dir, other))
+        assert one.keys() == two.keys()
+        assert all(one[path].tobytes() == two[path].tobytes() for path in one), name
+        headers = [safe_open(folder / "weights" / name, "numpy").metadata() for folder in (run_dir, other)]
+        assert headers[0] == headers[1]
+    reports = [report_of(folder) for folder in (run_dir, other)]
+    assert all(report.pop("timing") for report in reports)
+    assert reports[0] == reports[1]
+
+
+def test_run_directory_holds_everything(baseline: tuple[Path, str]) -> None:
+    run_dir, printed = baseline
+    assert {path.name for path in run_dir.iterdir()} == {
+        *("config.json", "report.json", "frontier.png", "radii.png", "examples.png", "checkpoints", "weights")
+    }
+    assert {path.stem for path in (run_dir / "weights").iterdir()} == {*METHODS, "pretrained"}
+    for method in METHODS:
+        steps = {int(path.name) for path in (run_dir / "checkpoints" / method).iterdir()}
+        assert len(steps) == 2, "the last two are kept"
+        assert max(steps) == STEPS
+    for figure in run_dir.glob("*.png"):
+        with Image.open(figure) as image:
+            image.load()
+            assert min(image.size) > 400
+    assert f"{run_dir}\n" in printed
+    assert f"predict.py {run_dir} IMAGE" in printed.splitlines()[-1]
+    assert "\x1b" not in printed
+    assert "\r" not in printed
+
+
+def test_table_shows_the_report(baseline: tuple[Path, str]) -> None:
+    run_dir, printed = baseline
+    report = report_of(run_dir)
+    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in printed.splitlines() if line.startswith(("│", "┃"))]
+    ood = list(report["rows"][0]["ood"])
+    assert rows[0] == ["", "ID photo", *ood, "mean seen", "mean held out", "mean OOD"]
+    assert [row[0] for row in rows[1:]] == ["pre-trained", *METHODS, *(f"{name} + WiSE 0.5" for name in METHODS)]
+    for shown, row in zip(rows[1:], report["rows"], strict=True):
+        numbers = [row["id"], *row["ood"].values(), *row["ood_group_means"].values(), row["ood_mean"]]
+        assert shown == [row["name"], *(f"{100 * number:.1f}" for number in numbers)]
+
+
+def test_report_is_consistent(baseline: tuple[Path, str]) -> None:
+    report = report_of(baseline[0])
+    rows = {row["name"]: row for row in report["rows"]}
+    for row in report["rows"]:
+        for group, members in report["task"]["ood_groups"].items():
+            assert row["ood_group_means"][group] == pytest.approx(np.mean([row["ood"][m] for m in members]))
+        assert row["ood_mean"] == pytest.approx(np.mean(list(row["ood"].values())))
+    for name, method in report["methods"].items():
+        path = {point["alpha"]: point for point in method["wise_path"]}
+        assert path[0.0]["ood"] == rows["pre-trained"]["ood"]
+        assert path[1.0]["ood"] == rows[name]["ood"]
+        assert path[0.5]["id"] == rows[f"{name} + WiSE 0.5"]["id"]
+        assert method["steps"] == STEPS
+        assert bool(method["radii"]) == ("ftp" in name)
+        assert bool(method["strengths"]) == ("digrap" in name)
+        assert set(method["drift"]) == set(networks.depth_order("small-cnn"))
+        assert min(method["drift"].values()) > 0
+    assert report["model"]["parameters"] == sum(
+        array.size for array in load_file(baseline[0] / "weights" / "ftp.safetensors").values()
+    )
+
+
+@pytest.mark.parametrize("name", ["pretrained", "ftp+digrap"])
+def test_saved_weights_have_the_reported_accuracy(baseline: tuple[Path, str], name: str) -> None:
+    run_dir, _ = baseline
+    task = digits_task(0, smallest=True)
+    model: Any = networks.blank_model("small-cnn", len(task.classes))
+    assert weights.load_pretrained(run_dir / "weights" / f"{name}.safetensors", model) == ()
+    row_name = "pre-trained" if name == "pretrained" else name
+    (row,) = (row for row in report_of(run_dir)["rows"] if row["name"] == row_name)
+    for domain, reported in ((task.id_test, row["id"]), (task.ood["stripes"], row["ood"]["stripes"])):
+        images = jnp.asarray(np.stack([domain[i]["image"] for i in range(len(domain))]))
+        assert float((model(images).argmax(-1) == domain.labels).mean()) == pytest.approx(reported)
+
+
+def test_killed_run_resumes_to_the_same_end(
+    baseline: tuple[Path, str], environment: dict[str, str], command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    line = [sys.executable, str(EXAMPLES / "finetune.py"), *SMALLEST, "--out", str(out)]
+    process = subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    first_checkpoint = out / "checkpoints" / "ftp" / "4"
+    while process.poll() is None and not first_checkpoint.exists():
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it must not have ended by itself"
+    assert not (out / "checkpoints" / "ftp" / str(STEPS)).exists()
+    assert not (out / "weights" / "ftp.safetensors").exists()
+
+    done = command("finetune.py", "--out", out, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(out, baseline[0])
+
+
+def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "interrupted"
+    line = [sys.executable, str(EXAMPLES / "finetune.py"), "--smallest", "--epochs", "5000", "--out", str(out)]
+    process = subprocess.Popen(
+        line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (out / "checkpoints" / "vanilla" / "2").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
+
+
+def test_run_that_diverges_still_has_a_report(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "diverged"
+    done = command("finetune.py", "--smallest", "--methods", "vanilla", "--lr", "1e20", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = report_of(out)
+    assert report["methods"]["vanilla"]["final_loss"] is None
+    assert report["rows"][0] == report_of(baseline[0])["rows"][0], "the pre-trained model is what it was"
+
+
+@pytest.mark.parametrize("same_classes", [True, False], ids=["same classes", "other classes"])
+def test_own_folders(baseline: tuple[Path, str], command: Command, tmp_path: Path, same_classes: bool) -> None:
+    task = digits_task(0, smallest=True)
+    names = task.classes if same_classes else [f"number {name}" for name in task.classes]
+    write_images(tmp_path / "train", task.train, names)
+    write_images(tmp_path / "val", task.id_test, names)
+    write_images(tmp_path / "clean", task.ood["clean"], names)
+    write_images(tmp_path / "striped", task.ood["stripes"], names)
+    pretrained = baseline[0] / "weights" / "vanilla.safetensors"
+    out = tmp_path / "run"
+    done = command(
+        "finetune.py", "--smallest", "--model", "small-cnn", "--pretrained", pretrained, "--image-size", 16,
+        "--train", tmp_path / "train", "--val", tmp_path / "val", "--ood", f"clean={tmp_path / 'clean'}",
+        "--ood", f"striped={tmp_path / 'striped'}", "--methods", "ftp", "--out", out, "--wise-alpha", 0.25,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = report_of(out)
+    assert report["task"]["classes"] == sorted(names)
+    assert report["task"]["test_images"] == {"id": 40, "ood/clean": 40, "ood/striped": 40}
+    assert report["model"]["new_head"] is not same_classes
+    rows = [row["name"] for row in report["rows"]]
+    start = load_file(out / "weights" / "pretrained.safetensors")
+    assert np.array_equal(start["conv2/kernel"], load_file(pretrained)["conv2/kernel"])
+    kept_head = np.array_equal(start["head/kernel"], load_file(pretrained)["head/kernel"])
+    if same_classes:
+        assert rows == ["pre-trained", "ftp", "ftp + WiSE 0.25"]
+        assert kept_head
+        assert "head/kernel" in report["methods"]["ftp"]["radii"]
+    else:
+        assert rows == ["ftp", "ftp + WiSE 0.25"]
+        assert not kept_head
+        assert report["methods"]["ftp"]["radii"].keys() == {
+            path for path in networks.depth_order("small-cnn") if not path.startswith("head/")
+        }
+
+
+def test_predict_classifies_as_the_model_does(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
+    run_dir, _ = baseline
+    task = digits_task(0, smallest=True)
+    files = []
+    for index in range(6):
+        files.append(tmp_path / f"{index}.png")
+        Image.fromarray(task.id_test[index]["image"]).save(files[-1])
+    done = command("predict.py", run_dir, *files, "--method", "digrap", "--top", 2)
+    assert done.returncode == 0, done.stderr
+    model: Any = networks.blank_model("small-cnn", len(task.classes))
+    weights.load_pretrained(run_dir / "weights" / "digrap.safetensors", model)
+    logits = np.asarray(model(jnp.asarray(np.stack([task.id_test[i]["image"] for i in range(6)]))))
+    shown = [re.split(r"\s*│\s*", line)[1:-1] for line in done.stdout.splitlines() if line.startswith("│")]
+    for row, file, scores in zip(shown, files, logits, strict=True):
+        best, second = np.argsort(-scores)[:2]
+        assert row[0] == str(file)
+        assert (row[1], row[3]) == (task.classes[best], task.classes[second])
+        assert 100 >= float(row[2]) >= float(row[4]) >= 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("nowhere", "x.png"), r"nowhere.config\.json: no such file"),
+        (("RUN", "missing.png"), r"missing\.png does not exist"),
+        (("RUN", "IMAGE", "--method", "sgd"), "--method sgd: the run in .* has vanilla, ftp, digrap, ftp.digrap and"),
+        (("RUN", "IMAGE", "--top", "11"), "--top 11: the run has 10 classes"),
+        (("RUN",), "name at least one image"),
+    ],
+    ids=["no run", "no image", "unknown method", "too many classes", "nothing to do"],
+)
+def test_predict_errors_are_one_line(
+    baseline: tuple[Path, str], tmp_path: Path, capfd: pytest.CaptureFixture[str], args: tuple[str, ...], message: str
+) -> None:
+    import predict
+
+    image = tmp_path / "image.png"
+    Image.new("RGB", (20, 20)).save(image)
+    given = [{"RUN": str(baseline[0]), "IMAGE": str(image)}.get(arg, arg) for arg in args]
+    assert predict.main(given) == 2
+    errors = capfd.readouterr().err
+    assert re.fullmatch(f"error: .*{message}.*\n", errors)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--methods", "vanilla,sgd"), "--methods sgd: unknown; the methods are vanilla, ftp, digrap, ftp.digrap"),
+        (("--methods", "ftp,ftp"), "none twice"),
+        (("--methods", ","), "at least one method"),
+        (("--epochs", "0"), "--epochs 0: out of range"),
+        (("--lr", "nan"), "--lr nan: out of range"),
+        (("--train", "a"), "--val DIR"),
+        (("--ood", "x=y"), "--train DIR"),
+        (("--train", "a", "--val", "b", "--ood", "sketch"), "--ood sketch: give a name and a folder"),
+        (("--train", "a", "--val", "b", "--ood", "x=1", "x=2"), "--ood x=...: given twice"),
+        (("--train", "a", "--val", "b", "--model", "small-cnn"), "--pretrained FILE"),
+        (("--out", "here"), "here: exists already"),
+        (("--resume",), "--out DIR --resume"),
+        (("--out", "here", "--resume"), "here/config.json: no such file"),
+        (("--train", "no", "--val", "no"), "no does not exist"),
+        (("--train", "empty", "--val", "empty"), "empty has no class folders"),
+        (("--pretrained", "no.safetensors"), "no.safetensors"),
+        (("--pretrained", "broken.safetensors"), "broken.safetensors"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    args: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("here", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    assert finetune.main(args) == 2
+    printed = capfd.readouterr()
+    assert re.fullmatch(f"error: .*{message}.*\n", printed.err)
+    assert printed.out == ""
+    assert not list(tmp_path.glob("runs/*"))
+
+
+def test_resume_refuses_flags_that_contradict_the_run(baseline: tuple[Path, str]) -> None:
+    resume = ("--out", str(baseline[0]), "--resume")
+    assert parse_config(resume) == parse_config((*resume, "--epochs", "12", "--lr", "1e-3", "--smallest"))
+    for flag, value in (("--epochs", "15"), ("--lr", "0.01"), ("--methods", "ftp"), ("--dtype", "bfloat16")):
+        with pytest.raises(UserError, match=f"{flag} {value}: the run in .* has"):
+            parse_config((*resume, flag, value))
+
+
+def test_configuration_survives_its_file(tmp_path: Path) -> None:
+    config = parse_config(
+        ("--train", "a", "--val", "b", "--ood", "x=c", "y=d", "--ood", "z=e=f", "--out", str(tmp_path / "run"))
+    )
+    assert config.model == "efficientnet-lite0"
+    assert config.ood_folders == {"x": Path.cwd() / "c", "y": Path.cwd() / "d", "z": Path.cwd() / "e=f"}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_json()))
+    assert load_config(tmp_path / "run") == config
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not the configuration of a run"):
+        load_config(tmp_path / "run")
+
+
+def test_help_explains_every_flag(command: Command) -> None:
+    shown = command("finetune.py", "--help")
+    assert shown.returncode == 0
+    for flag in (
+        *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "epochs", "lr", "batch-size"),
+        *("dtype", "image-size", "wise-alpha", "smallest", "resume"),
+    ):
+        assert f"--{flag}" in shown.stdout
