@@ -5,8 +5,8 @@ parameters and batch-norm statistics; everything else of a model (random states,
 weights.
 """
 
+import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,7 +43,7 @@ def save_safetensors(path: str | Path, model: nnx.Module, metadata: Mapping[str,
     """
     # A header must not be without a format: other readers of safetensors ask for one.
     header = {"format": "flax", **(metadata or {})}
-    atomic_write(path, safetensors.flax.save(model_arrays(model), header))
+    atomic_write(path, _canonical(safetensors.flax.save(model_arrays(model), header)))
 
 
 def load_safetensors(path: str | Path) -> dict[str, np.ndarray]:
@@ -168,16 +168,24 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     """Writes a file so that it is whole at every moment at which it can be seen under its name."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # not mkstemp, whose files only their owner may read
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _canonical(data: bytes) -> bytes:
+    """A safetensors file with its header's keys sorted: the library writes them in another order in every process."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _variables(model: nnx.Module) -> dict[str, nnx.Variable]:
