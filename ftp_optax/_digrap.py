@@ -44,7 +44,7 @@ class DiGraPState(NamedTuple):
             hyper_state=first.hyper_state,
             anchor=_anchor.refresh(self.anchor, params),
             displacement=jax.tree.map(jnp.zeros_like, self.displacement),
-            scales=jnp.zeros_like(self.scales),
+            scales=jax.tree.map(jnp.zeros_like, self.scales),
         )
 
 

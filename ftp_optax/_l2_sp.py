@@ -22,7 +22,7 @@ class AnchorDecayState(NamedTuple):
 
     def restart(self, params: optax.Params) -> "AnchorDecayState":
         """The state that `reanchor` gives: anchored at the params, the schedule started anew."""
-        return AnchorDecayState(_anchor.refresh(self.anchor, params), jnp.zeros_like(self.anchor_steps))
+        return AnchorDecayState(_anchor.refresh(self.anchor, params), jax.tree.map(jnp.zeros_like, self.anchor_steps))
 
 
 @jax.jit

@@ -26,7 +26,9 @@ class SPDState(NamedTuple):
 
     def restart(self, params: optax.Params) -> "SPDState":
         """The state that `reanchor` gives: anchored at the params, the schedule started anew."""
-        return self._replace(anchor=_anchor.refresh(self.anchor, params), spd_steps=jnp.zeros_like(self.spd_steps))
+        return self._replace(
+            anchor=_anchor.refresh(self.anchor, params), spd_steps=jax.tree.map(jnp.zeros_like, self.spd_steps)
+        )
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))

@@ -12,7 +12,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ftp_optax import digrap, drift, ftp, radii, reanchor, strengths
+from ftp_optax import add_decayed_anchor, digrap, drift, ftp, pgm, radii, reanchor, spd, strengths
 
 OUTSIDE = optax.sgd(0.1)
 MAKERS = {
@@ -402,6 +402,21 @@ def test_reanchor_in_an_nnx_optimizer():
     chex.assert_trees_all_close(nnx.state(model, nnx.Param), params, atol=1e-6)
     for _ in range(3):
         nnx_step(model, optimizer)
+    assert drift(nnx.state(model, nnx.Param), optimizer.opt_state)["kernel"] > 0
+
+
+def test_reanchor_reaches_the_relatives_in_an_nnx_optimizer():
+    tx = optax.chain(
+        add_decayed_anchor(0.1), spd(pgm(optax.sgd(0.1), radius=5.0), strength=lambda count: 0.5 / (1 + count))
+    )
+    model, optimizer = nnx_run(tx)
+    nnx_step(model, optimizer)
+    params = nnx.state(model, nnx.Param)
+    assert drift(params, optimizer.opt_state)["kernel"] > 0
+    optimizer.opt_state = nnx.data(reanchor(optimizer.opt_state, params))
+    assert drift(params, optimizer.opt_state)["kernel"] == 0
+    chex.assert_trees_all_equal(nnx.as_pure(optimizer.opt_state), nnx.as_pure(tx.init(params)))
+    nnx_step(model, optimizer)
     assert drift(nnx.state(model, nnx.Param), optimizer.opt_state)["kernel"] > 0
 
 
