@@ -111,10 +111,8 @@ def _draw(reports: list[dict[str, Any]], path: Path) -> None:
             statistics.stdev(c[-1][k] for c in curves) / len(curves) ** 0.5 if len(curves) > 1 else 0.0 for k in (0, 1)
         ]
         end = mean[-1]
-        axes.errorbar(
-            *end, xerr=errors[0], yerr=errors[1], color=COLOURS[method], marker=MARKERS[method], ms=9, capsize=3
-        )
-        axes.plot([], [], color=COLOURS[method], marker=MARKERS[method], ms=9, ls="", label=method)
+        axes.errorbar(*end, xerr=errors[0], yerr=errors[1], ecolor=COLOURS[method], capsize=3, ls="", **_marker(method))
+        axes.plot([], [], ls="", label=method, **_marker(method))
     starts = [_point(next(iter(report["methods"].values()))["wise_path"][0]) for report in reports]
     start = [statistics.fmean(s[k] for s in starts) for k in (0, 1)]
     axes.plot(*start, marker="*", ms=16, color="#444444", ls="", label="pre-trained")
@@ -127,6 +125,13 @@ def _draw(reports: list[dict[str, Any]], path: Path) -> None:
     axes.legend(frameon=False, title="lines: WiSE-FT to the pre-trained weights", title_fontsize=8, loc="lower left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
+
+
+def _marker(method: str) -> dict[str, Any]:
+    """Methods with DiGraP often end where the same without it does: theirs are larger and hollow."""
+    hollow = "digrap" in method
+    face = "none" if hollow else COLOURS[method]
+    return {"marker": MARKERS[method], "ms": 14 if hollow else 9, "mfc": face, "mec": COLOURS[method], "mew": 2}
 
 
 def _point(row: dict[str, Any]) -> tuple[float, float]:
