@@ -30,7 +30,7 @@ def norms_of(displacement: jax.Array, layout: _units.Layout) -> jax.Array:
 
 
 def _gamma(radius: jax.Array, like: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The ``(count,)`` radii of a leaf, shaped to broadcast against its displacement."""
+    """The ``(scalars,)`` radii of a leaf, shaped to broadcast against its displacement."""
     return _units.per_layer(radius.astype(like.dtype), layout, like.ndim)
 
 

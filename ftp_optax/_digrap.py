@@ -48,14 +48,9 @@ class DiGraPState(NamedTuple):
         )
 
 
-def fiber_lengths(array: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The l2 norm of every fiber, axes kept."""
-    return jnp.sqrt(_units.unit_sums(jnp.square(array), layout))
-
-
 def unit_normalized(array: jax.Array, layout: _units.Layout) -> jax.Array:
     """Every fiber over its l2 norm, floored: ``v_i / max(|v_i|, 1e-12)``."""
-    return array / jnp.maximum(fiber_lengths(array, layout), _FLOOR)
+    return array / jnp.maximum(_units.unit_lengths(array, layout), _FLOOR)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
@@ -72,7 +67,7 @@ def strength_hypergradient(
     scale, omega = (
         _units.per_layer(x.astype(displacement.dtype), layout, displacement.ndim) for x in (scale, strength)
     )
-    lengths = jnp.maximum(jnp.abs(scale) * fiber_lengths(displacement, layout), _FLOOR)
+    lengths = jnp.maximum(jnp.abs(scale) * _units.unit_lengths(displacement, layout), _FLOOR)
     give_back = lambda omega: omega * (scale / lengths) * displacement
     return _hyper.hypergradient(direction, give_back, omega).reshape(layout.scalars)
 

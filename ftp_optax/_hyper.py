@@ -47,12 +47,12 @@ def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], s
 
 
 def stack(parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
-    """Joins the leaves' ``(count,)`` scalars into one array of the shape and dtype of `like`."""
+    """Joins the leaves' own scalars into one array of the shape and dtype of `like`."""
     return jnp.concatenate([p.astype(like.dtype) for p in parts]) if parts else jnp.zeros_like(like)
 
 
 def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
-    """Cuts the one array into the leaves' ``(count,)`` scalars."""
+    """Cuts the one array into the leaves' own scalars."""
     if sum(counts) != scalars.shape[0]:
         raise ValueError(
             f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(counts)} layers: it was made with "

@@ -254,14 +254,23 @@ def unit_norms(displacement: jax.Array, layout: Layout) -> jax.Array:
     return unit_sums(jnp.abs(displacement), layout)
 
 
+def unit_lengths(array: jax.Array, layout: Layout) -> jax.Array:
+    """The l2 norm of every unit, axes kept."""
+    return jnp.sqrt(unit_sums(jnp.square(array), layout))
+
+
+def _layers_as_units(layout: Layout) -> Layout:
+    return layout._replace(axes=tuple(range(len(layout.layers))))
+
+
 def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
-    """Sums every layer, axes kept: a layer taken as one unit."""
-    return unit_sums(array, layout._replace(axes=tuple(range(len(layout.layers)))))
+    """Sums every layer, axes kept."""
+    return unit_sums(array, _layers_as_units(layout))
 
 
 def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:
     """The l2 norm of every layer, axes kept."""
-    return jnp.sqrt(layer_sums(jnp.square(array), layout))
+    return unit_lengths(array, _layers_as_units(layout))
 
 
 def layer_max(norms: jax.Array, layout: Layout) -> jax.Array:
