@@ -25,13 +25,12 @@ def _chosen(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[
     if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
         return present
     tree = mask(params) if callable(mask) else mask
-    entries, places = _trees.flatten(tree), list(zip(leaves.paths, leaves.values, strict=True))
+    entries, subtrees = _trees.flatten(tree), {p for path in leaves.paths for p in _trees.prefixes(path)}
+    masked = [path for path, here in zip(leaves.paths, present, strict=True) if not here]
     for path, value in zip(entries.paths, entries.values, strict=True):
         if not (_trees.is_masked(value) or _is_bool(value)):
             raise TypeError(f"{method}: the mask's entry at {path!r} is {value!r}; it must be True or False.")
-        if path and not any(
-            _trees.inside(p, path) or (_trees.is_masked(leaf) and _trees.inside(path, p)) for p, leaf in places
-        ):
+        if path not in subtrees and not any(_trees.inside(path, m) for m in masked):
             raise ValueError(
                 f"{method}: the mask has an entry {path!r}, which params lacks; it has {leaves.paths[:8]}."
             )

@@ -84,6 +84,12 @@ def inside(path: str, subtree: str) -> bool:
     return subtree in ("", path) or path.startswith(subtree + "/")
 
 
+def prefixes(path: str) -> list[str]:
+    """The subtrees that a leaf lies in, from its own path to the whole tree, which is the empty path."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
+
+
 def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
     """A prefix tree's entry for each path: its own or that of the subtree it is in.
 
@@ -101,9 +107,7 @@ def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
     entries = dict(zip(*flatten(tree)[:2], strict=True))
     found = []
     for path in paths:
-        parts = path.split("/")
-        prefixes = (p for p in ("/".join(parts[:n]) for n in range(len(parts), -1, -1)) if p in entries)
-        prefix = next(prefixes, None)
+        prefix = next((p for p in prefixes(path) if p in entries), None)
         if prefix is None:
             raise ValueError(f"{what} has no entry for {path!r}; give one for it or for its subtree.")
         found.append(entries[prefix])
