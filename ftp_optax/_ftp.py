@@ -110,9 +110,9 @@ def ftp(
 
       c_t &= W_{t-1} + u_t - W_0 \\
       h_t &= \frac{d}{d\gamma} \Big\langle g_t, \frac{\gamma}{n_{t-1,i}} c_{t-1,i} \Big\rangle
-           = \sum_i \frac{\langle g_{t,i}, c_{t-1,i} \rangle}{n_{t-1,i}} \
+           = \sum_i \frac{\langle g_{t,i}, c_{t-1,i} \rangle}{n_{t-1,i}} \\
       \gamma_t &= \mathrm{clip}\big(\gamma_{t-1} - \mathrm{HyperStep}(\kappa^{[h_t > 0]} h_t),\;
-                   10^{-8},\; \max_i n_{t,i}\big) \
+                   10^{-8},\; \max_i n_{t,i}\big) \\
       W_{t,i} &= W_{0,i} + \min(1, \gamma_t / n_{t,i})\, c_{t,i}
 
     :math:`\kappa` is ``kappa``, HyperStep is ``hyper_optimizer``. The hyper-gradient :math:`h_t` is the derivative of
