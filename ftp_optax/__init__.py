@@ -12,6 +12,7 @@ from ftp_optax._l2_sp import AnchorDecayState as AnchorDecayState
 from ftp_optax._l2_sp import add_decayed_anchor as add_decayed_anchor
 from ftp_optax._pgm import PGMState as PGMState
 from ftp_optax._pgm import pgm as pgm
+from ftp_optax._scale_free import scale_free as scale_free
 from ftp_optax._shardings import state_shardings as state_shardings
 from ftp_optax._spd import SPDState as SPDState
 from ftp_optax._spd import maps_strengths as maps_strengths
@@ -45,6 +46,7 @@ __all__ = [
     "pgm",
     "radii",
     "reanchor",
+    "scale_free",
     "spd",
     "state_shardings",
     "strengths",

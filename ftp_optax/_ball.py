@@ -29,6 +29,11 @@ def norms_of(displacement: jax.Array, layout: _units.Layout) -> jax.Array:
     return _units.unit_norms(displacement, layout) + _EPS
 
 
+def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
+    """``max_i |u_i|_1``: how far the base optimizer's update goes, for each layer."""
+    return _units.layer_max(_units.unit_norms(update, layout), layout)
+
+
 def _gamma(radius: jax.Array, like: jax.Array, layout: _units.Layout) -> jax.Array:
     """The ``(scalars,)`` radii of a leaf, shaped to broadcast against its displacement."""
     return _units.per_layer(radius.astype(like.dtype), layout, like.ndim)

@@ -1,7 +1,7 @@
 """DiGraP, Directional Gradient Projection: removes a learned share of the gradient that fights the anchor's pull."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ class DiGraPState(NamedTuple):
         or each layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
-      displacement: ``c``, where the parameters were from the anchor before the last step.
+      displacement: ``c``, where the parameters were from the anchor before the last step; None with
+        ``memory="lean"``.
       scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``; times the displacement it is
         ``p``, the component of the gradient along it. Kept apart: ``p`` itself would cost a pass over the parameters.
       layers: the number of strengths of each constrained leaf, int32.
@@ -43,9 +44,15 @@ class DiGraPState(NamedTuple):
             strengths=first.scalars,
             hyper_state=first.hyper_state,
             anchor=_anchor.refresh(self.anchor, params),
-            displacement=jax.tree.map(jnp.zeros_like, self.displacement),
+            displacement=jax.tree.map(jnp.zeros_like, self.displacement),  # None stays None
             scales=jax.tree.map(jnp.zeros_like, self.scales),
         )
+
+
+def gap(param: jax.Array, anchor: jax.Array) -> jax.Array:
+    """``c = W - W0``, in at least float32."""
+    wide = _anchor.wide_dtype(param)
+    return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
 
 
 def unit_normalized(array: jax.Array, layout: _units.Layout) -> jax.Array:
@@ -90,10 +97,14 @@ def without_conflict(
     return jnp.where(conflict, projected.astype(gradient.dtype), gradient)
 
 
-def _validate(max_strength: Any, layer_axes: Any) -> None:
+def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes: Any) -> None:
     """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
     if isinstance(max_strength, int | float) and not 0 < max_strength <= 1:
         raise ValueError(f"digrap: max_strength must lie in (0, 1], got {max_strength}; 1 removes all of the conflict.")
+    if isinstance(initial_strength, int | float) and not 0 <= initial_strength <= 1:
+        raise ValueError(f"digrap: initial_strength must lie in [0, 1], got {initial_strength}; the default is 0.")
+    if memory not in ("exact", "lean"):
+        raise ValueError(f"digrap: memory must be 'exact' or 'lean', got {memory!r}.")
     _units.require_layer_axes(layer_axes, "digrap")
 
 
@@ -101,11 +112,13 @@ def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
     max_strength: float | jax.Array = 1.0,
+    initial_strength: float | jax.Array = 0.0,
     unit_axes: _units.UnitAxes = _units.flax_fibers,
     layer_axes: _units.LayerAxes = 0,
     mask: Any = None,
     anchor: optax.Params | None = None,
     anchor_dtype: jax.typing.DTypeLike | None = None,
+    memory: Literal["exact", "lean"] = "exact",
 ) -> optax.GradientTransformationExtraArgs:
     r"""Directional Gradient Projection: removes a learned share of the gradient that fights the pull to the anchor.
 
@@ -132,6 +145,7 @@ def digrap(
       hyper_optimizer: updates the ``(n_strengths,)`` array of strengths, by default ``optax.adam(0.5)``. Its learning
         rate, the paper's mu, is the method's one knob.
       max_strength: the upper bound of the strengths, in (0, 1].
+      initial_strength: the strength to start from, in [0, 1].
       unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
         hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
       layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves or
@@ -140,6 +154,9 @@ def digrap(
         params to one. It is read in `init`. None (default) constrains every leaf.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+      memory: ``"exact"`` (default) keeps the last displacement beside the anchor; ``"lean"`` takes the present one in
+        its place, half the extra memory: :math:`p_{t-1}` then points along :math:`c_t`, one step further, with the sign
+        that the last step gave it.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes; projections,
@@ -172,17 +189,17 @@ def digrap(
       `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
       ``static_args=("unit_axes", "layer_axes", "mask")``. For LoRA the anchor is the adapters' values at init.
     """
-    _validate(max_strength, layer_axes)
+    _validate(max_strength, initial_strength, memory, layer_axes)
 
     def init_fn(params: optax.Params) -> DiGraPState:
         leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "digrap")
         counts = [layout.scalars for layout in layouts.values()]
-        first, again = _hyper.start(hyper_optimizer, 0.0, counts, [leaves.values[i] for i in layouts])
+        first, again = _hyper.start(hyper_optimizer, initial_strength, counts, [leaves.values[i] for i in layouts])
         return DiGraPState(
             strengths=first.scalars,
             hyper_state=first.hyper_state,
             anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "digrap"),
-            displacement=_anchor.wide_zeros(leaves, layouts),
+            displacement=_anchor.wide_zeros(leaves, layouts) if memory == "exact" else None,
             scales=jnp.zeros_like(first.scalars),
             layers=jnp.array(counts, dtype=jnp.int32),
             initial=again,
@@ -192,9 +209,11 @@ def digrap(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, DiGraPState]:
         del extra_args
-        recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "digrap")
-        leaves, gradients, last, layouts = recalled
-        anchors = _trees.flatten(state.anchor).values
+        leaves, gradients, anchors, layouts = _anchor.recall(
+            state.anchor, params, updates, unit_axes, layer_axes, "digrap"
+        )
+        gaps = {i: gap(leaves.values[i], anchors[i]) for i in layouts}
+        last = gaps if state.displacement is None else _trees.flatten(state.displacement).values
         counts = [layout.scalars for layout in layouts.values()]
         old, scales = (
             dict(zip(layouts, _hyper.split(scalars, counts), strict=True))
@@ -212,17 +231,18 @@ def digrap(
 
         cleared, displacement, new_scales = {}, {}, []
         for i, layout in layouts.items():
-            gradient, wide = gradients.values[i], last[i].dtype
-            gap = jnp.asarray(leaves.values[i]).astype(wide) - anchors[i].astype(wide)
-            displacement[i] = _hyper.computed_after(slope, gap)
+            gradient = gradients.values[i]
+            displacement[i] = gaps[i] if state.displacement is None else _hyper.computed_after(slope, gaps[i])
             dot, square = alignment(gradient, displacement[i], layout=layout)
             new_scales.append((dot / (square + _EPS)).reshape(layout.scalars))
-            share = _units.per_layer(omega[i].astype(wide), layout, gap.ndim)
+            share = _units.per_layer(omega[i].astype(gaps[i].dtype), layout, gaps[i].ndim)
             cleared[i] = without_conflict(gradient, displacement[i], dot, square, share)
         return gradients.replaced(cleared), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            displacement=_trees.flatten(state.displacement).replaced(displacement),
+            displacement=None
+            if state.displacement is None
+            else _trees.flatten(state.displacement).replaced(displacement),
             scales=_hyper.stack(new_scales, state.scales),
         )
 

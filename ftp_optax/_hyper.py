@@ -101,6 +101,7 @@ def step(
     hypergradients: jax.Array,
     hyper_state: optax.OptState,
     scalars: jax.Array,
+    **extra_args: Any,
 ) -> tuple[jax.Array, optax.OptState]:
     """One step of the hyper-optimizer on all scalars.
 
@@ -109,11 +110,13 @@ def step(
       hypergradients: their hyper-gradients, shape ``(n,)``.
       hyper_state: the transformation's state.
       scalars: the scalars, shape ``(n,)``.
+      **extra_args: what the method tells hyper-optimizers that want to know, such as ``step_norms``.
 
     Returns:
       The moved scalars, not yet bounded, and the new state.
     """
-    updates, hyper_state = hyper_optimizer.update(hypergradients, hyper_state, scalars)
+    hyper_optimizer = optax.with_extra_args_support(hyper_optimizer)
+    updates, hyper_state = hyper_optimizer.update(hypergradients, hyper_state, scalars, **extra_args)
     return jax.tree.leaves(optax.apply_updates(scalars, updates))[0], hyper_state
 
 

@@ -21,7 +21,7 @@ from flax.training.train_state import TrainState
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
+from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, scale_free, spd, tpgm
 
 RATE = 0.05
 ADAM = optax.adam(RATE, eps=1e-4)  # float16 has no 1e-8
@@ -74,7 +74,9 @@ METHODS: dict[str, tuple[Callable[..., Any], optax.GradientTransformation]] = {
     "ftp_momentum": (ftp_of, optax.sgd(RATE / 5, momentum=0.9)),
     "ftp_lean": (functools.partial(ftp_of, memory="lean"), ADAM),
     "ftp_exact": (functools.partial(ftp_of, hypergradient="exact"), ADAM),
+    "ftp_scale_free": (functools.partial(ftp_of, hyper_optimizer=scale_free(optax.adam(2.0))), ADAM),
     "digrap_adam": (digrap_chain, ADAM),
+    "digrap_lean": (functools.partial(digrap_chain, memory="lean", initial_strength=0.5), ADAM),
     "spd_adam": (spd_of, ADAM),
     "pgm_adam": (pgm_of, ADAM),
     "l2_sp_adam": (l2_sp_chain, ADAM),

@@ -9,7 +9,7 @@ import optax
 import oracle
 import pytest
 
-from ftp_optax import digrap, strengths, torch_fibers
+from ftp_optax import digrap, reanchor, strengths, torch_fibers
 
 PARAMS = {
     "conv": {"kernel": jnp.linspace(-1, 1, 2 * 2 * 3 * 4).reshape(2, 2, 3, 4), "bias": jnp.linspace(0, 1, 4)},
@@ -222,3 +222,55 @@ def test_denormal_and_huge_displacements_stay_finite(far):
 def test_bad_max_strength(value):
     with pytest.raises(ValueError, match=r"max_strength must lie in \(0, 1\]"):
         digrap(max_strength=value)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
+def test_bad_initial_strength(value):
+    with pytest.raises(ValueError, match=r"initial_strength must lie in \[0, 1\]"):
+        digrap(initial_strength=value)
+
+
+def test_bad_memory():
+    with pytest.raises(ValueError, match=r"memory must be 'exact' or 'lean', got 'small'"):
+        digrap(memory="small")
+
+
+def test_initial_strength_acts_from_the_second_step_and_is_what_reanchor_goes_back_to():
+    tx = digrap(initial_strength=0.75, hyper_optimizer=optax.sgd(0.0))
+    state = tx.init(PARAMS)
+    assert set(strengths(state, PARAMS).values()) == {0.75}
+    params = jax.tree.map(lambda x: x + 1, PARAMS)
+    cleared, after = tx.update(jax.tree.map(lambda x: -jnp.ones_like(x), PARAMS), state, params)
+    for value in jax.tree.leaves(cleared):
+        np.testing.assert_allclose(value, -0.25, rtol=1e-5)
+    assert set(strengths(reanchor(after._replace(strengths=after.strengths * 0), params), params).values()) == {0.75}
+
+
+def test_lean_memory_keeps_the_anchor_alone_and_stays_near_exact():
+    """Noisy gradients, whose radial part turns now and then: the strengths come and go."""
+    ends, acted = {}, 0.0
+    for memory in ("exact", "lean"):
+        tx = optax.chain(digrap(memory=memory, hyper_optimizer=optax.adam(0.05)), optax.sgd(1e-3))
+        params, state = PARAMS, tx.init(PARAMS)
+        update = jax.jit(tx.update)
+        for step in range(100):
+            updates, state = update(gradients(PARAMS, step), state, params)
+            params = optax.apply_updates(params, updates)
+            acted = max(acted, *strengths(state, params).values())
+        ends[memory] = params, state[0]
+    size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree))
+    assert ends["lean"][1].displacement is None
+    assert size(ends["exact"][1]) - size(ends["lean"][1]) == size(PARAMS)
+    away = optax.tree.norm(optax.tree.sub(ends["exact"][0], PARAMS))
+    assert float(optax.tree.norm(optax.tree.sub(ends["lean"][0], ends["exact"][0])) / away) < 0.02
+    assert acted > 0.1
+
+
+def test_after_the_preconditioner_it_removes_the_radial_part_of_the_step():
+    """Updates that still have the gradients' sign: between scale_by_adam and the learning rate."""
+    tx = optax.chain(optax.scale_by_adam(), digrap(initial_strength=1.0, hyper_optimizer=optax.sgd(0.0)))
+    state = tx.init(PARAMS)
+    params = jax.tree.map(lambda x: x + 1, PARAMS)
+    step, _ = tx.update(jax.tree.map(lambda x: -1 - jnp.abs(x), PARAMS), state, params)
+    for value in jax.tree.leaves(step):
+        assert abs(float(jnp.sum(value))) < 1e-4 * value.size

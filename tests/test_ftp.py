@@ -428,3 +428,50 @@ def test_compiles_once():
     update = jax.jit(tx.update)
     run(tx, PARAMS, 4, update=update)
     assert update._cache_size() == 1
+
+
+# The gradient that judges the radii
+
+
+def test_held_out_gradients_judge_the_radii_and_nothing_else():
+    """Against the oracle, which takes its hyper-gradient from another gradient than its step."""
+
+    class Judged(oracle.FTPLeaf):
+        def step(self, param, grad, judge):
+            inner, self.base = self.base, lambda _: inner(grad)
+            try:
+                return super().step(param, judge)
+            finally:
+                self.base = inner
+
+    with jax.enable_x64(True):
+        params = {"kernel": jnp.asarray(PARAMS["dense"]["kernel"], jnp.float64)}
+        tx = optax.chain(optax.identity(), ftp(optax.adam(0.05)))
+        state, update = tx.init(params), jax.jit(lambda g, s, p, j: tx.update(g, s, p, held_out_grads=j))
+        leaf = Judged(np.asarray(params["kernel"]), (1,), oracle.Adam(0.05))
+        for step in range(20):
+            grads, judge = gradients(params, step), gradients(params, 100 + 3 * step)
+            expected = leaf.step(np.asarray(params["kernel"]), np.asarray(grads["kernel"]), np.asarray(judge["kernel"]))
+            updates, state = update(grads, state, params, judge)
+            params = optax.apply_updates(params, updates)
+            np.testing.assert_allclose(params["kernel"], expected, rtol=0, atol=1e-12)
+            assert radii(state, params)["kernel"] == pytest.approx(leaf.radius, abs=1e-12)
+
+
+def test_training_gradients_as_held_out_ones_change_nothing():
+    tx = ftp(optax.adam(0.05), mask=BODY)
+    _, state = run(tx, PARAMS, 4)[-1]
+    grads = gradients(PARAMS, 4)
+    chex.assert_trees_all_equal(
+        tx.update(grads, state, PARAMS), tx.update(grads, state, PARAMS, held_out_grads=dict(grads))
+    )
+
+
+def test_held_out_gradients_that_do_not_fit():
+    tx = ftp(optax.sgd(0.1), mask=BODY)
+    state, grads = tx.init(PARAMS), gradients(PARAMS, 0)
+    with pytest.raises(ValueError, match=r"ftp: held_out_grads has no leaf 'scale'"):
+        tx.update(grads, state, PARAMS, held_out_grads={k: v for k, v in grads.items() if k != "scale"})
+    wrong = grads | {"scale": jnp.ones(2)}
+    with pytest.raises(ValueError, match=r"ftp: held_out_grads has shape \(2,\) at 'scale'"):
+        tx.update(grads, state, PARAMS, held_out_grads=wrong)
