@@ -25,6 +25,8 @@ OnStep = Callable[[int, float, float], None]
 
 Step = Callable[[Params, Any, Example], tuple[Params, Any, dict[str, jax.Array]]]
 
+LEARNED = ("radii", "strengths")
+
 _MAX_STEPS_BETWEEN_CHECKPOINTS = 200
 # Metrics stay on the device for a few steps, so that the host can run ahead of it.
 _STEPS_BETWEEN_READS = 10
@@ -146,9 +148,12 @@ class _Clock:
 
 
 def _learned_scalars(opt_state: Any) -> dict[str, jax.Array]:
-    """The radii and the strengths, in the order of the constrained parameters, where the method has them."""
-    found = {name: optax.tree.get(opt_state, name) for name in ("radii", "strengths")}
-    return {name: scalars for name, scalars in found.items() if scalars is not None}
+    """The radii and the strengths, where the method has them, in the order in which `ftp_optax.radii` tells them.
+
+    Of all parts of an `optax.partition`: each has an array of its own.
+    """
+    parts = {name: [array for _, array in optax.tree.get_all_with_path(opt_state, name)] for name in LEARNED}
+    return {name: jnp.concatenate(arrays) for name, arrays in parts.items() if arrays}
 
 
 def _new_history(steps: int, opt_state: Any) -> dict[str, np.ndarray]:
