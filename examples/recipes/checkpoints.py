@@ -1,0 +1,72 @@
+"""Orbax in the few words that a state of this package needs: where it is to lie, and whether it fits."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+import orbax.checkpoint as ocp
+
+from ftp_optax import state_shardings
+
+__all__ = ["require_fit", "restore", "save", "target"]
+
+
+def save(path: Path, params: Any, state: Any) -> None:
+    """Writes parameters and the optimizer's state; returns when they are on disk."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(path, (params, state))
+
+
+def target(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
+    """What Orbax is to read: shapes, dtypes and the places of parameters and state, with nothing allocated.
+
+    Args:
+        tx: The method, as it was when the checkpoint was written.
+        params: Arrays, or shapes with shardings: the mesh to read onto, which need not be the one written from.
+    """
+    place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    shapes = jax.tree.map(lambda leaf: place(leaf, leaf.sharding), params)
+    return shapes, jax.tree.map(place, jax.eval_shape(tx.init, shapes), state_shardings(tx, shapes))
+
+
+def restore(path: Path, tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
+    """Reads parameters and state onto the mesh that the parameters given lie on; raises where they do not fit."""
+    wanted = target(tx, params)
+    with ocp.StandardCheckpointer() as checkpointer:
+        require_fit(checkpointer.metadata(path).item_metadata.tree, wanted)
+        return checkpointer.restore(path, wanted)
+
+
+def require_fit(stored: Any, wanted: Any) -> None:
+    """Raises, naming the array, if a checkpoint is not of the run that wants it.
+
+    Orbax refuses most of these itself, but not all (a leaf that is no longer constrained), nor always by name.
+
+    Args:
+        stored: The checkpoint's metadata: any tree of what has a shape and a dtype.
+        wanted: The tree to restore.
+    """
+    there, here = _by_path(stored), _by_path(wanted)
+    for path in sorted(there.keys() ^ here.keys(), key=_anchors_first):
+        places = ("checkpoint", "run") if path in there else ("run", "checkpoint")
+        raise ValueError(
+            f"The {places[0]} has an array at {path!r}, the {places[1]} has none. The mask, the method or its settings "
+            "differ: restore with those of the run that wrote it, or restore its parameters alone and call tx.init."
+        )
+    for path, leaf in here.items():
+        if tuple(there[path].shape) != tuple(leaf.shape) or there[path].dtype != leaf.dtype:
+            raise ValueError(
+                f"The array at {path!r} is {there[path].dtype}{list(there[path].shape)} in the checkpoint, "
+                f"{leaf.dtype}{list(leaf.shape)} in the run."
+            )
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _anchors_first(path: str) -> tuple[bool, str]:
+    """Names a parameter rather than a counter."""
+    return "anchor" not in path and "displacement" not in path, path
