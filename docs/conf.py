@@ -46,3 +46,8 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(init|update|state|i)"),
 ]
 suppress_warnings = ["toc.not_included"]
+
+
+def setup(app):
+    """Signatures name the public rules, not the rooms that they live in."""
+    app.connect("autodoc-process-signature", lambda *event: (event[5] and event[5].replace("_units.", ""), event[6]))
