@@ -43,7 +43,7 @@ default_role = "py:obj"
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(jax|jnp|optax|nnx|flax|collections|typing)\b.*"),
-    (r"py:.*", r"(init|update|state|i)"),
+    (r"py:.*", r"(init|update|state|[a-zA-Z])"),
 ]
 suppress_warnings = ["toc.not_included"]
 
