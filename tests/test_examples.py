@@ -144,3 +144,27 @@ def test_a_lost_process_changes_nothing():
     assert step == "8"
     same, count = equal.split(" of ")
     assert same == count
+
+
+def test_every_layout_on_a_mesh_ends_where_one_device_ends(run):
+    (rows,) = run("meshes").values()
+    devices, losses, gaps, weights, states, sent = zip(*rows.values(), strict=True)
+    assert devices == ("1", "8", "8", "8")
+    assert len(set(losses)) == 1
+    assert all(float(gap) < 1e-5 for gap in gaps)
+    for cut in (weights, states):
+        one, data_parallel, fsdp, tensor_parallel = map(float, cut)
+        assert data_parallel == one
+        assert max(fsdp, tensor_parallel) < one / 7
+    assert sent[0] == "-"
+    assert sent[1] == "1 all-reduce"  # of the gradients
+
+
+def test_a_checkpoint_is_read_onto_other_meshes_and_refused_by_another_mask(run):
+    rows, refusal = run("checkpoints").values()
+    assert list(rows) == ["8 to 8", "8 to 4", "8 to 1"]
+    found = numbers(rows)
+    assert found["8 to 8"] == [0, 0]
+    assert all(read == 0 and end < 1e-5 for read, end in found.values())
+    (message,) = refusal
+    assert message.startswith("The checkpoint has an array at '1/anchor/head/bias', the run has none.")
