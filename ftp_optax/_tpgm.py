@@ -65,10 +65,13 @@ def projected(ball: Ball, radius: jax.Array) -> jax.Array:
 
 
 def bounded(ball: Ball, radius: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``."""
+    """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``.
+
+    The radius of a layer whose norm is NaN stays what it was.
+    """
     least = _units.layer_min(ball.norms, ball.layout).astype(radius.dtype) / 2
     most = jnp.maximum(_units.layer_max(ball.norms, ball.layout).astype(radius.dtype), _EPS)
-    return jnp.clip(jnp.where(radius == 0, least, radius), _EPS, most)
+    return jnp.where(jnp.isnan(most), radius, jnp.clip(jnp.where(radius == 0, least, radius), _EPS, most))
 
 
 def learn(

@@ -269,8 +269,11 @@ def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
 
 
 def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:
-    """The l2 norm of every layer, axes kept."""
-    return unit_lengths(array, _layers_as_units(layout))
+    """The l2 norm of every layer, axes kept; of elements whose squares overflow or vanish too."""
+    others = tuple(range(len(layout.layers), array.ndim))
+    largest = jnp.max(jnp.abs(array), axis=others, keepdims=True, initial=0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * unit_lengths(array / scale, _layers_as_units(layout))
 
 
 def layer_max(norms: jax.Array, layout: Layout) -> jax.Array:

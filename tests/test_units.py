@@ -241,6 +241,12 @@ def test_norms_are_what_a_loop_over_the_elements_gives(case):
         assert (spread[index] == layer).all()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_a_length_is_right_where_squares_overflow_or_vanish(size):
+    lengths = _units.layer_lengths(jnp.full((2, 3, 3), size, jnp.float32), layout_of((2, 3, 3), whole_leaf, layers=1))
+    np.testing.assert_allclose(lengths.ravel(), 3 * size, rtol=1e-6)
+
+
 @pytest.mark.parametrize("path", ["block/dense/kernel", "block/query/kernel", "block/dense/bias", "block/pos"])
 @pytest.mark.parametrize("layers", [(3,), (2, 3)])
 def test_stacked_layers_are_split_as_each_alone(path, layers):
