@@ -17,6 +17,9 @@ from ftp_optax._shardings import state_shardings as state_shardings
 from ftp_optax._spd import SPDState as SPDState
 from ftp_optax._spd import maps_strengths as maps_strengths
 from ftp_optax._spd import spd as spd
+from ftp_optax._table import LayerRow as LayerRow
+from ftp_optax._table import LayerTable as LayerTable
+from ftp_optax._table import layer_table as layer_table
 from ftp_optax._tpgm import TPGMState as TPGMState
 from ftp_optax._tpgm import tpgm as tpgm
 from ftp_optax._tpgm_project import tpgm_project as tpgm_project
@@ -32,6 +35,8 @@ __all__ = [
     "AnchorDecayState",
     "DiGraPState",
     "FTPState",
+    "LayerRow",
+    "LayerTable",
     "PGMState",
     "SPDState",
     "TPGMState",
@@ -42,6 +47,7 @@ __all__ = [
     "flax_fibers",
     "flax_units",
     "ftp",
+    "layer_table",
     "maps_strengths",
     "pgm",
     "radii",

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _trees, _units
+from ftp_optax import _anchor, _hyper, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
 
 
+@_show.readable
 class DiGraPState(NamedTuple):
     """State of `digrap`. Its layout is public: `optax.tree.get(state, "strengths")` finds the strengths in any chain.
 

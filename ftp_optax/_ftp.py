@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _hyper, _trees, _units
+from ftp_optax import _anchor, _ball, _hyper, _show, _trees, _units
 
 
+@_show.readable
 class FTPState(NamedTuple):
     """State of `ftp`. Its layout is public: `optax.tree.get(state, "radii")` finds the radii in any chain.
 

@@ -1,6 +1,6 @@
 """Looking inside: radii, strengths and drift by path, found in any chain or wrapper."""
 
-import math
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import jax
@@ -8,12 +8,12 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _trees
+from ftp_optax import _anchor, _hyper, _trees, _units
 
 Number: TypeAlias = float | jax.Array
 
 
-def _find(state: Any, field: str) -> list[Any]:
+def find(state: Any, field: str) -> list[Any]:
     """All methods' states that have a field, however deep."""
     has_field = lambda node: isinstance(node, _anchor.Anchored) and getattr(node, field, None) is not None
     return [node for node in jax.tree.leaves(state, is_leaf=has_field) if has_field(node)]
@@ -31,8 +31,10 @@ def _scalars(state: Any) -> jax.Array | None:
 
 
 def _number(value: jax.Array) -> Number:
-    """A Python float where a value is one and known, else the array: one number a layer, or a tracer under jit."""
-    return float(value[0]) if value.shape == (1,) and not isinstance(value, jax.core.Tracer) else value
+    """One number as a Python float, or as a traced scalar under jit; else the array with one number a layer."""
+    if value.shape != (1,):
+        return value
+    return value[0] if isinstance(value, jax.core.Tracer) else float(value[0])
 
 
 def _counts(state: Any, leaves: int) -> list[int]:
@@ -48,7 +50,7 @@ def _counts(state: Any, leaves: int) -> list[int]:
 
 def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Number]:
     """The scalars of all states with a field, by path."""
-    states, leaves = _find(state, field), _trees.flatten(params)
+    states, leaves = find(state, field), _trees.flatten(params)
     if not states:
         raise ValueError(f"{field}: the state holds none; pass the state of an optimizer with {method}.")
     found: dict[str, Number] = {}
@@ -58,6 +60,16 @@ def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Numb
         parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
         found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
     return found
+
+
+def projected(state: Any, leaves: _trees.Leaves) -> Iterator[tuple[str, jax.Array, jax.Array]]:
+    """Path, displacement before the last projection, and radii of every leaf that an `ftp` constrains."""
+    for one in find(state, "displacement"):
+        record = _trees.aligned(_trees.flatten(one.displacement), leaves, "layer_table: the state")
+        rows = [(path, leaf) for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
+        if hasattr(one, "radii"):
+            parts = _hyper.split(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
+            yield from ((path, jnp.asarray(leaf), part) for (path, leaf), part in zip(rows, parts, strict=True))
 
 
 def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
@@ -119,8 +131,8 @@ def _distance(param: Any, anchor: Any, count: int) -> Number:
     """The l2 distance of a leaf from its anchor, for each of its `count` layers."""
     dtype = _anchor.wide_dtype(param)
     gap = jnp.asarray(param, dtype) - jnp.asarray(anchor, dtype)
-    depth = next(d for d in range(gap.ndim + 1) if math.prod(gap.shape[:d]) == count)
-    return _number(jnp.sqrt(jnp.sum(jnp.square(gap), axis=tuple(range(depth, gap.ndim)))).reshape(count))
+    layout = _units.of_count("", gap.shape, _units.whole_leaf, count)
+    return _number(_units.layer_lengths(gap, layout).reshape(count))
 
 
 def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
@@ -150,7 +162,7 @@ def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
     """
-    leaves, states = _trees.flatten(params), _find(state, "anchor")
+    leaves, states = _trees.flatten(params), find(state, "anchor")
     if not states:
         raise ValueError("drift: the state holds no anchor; ftp with memory='lean' keeps none.")
     found: dict[str, Number] = {}

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _units
+from ftp_optax import _anchor, _show, _units
 
 
+@_show.readable
 class AnchorDecayState(NamedTuple):
     """State of `add_decayed_anchor`.
 

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _trees, _units
+from ftp_optax import _anchor, _ball, _show, _trees, _units
 
 
+@_show.readable
 class PGMState(NamedTuple):
     """State of `pgm`.
 

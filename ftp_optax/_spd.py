@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _trees, _units
+from ftp_optax import _anchor, _show, _trees, _units
 
 
+@_show.readable
 class SPDState(NamedTuple):
     """State of `spd`.
 

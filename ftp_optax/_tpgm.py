@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _trees, _units
+from ftp_optax import _anchor, _hyper, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
 
 Norm = Literal["mars", "l2"]
 
 
+@_show.readable
 class TPGMState(NamedTuple):
     """State of `tpgm`.
 

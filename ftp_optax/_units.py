@@ -229,6 +229,12 @@ def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: 
     return Layout(shape[:depth], (*range(depth), *units))
 
 
+def of_count(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, count: int) -> Layout:
+    """The layout of a leaf of which only the number of layers is known: the fewest leading axes that hold so many."""
+    depth = next(d for d in range(len(shape) + 1) if math.prod(shape[:d]) == count)
+    return resolve(path, shape, unit_axes, depth)
+
+
 def resolve_all(
     paths: Sequence[str],
     leaves: Sequence[Any],

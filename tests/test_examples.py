@@ -168,3 +168,11 @@ def test_a_checkpoint_is_read_onto_other_meshes_and_refused_by_another_mask(run)
     assert all(read == 0 and end < 1e-5 for read, end in found.values())
     (message,) = refusal
     assert message.startswith("The checkpoint has an array at '1/anchor/head/bias', the run has none.")
+
+
+def test_log_radii_tells_from_inside_the_loop(run):
+    rows = numbers(run("log_radii")["Along the way"])
+    assert [int(step) for step in rows] == list(range(5, 45, 5))
+    drifts = [drift for _, _, _, drift in rows.values()]
+    assert drifts == sorted(drifts)
+    assert drifts[0] > 0

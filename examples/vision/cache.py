@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-__all__ = ["cache_dir", "digest", "load_arrays", "store_arrays"]
+__all__ = ["cache_dir", "digest", "keep_compiled_programs", "load_arrays", "store_arrays"]
 
 
 def cache_dir() -> Path:
@@ -26,6 +27,12 @@ def cache_dir() -> Path:
     else:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "ftp_optax"
+
+
+def keep_compiled_programs() -> None:
+    """Keeps what takes long to compile for the next run, and for the resumption of this one."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def digest(arrays: Mapping[str, np.ndarray], config: str = "") -> str:

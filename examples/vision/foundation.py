@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from vision.cache import digest, load_arrays, store_arrays
 from vision.data import Domain, Example, Task, eval_batches, steps_in, train_batches
-from vision.models import create_model
+from vision.models import SmallCNN
 
 __all__ = ["pretrained_digits_model"]
 
@@ -33,6 +33,7 @@ def pretrained_digits_model(
     task: Task,
     seed: int,
     *,
+    width: float = 1.0,
     dtype: DTypeLike = jnp.float32,
     cache: bool = True,
     on_step: OnStep | None = None,
@@ -44,6 +45,7 @@ def pretrained_digits_model(
     Args:
         task: A task that has pre-training data.
         seed: Of the initial weights and of the order of the examples.
+        width: Factor on the channels of the hidden layers.
         dtype: Of the parameters and of the computation of the model that is returned.
         cache: Whether to take the weights from the cache (see `vision.cache`) and to put them there.
         on_step: Called after every step with (steps done, steps in all, loss); not called when the cache has the model.
@@ -58,18 +60,18 @@ def pretrained_digits_model(
         raise ValueError(f"task {task.name!r} has no pre-training data.")
     num_classes = len(task.classes)
     # The structure alone: initialising weights that are about to be replaced takes longer than reading the cache.
-    model = nnx.eval_shape(lambda: create_model(MODEL, num_classes, dtype=dtype))
-    key = _cache_key(task.pretrain, num_classes, seed)
+    model = nnx.eval_shape(lambda: SmallCNN(num_classes, width=width, dtype=dtype, rngs=nnx.Rngs(seed)))
+    key = _cache_key(task.pretrain, num_classes, seed, width)
     weights = load_arrays(key) if cache else None
     if weights is None or not _fits(weights, model):
-        weights = _train(create_model(MODEL, num_classes, seed=seed), task.pretrain, seed, on_step)
+        weights = _train(SmallCNN(num_classes, width=width, rngs=nnx.Rngs(seed)), task.pretrain, seed, on_step)
         if cache:
             store_arrays(key, weights)
     nnx.update(model, _to_state(weights, dtype))
     return model
 
 
-def _cache_key(domain: Domain, num_classes: int, seed: int) -> str:
+def _cache_key(domain: Domain, num_classes: int, seed: int, width: float) -> str:
     """Changes with everything that the result depends on, the training images themselves included."""
     config = {
         "version": _VERSION,
@@ -79,7 +81,7 @@ def _cache_key(domain: Domain, num_classes: int, seed: int) -> str:
         "epochs": EPOCHS,
         "learning_rate": LEARNING_RATE,
         "batch_size": BATCH_SIZE,
-    }
+    } | ({} if width == 1 else {"width": width})
     images = next(eval_batches(domain, len(domain)))
     return f"digits-{MODEL}-{digest(images, json.dumps(config))[:32]}"
 

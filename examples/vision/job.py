@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from vision import figures, weights
-from vision.cache import cache_dir
+from vision.cache import keep_compiled_programs
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
 from vision.digits import digits_task
@@ -47,7 +46,7 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     Raises:
         UserError: Data or weights that cannot be used. A new run then leaves no directory behind.
     """
-    _keep_compiled_programs()
+    keep_compiled_programs()
     try:
         task = _load_task(config)
         model, new_head = _starting_model(config, task, run_dir, console)
@@ -64,12 +63,6 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     predictions = _evaluate(config, task, network, pretrained, trained, new_head, console)
     results = Results(config, task, pretrained, new_head, trained, predictions)
     _finish(results, run_dir, console)
-
-
-def _keep_compiled_programs() -> None:
-    """Keeps what takes long to compile for the next run, and for the resumption of this one."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 
 
 def _load_task(config: Config) -> Task:

@@ -24,17 +24,19 @@ class SmallCNN(nnx.Module):
 
     Args:
         num_classes: Outputs of the classifier, `head`.
+        width: Factor on the channels of every hidden layer.
         dtype: Of the parameters and of the computation; the logits are float32 in any case.
         rngs: Source of the initial weights.
     """
 
-    def __init__(self, num_classes: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+    def __init__(self, num_classes: int, *, width: float = 1.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
+        first, second, third = (round(width * n) for n in (32, 64, 128))
         conv = partial(nnx.Conv, strides=2, dtype=dtype, param_dtype=dtype, rngs=rngs)
         linear = partial(nnx.Linear, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        self.conv1 = conv(3, 32, kernel_size=(5, 5))
-        self.conv2 = conv(32, 64, kernel_size=(3, 3))
-        self.hidden = linear(4 * 4 * 64, 128)
-        self.head = linear(128, num_classes)
+        self.conv1 = conv(3, first, kernel_size=(5, 5))
+        self.conv2 = conv(first, second, kernel_size=(3, 3))
+        self.hidden = linear(4 * 4 * second, third)
+        self.head = linear(third, num_classes)
         self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
