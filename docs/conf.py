@@ -1,4 +1,4 @@
-"""The site: `python -m sphinx -W -b html docs docs/_build` writes it, every warning an error."""
+"""The site: `python -m sphinx -W -b html docs docs/_build/html` writes it, every warning an error."""
 
 import ftp_optax
 
@@ -29,6 +29,7 @@ copybutton_exclude = ".linenos, .gp, .go"
 myst_enable_extensions = ["attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # the notebook keeps its outputs; tests/test_docs.py runs it anew
+nb_merge_streams = True
 
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -1,28 +1,59 @@
 """The site tells the truth: its code runs from top to bottom, and the API page has every public name."""
 
+import os
 import pathlib
 import re
 
+import nbformat
 import pytest
+import yaml
+from nbclient import NotebookClient
 
 import ftp_optax
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
-# ```python runs; ```{code-block} is for what cannot run here, such as torch
+DOCS = ROOT / "docs"
+# "python" runs; "{code-block} python" is for what cannot run here, such as torch
 CODE = re.compile(r"^```python\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+PAGES = {path.stem: path.read_text() for path in [*sorted(DOCS.glob("*.md")), ROOT / "CONTRIBUTING.md"]}
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if CODE.search(text)])
 def test_code_runs(page, tmp_path, monkeypatch):
     """One namespace a page, as a reader would type it; lines keep their numbers, for the traceback."""
     monkeypatch.chdir(tmp_path)
-    text, namespace = PAGES[page], {}
+    text, namespace = PAGES[page], {"__name__": page}
     for block in CODE.finditer(text):
         above = text[: block.start(1)].count("\n")
-        exec(compile("\n" * above + block[1], f"docs/{page}.md", "exec"), namespace)
+        exec(compile("\n" * above + block[1], f"{page}.md", "exec"), namespace)
+
+
+@pytest.mark.parametrize("notebook", sorted(path.stem for path in (DOCS / "notebooks").glob("*.ipynb")))
+def test_notebook_runs(notebook, tmp_path, monkeypatch):
+    """At its smallest, from where it lies; what it shows in the repository is of its full size."""
+    file = DOCS / "notebooks" / f"{notebook}.ipynb"
+    assert file.stat().st_size < 1_000_000
+    shown = nbformat.read(file, as_version=4)
+    assert all(cell.execution_count for cell in shown.cells if cell.cell_type == "code"), "its outputs are kept"
+    monkeypatch.setenv("SMALLEST", "1")
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    ran = NotebookClient(shown, timeout=600, resources={"metadata": {"path": str(file.parent)}}).execute()
+    kept = nbformat.read(file, as_version=4)
+    for new, old in zip(ran.cells, kept.cells, strict=True):
+        # pictures stay pictures, and values values; how many lines are printed depends on the size of the run
+        kinds = lambda cell: {output.output_type for output in cell.get("outputs", [])}
+        assert kinds(new) == kinds(old), new.source
 
 
 def test_the_api_page_has_every_public_name():
     documented = re.findall(r"^\.\. auto(?:function|class):: (\w+)", PAGES["api"], flags=re.MULTILINE)
     assert sorted(documented) == sorted(ftp_optax.__all__)
+
+
+def test_the_citation_is_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == ftp_optax.__version__
+    papers = {paper["url"].rpartition("/")[2] for paper in citation["references"]}
+    assert papers == {"2310.19182", "2502.15895"}
+    assert all(paper in ftp_optax.ftp.__doc__ + ftp_optax.digrap.__doc__ for paper in papers)
