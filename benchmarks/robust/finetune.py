@@ -1,0 +1,179 @@
+"""One run of the robustness benchmark: a foundation model, one method, one style, and what became of the others."""
+
+import dataclasses
+import functools
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ftp_optax import wise_ft
+from robust.foundation import foundation
+from robust.splits import emoji_task
+from robust.training import OnStep, Trained, predictions, train
+from vision.data import Task
+from vision.digits import digits_task
+from vision.evaluation import accuracy
+from vision.foundation import pretrained_digits_model
+from vision.networks import Network, Params, split_model
+
+__all__ = ["Method", "Run", "Scores", "Start", "run", "start"]
+
+Method = Callable[[optax.GradientTransformation], optax.GradientTransformation]
+"""From the base optimizer to the method: `ftp`, or `lambda adamw: optax.chain(digrap(), adamw)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where all runs of one seed start from.
+
+    Attributes:
+        task: The domains.
+        network: The fixed part of the foundation model.
+        params: The foundation model's parameters.
+    """
+
+    task: Task
+    network: Network
+    params: Params
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracy in every domain, as shares.
+
+    Attributes:
+        validation: On ID images that choose hyper-parameters.
+        id: On ID test images.
+        seen: Mean over the OOD domains that the foundation model was trained on.
+        held_out: Mean over those that it was not.
+        domains: Of each OOD domain.
+    """
+
+    validation: float
+    id: float
+    seen: float
+    held_out: float
+    domains: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+        start: Where it started from.
+        trained: What it ended with.
+        drift: L2 distance of all parameters from the foundation model.
+        validation: Accuracy on the ID validation images.
+    """
+
+    start: Start
+    trained: Trained
+    drift: float
+    validation: float
+
+    @functools.cached_property
+    def scores(self) -> Scores:
+        """Accuracy everywhere. Looked at once per method, when its hyper-parameters are chosen."""
+        return scores(self.start, self.trained.params)
+
+    def interpolated(self, alpha: float) -> Scores:
+        """Accuracy everywhere of the point `alpha` of the way from the foundation model to this run: WiSE-FT."""
+        return scores(self.start, _between(self.trained.params, self.start.params, alpha))
+
+
+@functools.lru_cache(maxsize=1)
+def start(experiment: str, id_domain: str, seed: int, on_step: OnStep | None = None, smallest: bool = False) -> Start:
+    """The task and the foundation model of one seed; trained once, then kept in the cache.
+
+    Args:
+        experiment: `emoji`, or `digits` for the embedded task.
+        id_domain: The style to fine-tune on; `photo` for the digits.
+        seed: Of the split and of the foundation model.
+        on_step: Progress, if the foundation model must be trained.
+        smallest: A few images, to see that it works.
+
+    Raises:
+        UserError: The emoji task lacks npm, a package or resvg.
+    """
+    if experiment == "digits":
+        task = digits_task(seed, smallest=smallest)
+        return Start(task, *split_model(pretrained_digits_model(task, seed, on_step=on_step)))
+    task = emoji_task(seed, id_domain)
+    return Start(task, *foundation(task, seed, on_step=on_step))
+
+
+def run(
+    method: Method = lambda adamw: adamw,
+    id_domain: str = "fluent-emoji-high-contrast",
+    seed: int = 0,
+    *,
+    experiment: str = "emoji",
+    lr: float = 1e-3,
+    epochs: int = 10,
+    batch_size: int = 32,
+    held_out: bool = False,
+    origin: Start | None = None,
+    on_step: OnStep | None = None,
+) -> Run:
+    """Fine-tunes the foundation model with one method: AdamW, warm-up and cosine decay, gradients clipped to norm 1.
+
+    Args:
+        method: From AdamW to the method.
+        id_domain: The style to fine-tune on.
+        seed: Of the split, the foundation model and the order of the images.
+        experiment: As in `start`.
+        lr: Peak learning rate.
+        epochs: Passes over the fine-tuning images.
+        batch_size: Images in a step.
+        held_out: Whether the method takes a held-out loss (`tpgm`), which is that of the ID validation images.
+        origin: Where to start from; None for `start(experiment, id_domain, seed)`.
+        on_step: Progress.
+    """
+    origin = origin or start(experiment, id_domain, seed)
+    task = origin.task
+    steps = -(-len(task.train) * epochs // batch_size)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, max(1, steps // 10), steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), method(optax.adamw(schedule, weight_decay=0.0)))
+    trained = train(
+        origin.network,
+        origin.params,
+        tx,
+        task.train,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        held_out=task.validation if held_out else None,
+        on_step=on_step,
+    )
+    validation = accuracy(predictions(origin.network, trained.params, task.validation), task.validation)
+    return Run(origin, trained, _distance(trained.params, origin.params), validation)
+
+
+def scores(start: Start, params: Params) -> Scores:
+    """Accuracy of some weights everywhere."""
+    task = start.task
+    measure = lambda domain: accuracy(predictions(start.network, params, domain), domain)
+    domains = {name: measure(domain) for name, domain in task.ood.items()}
+    mean = lambda group: statistics.fmean(domains[name] for name in task.ood_groups[group])
+    return Scores(measure(task.validation), measure(task.id_test), mean("seen"), mean("held out"), domains)
+
+
+def as_dict(found: Scores) -> dict[str, float | Mapping[str, float]]:
+    """Plain data, for files."""
+    return dataclasses.asdict(found)
+
+
+@jax.jit
+def _between(tuned: Params, anchor: Params, alpha: jax.Array | float) -> Params:
+    return wise_ft(tuned, anchor, alpha)
+
+
+def _distance(params: Params, anchor: Params) -> float:
+    gaps = jax.tree.map(lambda new, old: np.sum(np.square(np.asarray(new) - np.asarray(old))), params, anchor)
+    return float(jnp.sqrt(sum(jax.tree.leaves(gaps))))

@@ -1,0 +1,148 @@
+"""Training on augmented images: one compiled gradient that all methods share, and a small update for each method.
+
+The gradient of EfficientNet-Lite0 takes most of a minute to compile, and there are dozens of methods and settings: so
+what depends on the method is a program of its own. A Python loop round both: on CPU a convolution inside `lax.scan` is
+25 times slower.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vision.data import Domain, Example, steps_in, train_batches
+from vision.networks import Network, Params
+
+__all__ = ["OnStep", "Trained", "augmented", "predictions", "train"]
+
+SHIFT = 4
+"""Pixels by which a training image is moved, at most, in each direction."""
+
+_RECORDS = 20  # of the learned scalars over a run
+
+OnStep = Callable[[int, int, float], None]
+"""Called with steps done, steps in all and the last loss."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run of one method ended with.
+
+    Attributes:
+        params: The trained parameters.
+        opt_state: The optimizer's last state.
+        scalars: Radii or strengths at some twenty moments of the run, `(moments, layers)` by name; empty for methods
+            without.
+        seconds: Wall time, compilation included.
+    """
+
+    params: Params
+    opt_state: Any
+    scalars: dict[str, np.ndarray]
+    seconds: float
+
+
+def train(
+    network: Network,
+    params: Params,
+    tx: optax.GradientTransformation,
+    domain: Domain,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    held_out: Domain | None = None,
+    on_step: OnStep | None = None,
+) -> Trained:
+    """Trains with any optimizer.
+
+    Args:
+        network: The fixed part of the model.
+        params: Where to start; left untouched.
+        tx: The optimizer.
+        domain: Images to train on.
+        epochs: Passes over them.
+        batch_size: Images in a step.
+        seed: Of their order and augmentation.
+        held_out: Where methods that want a held-out loss (`ftp_optax.tpgm`) take their batches; None for all others.
+        on_step: Progress.
+    """
+    started, steps = time.perf_counter(), steps_in(len(domain), batch_size, epochs)
+    update = _make_update(network, tx, held_out is not None)
+    params = jax.tree.map(jnp.copy, params)  # the update donates what it is given
+    opt_state, key, scalars = tx.init(params), jax.random.key(seed), {}
+    batches = train_batches(domain, batch_size, seed=seed, num_steps=steps)
+    extra = train_batches(held_out or domain, batch_size, seed=seed + 1, num_steps=steps)
+    for done, batch in enumerate(batches, start=1):
+        loss, grads = _gradient(network.graphdef, network.rest, params, batch, jax.random.fold_in(key, done))
+        judge = next(extra) if held_out is not None else batch
+        params, opt_state = update(params, opt_state, grads, judge)
+        if done % max(1, steps // _RECORDS) == 0 or done == steps:
+            for name, value in _learned(opt_state).items():
+                scalars.setdefault(name, []).append(np.asarray(value))
+        if on_step is not None:
+            on_step(done, steps, float(loss))
+    jax.block_until_ready(params)
+    seconds = time.perf_counter() - started
+    return Trained(params, opt_state, {name: np.stack(rows) for name, rows in scalars.items()}, seconds)
+
+
+def predictions(network: Network, params: Params, domain: Domain, batch_size: int = 128) -> np.ndarray:
+    """The predicted class of every image of a domain held in memory."""
+    images = np.stack([domain[i]["image"] for i in range(len(domain))])
+    missing = -len(images) % batch_size  # filled up, so that one compiled program serves all domains
+    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+    parts = np.split(padded, len(padded) // batch_size)
+    return np.concatenate([_classes(network.graphdef, network.rest, params, part) for part in parts])[: len(images)]
+
+
+def augmented(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Shifted by a few pixels, white moving in, and mirrored or not; each image on its own."""
+    down, right, mirror = jax.random.split(key, 3)
+    size, count = images.shape[1], images.shape[0]
+    offsets = [jax.random.randint(k, (count,), 0, 2 * SHIFT + 1) for k in (down, right)]
+    padding = ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0))
+    padded = jnp.pad(images, padding, constant_values=255)
+    cut = lambda image, y, x: jax.lax.dynamic_slice(image, (y, x, 0), (size, size, 3))
+    shifted = jax.vmap(cut)(padded, *offsets)
+    turned = jax.random.bernoulli(mirror, shape=(count, 1, 1, 1))
+    return jnp.where(turned, shifted[:, :, ::-1], shifted)
+
+
+def _loss(network: Network, params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(network.logits(params, images), labels).mean()
+
+
+@partial(jax.jit, static_argnums=0)
+def _gradient(graphdef: Any, rest: Any, params: Params, batch: Example, key: jax.Array) -> tuple[jax.Array, Params]:
+    images = augmented(batch["image"], key)
+    return jax.value_and_grad(lambda p: _loss(Network(graphdef, rest), p, images, batch["label"]))(params)
+
+
+@partial(jax.jit, static_argnums=0)
+def _classes(graphdef: Any, rest: Any, params: Params, images: jax.Array) -> jax.Array:
+    return Network(graphdef, rest).logits(params, images).argmax(-1)
+
+
+def _make_update(network: Network, tx: optax.GradientTransformation, held_out: bool) -> Callable[..., Any]:
+    transformation = optax.with_extra_args_support(tx)
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(params: Params, opt_state: Any, grads: Params, judge: Example) -> tuple[Params, Any]:
+        loss = lambda p: _loss(network, p, judge["image"], judge["label"])
+        extra = {"held_out_loss": loss} if held_out else {}
+        updates, opt_state = transformation.update(grads, opt_state, params, **extra)
+        return optax.apply_updates(params, updates), opt_state
+
+    return update
+
+
+def _learned(opt_state: Any) -> dict[str, jax.Array]:
+    found = {name: optax.tree.get(opt_state, name) for name in ("radii", "strengths")}
+    return {name: value for name, value in found.items() if value is not None}
