@@ -13,3 +13,8 @@ os.environ.setdefault(
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+if not hasattr(jax, "enable_x64"):  # before JAX 0.8
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64

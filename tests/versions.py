@@ -1,0 +1,70 @@
+"""Runs the tests with the oldest and the newest JAX that the package promises, each in an environment of its own.
+
+    python tests/versions.py                             # all three
+    python tests/versions.py library                     # the library alone, on the oldest JAX: a few minutes
+    python tests/versions.py oldest -- -k checkpoints    # what follows -- goes to pytest
+
+Environments are kept in `.versions/`. pyproject.toml promises what is run here; `test_versions.py` compares the two.
+What a compiled program costs (`test_cost.py` and the like) is asked of the newest compiler alone.
+"""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Versions(NamedTuple):
+    """What is installed, besides the newest of all else, and what is run."""
+
+    installed: tuple[str, ...]
+    run: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
+
+OF_COMPILER = ("tests/test_cost.py", "tests/test_benchmarks.py")
+ROOMS = ("ftp_optax", *(f"tests/test_{room}.py" for room in ("ftp", "digrap", "tpgm", "spd", "pgm", "l2_sp", "hyper")))
+VERSIONS = {
+    # the package needs jax and optax alone; flax and orbax of today need a newer jax than it does
+    "library": Versions(
+        ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "pytest", "pytest-xdist"), ROOMS
+    ),
+    "oldest": Versions(
+        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0", "{root}[dev]"),
+        ("ftp_optax", "tests"),
+        OF_COMPILER,
+    ),
+    "newest": Versions(("--upgrade", "jax", "jaxlib", "optax", "flax", "{root}[dev]"), ("ftp_optax", "tests")),
+}
+
+
+def run(name: str, arguments: list[str]) -> bool:
+    """Whether the tests pass with these versions."""
+    versions, folder = VERSIONS[name], ROOT / ".versions" / name
+    if not folder.exists():
+        venv.create(folder, with_pip=True)
+    python = str(folder / "bin/python")
+    packages = [package.format(root=ROOT) for package in versions.installed]
+    subprocess.run([python, "-m", "pip", "install", "-q", "-e", str(ROOT), *packages], check=True)
+    ignored = [f"--ignore={path}" for path in versions.without]
+    return subprocess.run([python, "-m", "pytest", *versions.run, *ignored, *arguments], cwd=ROOT).returncode == 0
+
+
+def main() -> None:
+    """Runs what the command line names and says what failed."""
+    at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    ours, theirs = sys.argv[1:at], sys.argv[at + 1 :]
+    names = ours or list(VERSIONS)
+    if unknown := set(names) - VERSIONS.keys():
+        raise SystemExit(f"No versions named {', '.join(sorted(unknown))}; there are {', '.join(VERSIONS)}.")
+    failed = [name for name in names if not run(name, theirs)]
+    if failed:
+        raise SystemExit(f"Failed with: {', '.join(failed)}.")
+    print(f"Passed with: {', '.join(names)}.")
+
+
+if __name__ == "__main__":
+    main()
