@@ -108,6 +108,11 @@ def _resnet(width: int, depths: tuple[int, ...]) -> dict[str, Any]:
     return {**model, "head": _layer((channels, 1000))}
 
 
+def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int) -> Any:
+    """A language model of any size, its parameters in float32."""
+    return _shapes(_decoder(width, depth, hidden, heads, shared, tokens), jnp.float32)
+
+
 def _decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int) -> dict[str, Any]:
     """A language model with tied embeddings, grouped queries and gated layers, all layers stacked in front."""
     dim = width // heads
