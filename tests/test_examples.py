@@ -131,6 +131,16 @@ def test_parts_have_settings_of_their_own(run):
     assert max(radii["conv1/kernel"], radii["conv2/kernel"]) < radii["hidden/kernel"] / 3
 
 
+def test_tasks_in_turn(run):
+    rows, rates = run("continual").values()
+    means = {name: float(cells[-1].split()[0]) for name, cells in rows.items()}
+    first = means.pop("after the first task")
+    assert means.keys() == rates.keys() == {"plain", "ftp, one anchor", "ftp, reanchored"}
+    assert all(mean > first for mean in means.values())
+    clean = {name: float(cells[0].split()[0]) for name, cells in rows.items()}
+    assert clean["plain"] < clean["ftp, one anchor"]  # held near the first model, it forgot less of the first task
+
+
 def test_a_lost_process_changes_nothing():
     command = [sys.executable, str(EXAMPLES / "multi_process.py"), "--smallest"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
