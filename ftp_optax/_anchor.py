@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _trees, _units
+from ftp_optax import _checks, _trees, _units
 
 
 def _is_bool(value: Any) -> bool:
@@ -67,7 +67,7 @@ def constrain(
     leaves = _trees.flatten(params)
     chosen = _chosen(mask, params, leaves, method)
     for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
-        if here and not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{method}: params"), jnp.floating):
             raise TypeError(
                 f"{method}: the leaf {path!r} has dtype {jnp.result_type(value)}; only real floating-point leaves can "
                 "be constrained. Leave it out with mask=."
@@ -103,6 +103,8 @@ def recall(
     for i in (i for i, here in enumerate(chosen) if here):
         _trees.require_shape(gradients.values[i], leaves.values[i], leaves.paths[i], f"{method}: the gradient")
         _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
+        _checks.floating(gradients.values[i], leaves.paths[i], f"{method}: the gradient")
+        _checks.floating(leaves.values[i], leaves.paths[i], f"{method}: the parameter")
     layouts = _units.resolve_all(leaves.paths, leaves.values, chosen, unit_axes, layer_axes)
     return leaves, gradients, record.values, layouts
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
@@ -190,6 +190,10 @@ def digrap(
       `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
       ``static_args=("unit_axes", "layer_axes", "mask")``. For LoRA the anchor is the adapters' values at init.
     """
+    _checks.transformations("digrap", hyper_optimizer=hyper_optimizer)
+    _checks.numbers("digrap", max_strength=max_strength, initial_strength=initial_strength)
+    _checks.rules("digrap", unit_axes=unit_axes)
+    _checks.floating_dtypes("digrap", anchor_dtype=anchor_dtype)
     _validate(max_strength, initial_strength, memory, layer_axes)
 
     def init_fn(params: optax.Params) -> DiGraPState:
@@ -210,6 +214,7 @@ def digrap(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, DiGraPState]:
         del extra_args
+        _checks.states("digrap", state, DiGraPState)
         leaves, gradients, anchors, layouts = _anchor.recall(
             state.anchor, params, updates, unit_axes, layer_axes, "digrap"
         )

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _show, _trees, _units
 
 
 @_show.readable
@@ -76,13 +76,15 @@ def _require_full_precision(leaves: _trees.Leaves, layouts: Iterable[int]) -> No
             )
 
 
-def _held_out(grads: optax.Updates, leaves: _trees.Leaves) -> list[Any]:
+def _held_out(grads: optax.Updates, leaves: _trees.Leaves, constrained: Iterable[int]) -> list[Any]:
     """The leaves of a held-out batch's gradient, which must be like the params."""
     found = _trees.flatten(grads)
     _trees.require_same(found, leaves, "ftp: held_out_grads")
     for path, value, param in zip(leaves.paths, found.values, leaves.values, strict=True):
         if not _trees.is_masked(param):
             _trees.require_shape(value, param, path, "ftp: held_out_grads")
+    for i in constrained:
+        _checks.floating(found.values[i], leaves.paths[i], "ftp: held_out_grads")
     return found.values
 
 
@@ -198,6 +200,10 @@ def ftp(
       `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
       ``static_args=("unit_axes", "layer_axes", "mask")``. A tree without leaves is fine.
     """
+    _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
+    _checks.numbers("ftp", kappa=kappa, initial_radius=initial_radius)
+    _checks.rules("ftp", unit_axes=unit_axes)
+    _checks.floating_dtypes("ftp", anchor_dtype=anchor_dtype)
     _validate(kappa, initial_radius, memory, hypergradient, anchor, layer_axes)
     exact = hypergradient == "exact"
     inner = optax.with_extra_args_support(inner)
@@ -227,9 +233,10 @@ def ftp(
         held_out_grads: optax.Updates | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, FTPState]:
+        _checks.states("ftp", state, FTPState)
         recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "ftp")
         leaves, gradients, last, layouts = recalled
-        judges = gradients.values if held_out_grads is None else _held_out(held_out_grads, leaves)
+        judges = gradients.values if held_out_grads is None else _held_out(held_out_grads, leaves, layouts)
         anchors = None if state.anchor is None else _trees.flatten(state.anchor).values
         counts = [layout.scalars for layout in layouts.values()]
         work = {

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _show, _units
+from ftp_optax import _anchor, _checks, _show, _units
 
 
 @_show.readable
@@ -80,6 +80,9 @@ def add_decayed_anchor(
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018.
     """
+    if not callable(strength):
+        _checks.numbers("add_decayed_anchor", strength=strength)
+    _checks.floating_dtypes("add_decayed_anchor", anchor_dtype=anchor_dtype)
     if isinstance(strength, int | float) and not 0 <= strength < float("inf"):
         raise ValueError(f"add_decayed_anchor: strength must be finite and not negative, got {strength}.")
 
@@ -92,6 +95,7 @@ def add_decayed_anchor(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AnchorDecayState]:
         del extra_args
+        _checks.states("add_decayed_anchor", state, AnchorDecayState)
         recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, 0, "add_decayed_anchor")
         leaves, gradients, anchors, layouts = recalled
         alpha = jnp.asarray(strength(state.anchor_steps) if callable(strength) else strength)

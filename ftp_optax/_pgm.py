@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _show, _trees, _units
 
 
 @_show.readable
@@ -99,6 +99,10 @@ def pgm(
       ``static_args=("unit_axes", "layer_axes", "mask")``. Parameters of less than 32 bits are projected in float32 and
       rounded; `ftp` keeps float32 masters, this does not.
     """
+    _checks.transformations("pgm", inner=inner)
+    _checks.numbers("pgm", radius=radius)
+    _checks.rules("pgm", unit_axes=unit_axes)
+    _checks.floating_dtypes("pgm", anchor_dtype=anchor_dtype)
     if isinstance(radius, int | float) and not 0 < radius < float("inf"):
         raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
     if norm not in ("mars", "l2"):
@@ -113,6 +117,7 @@ def pgm(
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PGMState]:
+        _checks.states("pgm", state, PGMState)
         leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "pgm")
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         steps, gamma = _trees.flatten(step), jnp.asarray(radius)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ftp_optax import _checks
+
 
 def common_step(step_norms: jax.Array) -> jax.Array:
     """The geometric mean of the layers' step norms; a layer that stands still, or whose step is not finite, has no say.
@@ -67,6 +69,7 @@ def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientT
     .. note::
       Not in the released code, whose absolute unit stays the default of `ftp`.
     """
+    _checks.transformations("scale_free", hyper_optimizer=hyper_optimizer)
     inner = optax.with_extra_args_support(hyper_optimizer)
 
     def update_fn(

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from ftp_optax import _trees
+from ftp_optax import _checks, _trees
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
@@ -45,6 +45,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
       >>> place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
       >>> target = jax.tree.map(place, shapes, shardings)
     """
+    _checks.transformations("state_shardings", tx=tx)
     leaves = _trees.flatten(params)
     rows = [row for row in zip(leaves.paths, leaves.values, strict=True) if not _trees.is_masked(row[1])]
     for path, value in rows:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _show, _trees, _units
 
 
 @_show.readable
@@ -51,6 +51,19 @@ def selectively_decayed(
     uphill = _units.layer_sums(gradient.astype(wide) * before, layout) > 0
     decay = strength.astype(wide) * jnp.clip(grown, 0, 1) * reached
     return jnp.where(uphill, update.astype(wide) - decay, update.astype(wide)).astype(param.dtype)
+
+
+def _validate_strength(strength: Any) -> None:
+    """Checks every number of a strength or tree of strengths; a schedule is called when it is needed."""
+    if callable(strength):
+        return
+    leaves = _trees.flatten(strength)
+    for path, value in zip(leaves.paths, leaves.values, strict=True):
+        if _trees.is_masked(value):
+            continue
+        _checks.numbers("spd", **{f"strength at {path!r}" if path else "strength": value})
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ValueError(f"spd: strength must be finite and not negative, got {value}.")
 
 
 def spd(
@@ -108,9 +121,9 @@ def spd(
     .. note::
       The condition takes the raw gradient and the weights before the step, as the released code does.
     """
-    for value in jax.tree.leaves(strength):
-        if isinstance(value, int | float) and not 0 <= value < float("inf"):
-            raise ValueError(f"spd: strength must be finite and not negative, got {value}.")
+    _checks.transformations("spd", inner=inner)
+    _checks.floating_dtypes("spd", anchor_dtype=anchor_dtype)
+    _validate_strength(strength)
     _units.require_layer_axes(layer_axes, "spd")
     inner = optax.with_extra_args_support(inner)
 
@@ -124,6 +137,7 @@ def spd(
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, SPDState]:
+        _checks.states("spd", state, SPDState)
         recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, layer_axes, "spd")
         leaves, gradients, anchors, layouts = recalled
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
@@ -176,6 +190,9 @@ def maps_strengths(params: optax.Params, strength: float, *, layers: Sequence[st
     References:
       MAPS, CVPR 2026: `spd` with a strength that decreases with depth.
     """
+    _checks.numbers("maps_strengths", strength=strength)
+    if not isinstance(layers, Sequence) or isinstance(layers, str) or not all(isinstance(at, str) for at in layers):
+        raise TypeError(f"maps_strengths: layers must be a sequence of paths, got {_checks.shown(layers)}.")
     if len(layers) < 2:
         raise ValueError(
             f"maps_strengths: layers must name at least two layers from input to output, got {list(layers)}."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
 
@@ -182,6 +182,9 @@ def tpgm(
       on resuming; here they are in the optimizer's state. Parameters of less than 32 bits are projected in float32 and
       rounded.
     """
+    _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
+    _checks.rules("tpgm", unit_axes=unit_axes)
+    _checks.floating_dtypes("tpgm", anchor_dtype=anchor_dtype)
     require_norm(norm, "tpgm")
     _units.require_layer_axes(layer_axes, "tpgm")
     inner = optax.with_extra_args_support(inner)
@@ -207,8 +210,9 @@ def tpgm(
         held_out_loss: Callable[[optax.Params], jax.Array] | None = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, TPGMState]:
+        _checks.states("tpgm", state, TPGMState)
         leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "tpgm")
-        if held_out_loss is None:
+        if not callable(held_out_loss):
             raise ValueError(
                 "tpgm: update needs held_out_loss=, a function from params to the loss on a held-out batch."
             )

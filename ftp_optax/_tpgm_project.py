@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _tpgm, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _tpgm, _trees, _units
 
 
 def tpgm_project(
@@ -66,6 +66,11 @@ def tpgm_project(
       Tian et al., `Trainable Projected Gradient Method for Robust Fine-tuning <https://arxiv.org/abs/2303.10720>`_,
       CVPR 2023.
     """
+    _checks.transformations("tpgm_project", hyper_optimizer=hyper_optimizer)
+    _checks.rules("tpgm_project", unit_axes=unit_axes)
+    _checks.rules("tpgm_project", held_out_loss=held_out_loss)
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
     _tpgm.require_norm(norm, "tpgm_project")
     _units.require_layer_axes(layer_axes, "tpgm_project")
     leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm_project")

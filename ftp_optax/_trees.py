@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ftp_optax import _checks
+
 
 class Leaves(NamedTuple):
     """A flattened tree: paths without NNX's trailing ``/value``, leaves, and the structure to rebuild it."""
@@ -35,7 +37,10 @@ def is_masked(node: Any) -> bool:
 
 def flatten(tree: Any) -> Leaves:
     """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned."""
-    found, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
+    try:
+        found, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
+    except ValueError as error:
+        raise ValueError(f"A tree has a dict with keys that cannot be sorted; give them one type. ({error})") from None
     paths = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
     return Leaves(tuple(p.removesuffix("/value") for p in paths), [leaf for _, leaf in found], treedef)
 
@@ -57,6 +62,8 @@ def require_shape(value: Any, param: Any, path: str, what: str) -> None:
     """Raises if a leaf has not the shape of its parameter, or is masked."""
     if is_masked(value) or is_masked(param):
         raise ValueError(f"{what} and params must both have an array at {path!r}; one of them is masked there.")
+    _checks.dtype_of(value, path, what)
+    _checks.dtype_of(param, path, f"{what.partition(':')[0]}: params")
     if jnp.shape(value) != jnp.shape(param):
         raise ValueError(f"{what} has shape {jnp.shape(value)} at {path!r}, the parameter {jnp.shape(param)}.")
 
@@ -76,6 +83,7 @@ def aligned(record: Leaves, params: Leaves, what: str) -> list[Any]:
     for path, value, param in zip(params.paths, found, params.values, strict=True):
         if not is_masked(value):
             require_shape(value, param, path, what)
+            _checks.floating(param, path, f"{what.partition(':')[0]}: the parameter")
     return found
 
 

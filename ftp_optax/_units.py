@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from ftp_optax import _checks
+
 UnitAxes: TypeAlias = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 LayerAxes: TypeAlias = int | Callable[[str, tuple[int, ...]], int]
 
@@ -59,6 +61,7 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     References:
       Tian et al., `Fast Trainable Projection for Robust Fine-Tuning <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023.
     """
+    _checks.leaves("flax_units", path, shape)
     module, leaf = _names(path)
     if len(shape) <= 1 or leaf in _VECTORS or (leaf != "kernel" and _EMBEDDED_TOKENS.search(leaf)):
         return ()
@@ -86,7 +89,7 @@ def torch_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     References:
       The rule of the authors' released FTP code.
     """
-    del path
+    _checks.leaves("torch_units", path, shape)
     return () if len(shape) <= 1 else (0,)
 
 
@@ -107,7 +110,7 @@ def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     References:
       With it the norm of a leaf is its l1 norm.
     """
-    del path, shape
+    _checks.leaves("whole_leaf", path, shape)
     return ()
 
 
@@ -129,7 +132,7 @@ def elementwise(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       Gouk et al., `Distance-Based Regularisation of Deep Networks for Fine-Tuning
       <https://arxiv.org/abs/2002.08253>`_, ICLR 2021: its rule for batch-norm parameters.
     """
-    del path
+    _checks.leaves("elementwise", path, shape)
     return tuple(range(len(shape)))
 
 
@@ -156,6 +159,7 @@ def flax_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       Huang et al., `Directional Gradient Projection for Robust Fine-Tuning of Foundation Models
       <https://arxiv.org/abs/2502.15895>`_, ICLR 2025.
     """
+    _checks.leaves("flax_fibers", path, shape)
     module, leaf = _names(path)
     if len(shape) <= 1 or leaf in _VECTORS:
         return ()
@@ -185,7 +189,7 @@ def torch_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     References:
       The rule of the authors' released DiGraP code, which crashes on vectors.
     """
-    del path
+    _checks.leaves("torch_fibers", path, shape)
     return () if len(shape) <= 1 else (0, *range(2, len(shape)))
 
 
@@ -203,7 +207,7 @@ class Layout(NamedTuple):
 
 def require_layer_axes(layer_axes: Any, method: str) -> None:
     """Raises if `layer_axes` is not static, as when `optax.inject_hyperparams` has made it an array."""
-    if not callable(layer_axes) and not isinstance(layer_axes, int):
+    if not callable(layer_axes) and (not isinstance(layer_axes, int) or isinstance(layer_axes, bool)):
         raise TypeError(
             f"{method}: layer_axes must be an int or a callable, got {type(layer_axes).__name__}. With "
             "optax.inject_hyperparams name it in static_args=('unit_axes', 'layer_axes', 'mask')."

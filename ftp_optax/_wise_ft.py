@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _trees
+from ftp_optax import _anchor, _checks, _trees
 
 
 def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array) -> optax.Params:
@@ -43,10 +43,11 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
     References:
       Wortsman et al., `Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_, CVPR 2022.
     """
-    if jnp.ndim(alpha):
+    if getattr(alpha, "ndim", 0):
         raise ValueError(
             f"wise_ft: alpha has shape {jnp.shape(alpha)}; pass one number, and jax.vmap over it for a curve."
         )
+    _checks.numbers("wise_ft", alpha=alpha)
     leaves, anchors = _trees.flatten(params), _trees.flatten(anchor)
     _trees.require_same(anchors, leaves, "wise_ft: the anchor")
     mixed = {}
@@ -54,7 +55,8 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
         if _trees.is_masked(param) and _trees.is_masked(start):
             continue
         _trees.require_shape(start, param, path, "wise_ft: the anchor")
-        if jnp.issubdtype(jnp.result_type(param), jnp.floating):
+        if jnp.issubdtype(_checks.dtype_of(param, path, "wise_ft: params"), jnp.floating):
+            _checks.floating(start, path, "wise_ft: the anchor")
             mixed[i] = _mix(param, start, alpha)
     return leaves.replaced(mixed)
 

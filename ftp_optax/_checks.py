@@ -1,0 +1,98 @@
+"""Checks of what is passed to a method, made where it is passed: no wrong argument gets as far as JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, and an array by its type alone."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{type(value).__name__} of dtype {value.dtype} and shape {tuple(value.shape)}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+
+
+def dtype_of(value: Any, path: str, what: str) -> Any:
+    """The dtype of a leaf.
+
+    Raises:
+      TypeError: if it is no array and no number.
+    """
+    try:
+        return jnp.result_type(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} has {shown(value)} at {path!r}; it must be an array or None.") from None
+
+
+def floating(value: Any, path: str, what: str) -> None:
+    """Raises TypeError, naming the leaf, for what is no array of real floating-point numbers."""
+    if not jnp.issubdtype(dtype := dtype_of(value, path, what), jnp.floating):
+        raise TypeError(
+            f"{what} has dtype {dtype} at {path!r}; that of a constrained leaf must be real floating-point."
+        )
+
+
+def leaves(rule: str, path: Any, shape: Any) -> None:
+    """Raises TypeError for what is no leaf's path or no shape."""
+    if not isinstance(path, str):
+        raise TypeError(f"{rule}: path must be a string such as 'encoder/kernel', got {shown(path)}.")
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int) for n in shape):
+        raise TypeError(f"{rule}: shape must be a tuple of ints, got {shown(shape)}.")
+
+
+def transformations(method: str, **given: Any) -> None:
+    """Raises TypeError for what is no optax transformation."""
+    for name, value in given.items():
+        if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+            raise TypeError(
+                f"{method}: {name} must be an optax transformation such as optax.adamw(1e-4), got {shown(value)}."
+            )
+
+
+def rules(method: str, **given: Any) -> None:
+    """Raises TypeError for what is no rule of a path and a shape."""
+    for name, value in given.items():
+        if not callable(value):
+            raise TypeError(f"{method}: {name} must be a rule, (path, shape) -> tuple of axes, got {shown(value)}.")
+
+
+def numbers(method: str, **given: Any) -> None:
+    """Raises TypeError for what is no real number and no 0-D array of one; their ranges are the methods' own."""
+    for name, value in given.items():
+        if not _is_number(value):
+            raise TypeError(f"{method}: {name} must be a real number or a 0-D array of one, got {shown(value)}.")
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, int | float):
+        return not isinstance(value, bool)
+    dtype = getattr(value, "dtype", None)
+    real = isinstance(dtype, jnp.dtype) and any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
+    return real and getattr(value, "ndim", None) == 0
+
+
+def floating_dtypes(method: str, **given: Any) -> None:
+    """Raises TypeError for what is neither None nor a real floating-point dtype."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            fits = not isinstance(value, jax.Array) and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise TypeError(
+                f"{method}: {name} must be None or a real floating-point dtype such as jnp.bfloat16, got "
+                f"{shown(value)}. With optax.inject_hyperparams give its name as a string."
+            )
+
+
+def states(method: str, state: Any, kind: type) -> None:
+    """Raises TypeError for a state that is not the method's own."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"{method}: update got a {type(state).__name__} as state, not the {kind.__name__} that init returns. A "
+            "checkpoint that was restored as plain dicts needs the target jax.eval_shape(tx.init, params)."
+        )
