@@ -20,6 +20,7 @@ from ftp_optax import (
     digrap,
     drift,
     ftp,
+    layer_table,
     maps_strengths,
     pgm,
     radii,
@@ -124,7 +125,7 @@ named = lambda function: getattr(function, "__name__", str(function))
 
 def test_the_tables_have_every_method_and_every_argument():
     made = {name for name in ftp_optax.__all__ if inspect.isfunction(getattr(ftp_optax, name))}
-    readers = {"radii", "strengths", "drift", "reanchor"}
+    readers = {"radii", "strengths", "drift", "reanchor", "layer_table"}
     others = {"wise_ft", "tpgm_project", "maps_strengths", "scale_free", "state_shardings"}
     assert made == {named(f) for f in ARGUMENTS} | {*RULES} | readers | others, "a new function joins the tables here"
     for function, table in ARGUMENTS.items():
@@ -255,6 +256,7 @@ READERS = {
     "radii": (lambda p, s: radii(s, p), FTP),
     "strengths": (lambda p, s: strengths(s, p), DIGRAP),
     "drift": (drift, FTP),
+    "layer_table": (layer_table, FTP),
     "reanchor": (lambda p, s: reanchor(s, p), FTP),
 }
 
