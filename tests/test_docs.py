@@ -3,6 +3,8 @@
 import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -57,3 +59,10 @@ def test_the_citation_is_this_version():
     papers = {paper["url"].rpartition("/")[2] for paper in citation["references"]}
     assert papers == {"2310.19182", "2502.15895"}
     assert all(paper in ftp_optax.ftp.__doc__ + ftp_optax.digrap.__doc__ for paper in papers)
+
+
+def test_the_drawings_can_be_drawn_anew(tmp_path):
+    """Every figure that the site shows, from its command; its text alone depends on the fonts that are there."""
+    subprocess.run([sys.executable, DOCS / "draw.py", "--out", tmp_path], check=True, capture_output=True)
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in (DOCS / "figures").glob("*.svg")}
+    assert all(file.stat().st_size > 5_000 for file in tmp_path.iterdir())
