@@ -2,8 +2,8 @@
 
     python examples/lora.py [--smallest]
 
-A pull towards zero is no trust region for adapters: A is worth nothing at zero, and the product A B has no gradient
-there. Round their own first values, the ball is a ball round the pre-trained model, since A B begins at zero.
+A pull towards zero is no trust region for adapters: where A and B are both zero, neither has a gradient, and nothing is
+learned from there. A ball round their first values is one round the pre-trained model, since A B begins at zero.
 """
 
 from typing import Any
