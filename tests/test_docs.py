@@ -66,3 +66,8 @@ def test_the_drawings_can_be_drawn_anew(tmp_path):
     subprocess.run([sys.executable, DOCS / "draw.py", "--out", tmp_path], check=True, capture_output=True)
     assert {file.name for file in tmp_path.iterdir()} == {file.name for file in (DOCS / "figures").glob("*.svg")}
     assert all(file.stat().st_size > 5_000 for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in (ROOT / "ftp_optax").glob("_[a-z]*.py")))
+def test_contributing_tells_of_every_room(room):
+    assert f"`{room}`" in PAGES["CONTRIBUTING"]
