@@ -1,5 +1,6 @@
 """The README tells the truth: its code runs, its commands are CI's, its links lead somewhere."""
 
+import json
 import pathlib
 import re
 
@@ -34,3 +35,18 @@ def test_there_is_a_command_for_the_job_and_one_for_the_tests():
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https?:)([^)#]+)", README))))
 def test_links_lead_to_files(target):
     assert (ROOT / target).exists()
+
+
+def test_the_table_is_what_was_recorded():
+    """Mean and standard deviation of every row, as benchmarks/digits.py wrote them."""
+    recorded = {row["name"]: row for row in json.loads((ROOT / "benchmarks/results/digits.json").read_text())["rows"]}
+    names = {"vanilla fine-tuning": "vanilla", "FTP": "ftp", "DiGraP": "digrap", "pre-trained": "pre-trained"} | {
+        "vanilla, WiSE-FT 0.5": "vanilla + WiSE 0.5",
+        "FTP, WiSE-FT 0.5": "ftp + WiSE 0.5",
+    }
+    rows = dict(re.findall(r"^\| ([^|]+?) \| (\d+\.\d ± [^\n]+) \|$", README, flags=re.MULTILINE))
+    assert set(rows) == set(names)
+    for shown, name in names.items():
+        mean, spread = recorded[name]["mean"], recorded[name]["standard_deviation"]
+        expected = " | ".join(f"{mean[c]:.1f} ± {spread[c]:.1f}" for c in ("ID", "OOD seen", "OOD held out"))
+        assert rows[shown] == expected
