@@ -1,0 +1,137 @@
+"""One fine-tuning run as one row of numbers: what it reached, how far it went, how hard it was held."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from past.tasks import Arrays, Start
+from robust.training import augmented
+from vision.networks import Network
+
+__all__ = ["Outcome", "Plan", "run"]
+
+Factory = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
+"""From learning rate and the method's knob to the optimizer."""
+
+
+class Plan(NamedTuple):
+    """How to train. Hashable: plans that differ in numbers alone share one compiled update.
+
+    Attributes:
+        factory: The method.
+        knob: Its hyper-parameter.
+        rate: Peak learning rate: linear warm-up over the first tenth, then cosine decay to zero.
+        epochs: Passes over the training images at a batch of 32; other batches take as many steps.
+        batch: Images in a step.
+        judge_every: Steps between two held-out gradients for the radii; 0 for none at all.
+    """
+
+    factory: Factory
+    knob: float
+    rate: float = 1e-3
+    epochs: float = 15
+    batch: int = 32
+    judge_every: int = 0
+
+
+class Outcome(NamedTuple):
+    """What a run ended with.
+
+    Attributes:
+        validation: ID accuracy on the images for choosing.
+        accuracy: Test accuracy by domain.
+        params: The fine-tuned parameters.
+        state: The optimizer's last state.
+        history: Radii or strengths after every step, `(steps, n)`; empty where the method learns none.
+    """
+
+    validation: float
+    accuracy: dict[str, float]
+    params: Any
+    state: Any
+    history: np.ndarray
+
+
+def run(start: Start, plan: Plan, seed: int) -> Outcome:
+    """Fine-tunes and evaluates.
+
+    Args:
+        start: The task.
+        plan: How to train.
+        seed: Of the order of the images.
+    """
+    steps = max(2, round(plan.epochs * len(start.train[1]) / 32))
+    rates = optax.warmup_cosine_decay_schedule(0.0, plan.rate, max(1, steps // 10), steps)
+    gradient = _gradient(start.network.graphdef, start.augmented)
+    update = _update(plan.factory, jax.tree.structure(start.params))
+    params, key = jax.tree.map(jnp.copy, start.params), jax.random.key(seed)
+    state = plan.factory(jnp.float32(plan.rate), jnp.float32(plan.knob)).init(params)
+    history = []
+    for number, batch in enumerate(_batches(len(start.train[1]), plan.batch, steps, seed)):
+        grads = gradient(start.network.rest, params, *start.train, batch, jax.random.fold_in(key, number))
+        judges = grads
+        if plan.judge_every and number % plan.judge_every == 0:
+            everyone = np.arange(len(start.judge[1]), dtype=np.int32)
+            judges = gradient(
+                start.network.rest, params, *start.judge, everyone, jax.random.fold_in(key, steps + number)
+            )
+        params, state, learned = update(
+            params, state, grads, judges, jnp.float32(rates(number)), jnp.float32(plan.knob)
+        )
+        history.append(learned)
+    test = {name: _accuracy(start, params, domain) for name, domain in start.tests.items()}
+    return Outcome(_accuracy(start, params, start.validation), test, params, state, np.asarray(jax.device_get(history)))
+
+
+def _batches(examples: int, batch: int, steps: int, seed: int) -> np.ndarray:
+    """Indices `(steps, batch)` of shuffled epochs joined together."""
+    rng = np.random.default_rng((seed, 7))
+    epochs = -(-steps * batch // examples)
+    order = np.concatenate([rng.permutation(examples) for _ in range(epochs)])
+    return order[: steps * batch].reshape(steps, batch).astype(np.int32)
+
+
+@functools.cache
+def _gradient(graphdef: Any, augment: bool) -> Callable[..., Any]:
+    """The jitted gradient, which all methods share: that of a large network takes a minute to compile."""
+
+    @jax.jit
+    def gradient(rest: Any, params: Any, images: jax.Array, labels: jax.Array, batch: jax.Array, key: jax.Array) -> Any:
+        chosen = augmented(images[batch], key) if augment else images[batch]
+        logits = lambda p: Network(graphdef, rest).logits(p, chosen)
+        loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(logits(p), labels[batch]).mean()
+        return jax.grad(loss)(params)
+
+    return gradient
+
+
+@functools.cache
+def _update(factory: Factory, structure: Any) -> Callable[..., Any]:
+    """The jitted update. Numbers are its arguments, so that a grid of them compiles once."""
+    del structure  # part of the key: other parameters are another program
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(
+        params: Any, state: Any, grads: Any, judges: Any, rate: jax.Array, knob: jax.Array
+    ) -> tuple[Any, Any, jax.Array]:
+        tx = optax.with_extra_args_support(factory(rate, knob))
+        updates, state = tx.update(grads, state, params, held_out_grads=judges)
+        learned = [optax.tree.get(state, name) for name in ("radii", "strengths")]
+        return optax.apply_updates(params, updates), state, next((x for x in learned if x is not None), jnp.zeros(0))
+
+    return update
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classes(graphdef: Any, rest: Any, params: Any, images: jax.Array) -> jax.Array:
+    return Network(graphdef, rest).logits(params, images).argmax(-1)
+
+
+def _accuracy(start: Start, params: Any, domain: Arrays) -> float:
+    images, labels = domain
+    return float((_classes(start.network.graphdef, start.network.rest, params, images) == labels).mean())
