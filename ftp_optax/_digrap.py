@@ -56,11 +56,6 @@ def gap(param: jax.Array, anchor: jax.Array) -> jax.Array:
     return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
 
 
-def unit_normalized(array: jax.Array, layout: _units.Layout) -> jax.Array:
-    """Every fiber over its l2 norm, floored: ``v_i / max(|v_i|, 1e-12)``."""
-    return array / jnp.maximum(_units.unit_lengths(array, layout), _FLOOR)
-
-
 @functools.partial(jax.jit, static_argnames=("layout",))
 def strength_hypergradient(
     gradient: jax.Array, displacement: jax.Array, scale: jax.Array, strength: jax.Array, *, layout: _units.Layout
@@ -71,13 +66,17 @@ def strength_hypergradient(
     normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
     displacement times one scale a layer.
     """
-    direction = unit_normalized(gradient.astype(displacement.dtype), layout)
+    gradient = gradient.astype(displacement.dtype)
     scale, omega = (
         _units.per_layer(x.astype(displacement.dtype), layout, displacement.ndim) for x in (scale, strength)
     )
-    lengths = jnp.maximum(jnp.abs(scale) * _units.unit_lengths(displacement, layout), _FLOOR)
-    give_back = lambda omega: omega * (scale / lengths) * displacement
-    return _hyper.hypergradient(direction, give_back, omega).reshape(layout.scalars)
+    # All sums over the fibers first, then arithmetic on those: did one sum depend on another, XLA would not combine
+    # those of several leaves. All-reduces of twelve leaves cut by rows: 11 if it did, 2 as it is.
+    dots = _units.unit_sums(gradient * displacement, layout)
+    lengths = jnp.maximum(_units.unit_lengths(gradient, layout), _FLOOR)
+    give_back_lengths = jnp.maximum(jnp.abs(scale) * _units.unit_lengths(displacement, layout), _FLOOR)
+    give_back = lambda omega: omega * (scale / give_back_lengths)
+    return _hyper.hypergradient(dots / lengths, give_back, omega).reshape(layout.scalars)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))

@@ -18,7 +18,9 @@ def test_arithmetic_agrees_with_the_programs_of_a_small_model(tmp_path):
         (mesh, method) for mesh in ("8 x 1", "4 x 2") for method in ("base", "ftp", "ftp-lean", "digrap")
     ]
     for row in rows:
-        assert row["parameters"] / row["devices"] * 4 == pytest.approx(row["parameter_bytes"], rel=0.02)  # norms are whole
+        assert row["parameters"] / row["devices"] * 4 == pytest.approx(
+            row["parameter_bytes"], rel=0.02
+        )  # norms are whole
         assert (row["bytes_sent"] == 0) == (row["method"] == "base")
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from ftp_optax import (
     _ball,
-    _digrap,
     _trees,
     _units,
     digrap,
@@ -40,8 +39,8 @@ def norms(array, rule, path="layer/kernel", layers=0):
 
 def fibers(array, rule, path="layer/kernel", layers=0):
     """Every fiber over its length."""
-    layout = layout_of(array.shape, rule, path, layers)
-    return np.asarray(_digrap.unit_normalized(jnp.asarray(array), layout))
+    lengths = _units.unit_lengths(jnp.asarray(array), layout_of(array.shape, rule, path, layers))
+    return array / np.maximum(lengths, 1e-12)
 
 
 # the rules on real models
