@@ -5,6 +5,7 @@ import functools
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +15,17 @@ import optax
 from ftp_optax import wise_ft
 from robust.foundation import foundation
 from robust.splits import emoji_task
-from robust.training import OnStep, Trained, predictions, train
-from vision.data import Task
+from robust.training import Knobs, OnStep, Recipe, Trained, predictions, train
+from vision.data import Task, steps_in
 from vision.digits import digits_task
 from vision.evaluation import accuracy
 from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
 
-__all__ = ["Method", "Run", "Scores", "Start", "run", "start"]
+__all__ = ["Build", "Run", "Scores", "Start", "run", "start"]
 
-Method = Callable[[optax.GradientTransformation], optax.GradientTransformation]
-"""From the base optimizer to the method: `ftp`, or `lambda adamw: optax.chain(digrap(), adamw)`."""
+Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
+"""From the base optimizer and a knob to the method: `lambda adamw, mu: ftp(adamw, hyper_optimizer=optax.adam(mu))`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,33 +88,44 @@ class Run:
         return scores(self.start, _between(self.trained.params, self.start.params, alpha))
 
 
-@functools.lru_cache(maxsize=1)
-def start(experiment: str, id_domain: str, seed: int, on_step: OnStep | None = None, smallest: bool = False) -> Start:
+_loaded: dict[tuple[str, str, int, bool], "Start"] = {}  # the last one: all methods of a seed start from it
+
+
+def start(
+    experiment: str, id_domain: str, seed: int, *, smallest: bool = False, on_step: OnStep | None = None
+) -> Start:
     """The task and the foundation model of one seed; trained once, then kept in the cache.
 
     Args:
         experiment: `emoji`, or `digits` for the embedded task.
         id_domain: The style to fine-tune on; `photo` for the digits.
         seed: Of the split and of the foundation model.
-        on_step: Progress, if the foundation model must be trained.
         smallest: A few images, to see that it works.
+        on_step: Progress, if the foundation model must be trained.
 
     Raises:
         UserError: The emoji task lacks npm, a package or resvg.
     """
-    if experiment == "digits":
-        task = digits_task(seed, smallest=smallest)
-        return Start(task, *split_model(pretrained_digits_model(task, seed, on_step=on_step)))
-    task = emoji_task(seed, id_domain)
-    return Start(task, *foundation(task, seed, on_step=on_step))
+    key = (experiment, id_domain, seed, smallest)
+    if key not in _loaded:
+        if experiment == "digits":
+            task = digits_task(seed, smallest=smallest)
+            parts = split_model(pretrained_digits_model(task, seed, on_step=on_step))
+        else:
+            task = emoji_task(seed, id_domain)
+            parts = foundation(task, seed, on_step)
+        _loaded.clear()
+        _loaded[key] = Start(task, *parts)
+    return _loaded[key]
 
 
 def run(
-    method: Method = lambda adamw: adamw,
+    method: Build = lambda adamw, _: adamw,
     id_domain: str = "fluent-emoji-high-contrast",
     seed: int = 0,
     *,
     experiment: str = "emoji",
+    value: float = 0.0,
     lr: float = 1e-3,
     epochs: int = 10,
     batch_size: int = 32,
@@ -124,10 +136,11 @@ def run(
     """Fine-tunes the foundation model with one method: AdamW, warm-up and cosine decay, gradients clipped to norm 1.
 
     Args:
-        method: From AdamW to the method.
+        method: From AdamW and its knob to the method. Runs with the very same function share its compiled program.
         id_domain: The style to fine-tune on.
         seed: Of the split, the foundation model and the order of the images.
         experiment: As in `start`.
+        value: Of the knob.
         lr: Peak learning rate.
         epochs: Passes over the fine-tuning images.
         batch_size: Images in a step.
@@ -137,17 +150,15 @@ def run(
     """
     origin = origin or start(experiment, id_domain, seed)
     task = origin.task
-    steps = -(-len(task.train) * epochs // batch_size)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, max(1, steps // 10), steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), method(optax.adamw(schedule, weight_decay=0.0)))
     trained = train(
         origin.network,
         origin.params,
-        tx,
+        Recipe(method, steps_in(len(task.train), batch_size, epochs)),
+        Knobs(lr, value),
         task.train,
-        epochs=epochs,
         batch_size=batch_size,
         seed=seed,
+        augment=task.name == "emoji",  # a digit in the mirror is another sign
         held_out=task.validation if held_out else None,
         on_step=on_step,
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robust.training import OnStep, train
+from robust.training import Knobs, OnStep, Recipe, train
 from vision.cache import digest, load_arrays, store_arrays
 from vision.data import Task, eval_batches, steps_in
 from vision.efficientnet import EfficientNetLite0, load_imagenet
@@ -55,10 +55,13 @@ def foundation(task: Task, seed: int, on_step: OnStep | None = None) -> tuple[Ne
 
 def _train(network: Network, params: Params, task: Task, seed: int, on_step: OnStep | None) -> Params:
     assert task.pretrain is not None
-    steps = steps_in(len(task.pretrain), BATCH_SIZE, EPOCHS)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, steps // 10, steps)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.0))
-    trained = train(
-        network, params, tx, task.pretrain, epochs=EPOCHS, batch_size=BATCH_SIZE, seed=seed, on_step=on_step
-    )
-    return trained.params
+    recipe = Recipe(_plain, steps_in(len(task.pretrain), BATCH_SIZE, EPOCHS))
+    knobs = Knobs(LEARNING_RATE)
+    return train(
+        network, params, recipe, knobs, task.pretrain, batch_size=BATCH_SIZE, seed=seed, on_step=on_step
+    ).params
+
+
+def _plain(adamw: optax.GradientTransformation, value: object) -> optax.GradientTransformation:
+    del value
+    return adamw

@@ -1,25 +1,25 @@
 """Training on augmented images: one compiled gradient that all methods share, and a small update for each method.
 
 The gradient of EfficientNet-Lite0 takes most of a minute to compile, and there are dozens of methods and settings: so
-what depends on the method is a program of its own. A Python loop round both: on CPU a convolution inside `lax.scan` is
-25 times slower.
+what depends on the method is a program of its own, and what a setting changes is an argument of it. A Python loop round
+both: on CPU a convolution inside `lax.scan` is 25 times slower.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vision.data import Domain, Example, steps_in, train_batches
+from vision.data import Domain, Example, train_batches
 from vision.networks import Network, Params
 
-__all__ = ["OnStep", "Trained", "augmented", "predictions", "train"]
+__all__ = ["Knobs", "OnStep", "Recipe", "Trained", "augmented", "predictions", "train"]
 
 SHIFT = 4
 """Pixels by which a training image is moved, at most, in each direction."""
@@ -48,41 +48,71 @@ class Trained:
     seconds: float
 
 
+class Recipe(NamedTuple):
+    """An optimizer but for its numbers, which the compiled update takes as arguments: all settings share one program.
+
+    Attributes:
+        method: From AdamW and the method's knob to the method. Its identity tells programs apart.
+        steps: Length of the schedule: linear warm-up over the first tenth, then cosine decay.
+    """
+
+    method: Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
+    steps: int
+
+    def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
+        """AdamW with clipped gradients, within the method."""
+        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, self.steps // 10), max(2, self.steps))
+        adamw = optax.adamw(lambda count: knobs.lr * shape(count), weight_decay=0.0)
+        chain = optax.chain(optax.clip_by_global_norm(1.0), self.method(adamw, knobs.value))
+        return optax.with_extra_args_support(chain)
+
+
+class Knobs(NamedTuple):
+    """The numbers of an optimizer: the peak learning rate, and the value of the method's own knob."""
+
+    lr: float | jax.Array
+    value: float | jax.Array = 0.0
+
+
 def train(
     network: Network,
     params: Params,
-    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    knobs: Knobs,
     domain: Domain,
     *,
-    epochs: int,
     batch_size: int,
     seed: int,
+    augment: bool = True,
     held_out: Domain | None = None,
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Trains with any optimizer.
+    """Trains with any method.
 
     Args:
         network: The fixed part of the model.
         params: Where to start; left untouched.
-        tx: The optimizer.
+        recipe: The optimizer, and the number of steps.
+        knobs: Its numbers.
         domain: Images to train on.
-        epochs: Passes over them.
         batch_size: Images in a step.
         seed: Of their order and augmentation.
+        augment: Whether images are shifted and mirrored.
         held_out: Where methods that want a held-out loss (`ftp_optax.tpgm`) take their batches; None for all others.
         on_step: Progress.
     """
-    started, steps = time.perf_counter(), steps_in(len(domain), batch_size, epochs)
-    update = _make_update(network, tx, held_out is not None)
+    started, steps = time.perf_counter(), recipe.steps
+    numbers = Knobs(*(jnp.asarray(number, jnp.float32) for number in knobs))
+    static = {"recipe": recipe, "graphdef": network.graphdef, "held_out": held_out is not None}
     params = jax.tree.map(jnp.copy, params)  # the update donates what it is given
-    opt_state, key, scalars = tx.init(params), jax.random.key(seed), {}
+    opt_state, key, scalars = recipe.optimizer(numbers).init(params), jax.random.key(seed), {}
     batches = train_batches(domain, batch_size, seed=seed, num_steps=steps)
     extra = train_batches(held_out or domain, batch_size, seed=seed + 1, num_steps=steps)
     for done, batch in enumerate(batches, start=1):
-        loss, grads = _gradient(network.graphdef, network.rest, params, batch, jax.random.fold_in(key, done))
+        drawn = jax.random.fold_in(key, done) if augment else None
+        loss, grads = _gradient(network.graphdef, network.rest, params, batch, drawn)
         judge = next(extra) if held_out is not None else batch
-        params, opt_state = update(params, opt_state, grads, judge)
+        params, opt_state = _update(params, opt_state, grads, judge, numbers, network.rest, **static)
         if done % max(1, steps // _RECORDS) == 0 or done == steps:
             for name, value in _learned(opt_state).items():
                 scalars.setdefault(name, []).append(np.asarray(value))
@@ -120,8 +150,10 @@ def _loss(network: Network, params: Params, images: jax.Array, labels: jax.Array
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradient(graphdef: Any, rest: Any, params: Params, batch: Example, key: jax.Array) -> tuple[jax.Array, Params]:
-    images = augmented(batch["image"], key)
+def _gradient(
+    graphdef: Any, rest: Any, params: Params, batch: Example, key: jax.Array | None
+) -> tuple[jax.Array, Params]:
+    images = batch["image"] if key is None else augmented(batch["image"], key)
     return jax.value_and_grad(lambda p: _loss(Network(graphdef, rest), p, images, batch["label"]))(params)
 
 
@@ -130,17 +162,23 @@ def _classes(graphdef: Any, rest: Any, params: Params, images: jax.Array) -> jax
     return Network(graphdef, rest).logits(params, images).argmax(-1)
 
 
-def _make_update(network: Network, tx: optax.GradientTransformation, held_out: bool) -> Callable[..., Any]:
-    transformation = optax.with_extra_args_support(tx)
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Params, opt_state: Any, grads: Params, judge: Example) -> tuple[Params, Any]:
-        loss = lambda p: _loss(network, p, judge["image"], judge["label"])
-        extra = {"held_out_loss": loss} if held_out else {}
-        updates, opt_state = transformation.update(grads, opt_state, params, **extra)
-        return optax.apply_updates(params, updates), opt_state
-
-    return update
+@partial(jax.jit, donate_argnums=(0, 1), static_argnames=("recipe", "graphdef", "held_out"))
+def _update(
+    params: Params,
+    opt_state: Any,
+    grads: Params,
+    judge: Example,
+    knobs: Knobs,
+    rest: Any,
+    *,
+    recipe: Recipe,
+    graphdef: Any,
+    held_out: bool,
+) -> tuple[Params, Any]:
+    held_out_loss = lambda p: _loss(Network(graphdef, rest), p, judge["image"], judge["label"])
+    extra = {"held_out_loss": held_out_loss} if held_out else {}
+    updates, opt_state = recipe.optimizer(knobs).update(grads, opt_state, params, **extra)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def _learned(opt_state: Any) -> dict[str, jax.Array]:

@@ -1,0 +1,154 @@
+"""The page docs/evidence.md: every number of it comes from the rows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from robust import summary
+from robust.methods import METHODS
+from robust.rows import Row, read
+from robust.summary import PEERS, SCORES, Estimate, Line, estimate, paired
+
+__all__ = ["evidence", "setting"]
+
+_TITLES = {"emoji": "Emoji by ten artists", "digits": "Digits on photographs"}
+
+_ABOUT = {
+    "emoji": """The same objects, drawn by ten artists, in sixteen classes. EfficientNet-Lite0, its ImageNet weights
+trained on with a head for the classes on 45 % of the emoji in six colour styles, is fine-tuned for ten epochs on
+other emoji in ONE style and tested on a third set of emoji in every style: *ID*, the style fine-tuned on; *OOD seen*,
+the mean over colour styles of the foundation model; *OOD held out*, the mean over styles that no training has seen.""",
+    "digits": """A 153,418-parameter network, pre-trained on six renderings of handwritten digits, is fine-tuned for
+fifteen epochs on digits blended into photographs and tested on other digits in every rendering: *ID*, the
+photographs; *OOD seen*, the mean over the six; *OOD held out*, the mean over low contrast and stripes.""",
+}
+
+_INTRODUCTION = """# Evidence
+
+What fine-tuning keeps of a pre-trained model, by method. Accuracies are in %, with the 95 % interval over seeds
+(Student's t; a seed is another split, another foundation model, another order of the images). Every number on this
+page is from a row of [robustness.csv](../benchmarks/results/robustness.csv); `python benchmarks/robustness.py`
+appends what is missing, `--report` writes this page.
+
+**Protocol.** AdamW without weight decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the head is
+pre-trained, and constrained like the rest. Every method has one knob, and the same number of settings of it is tried
+([robustness_trials.csv](../benchmarks/results/robustness_trials.csv)): on the first seed only, judged by ID
+validation images only, the default first among equals. The learning rate is the one that vanilla fine-tuning chose.
+The validation set is small, so choices are noisy, for all methods alike. TPGM trains its radii on the same validation
+images that judge it. `wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is
+best on the validation images; `NAME+wise_ft` is the same for another method.
+"""
+
+
+def evidence(found: Mapping[tuple[str, str], Sequence[Row]], results: Path) -> str:
+    """The page."""
+    sections = [_section(experiment, id_domain, rows, results) for (experiment, id_domain), rows in found.items()]
+    return "\n".join([_INTRODUCTION, *sections])
+
+
+def setting(line: Line) -> str:
+    """A method's hyper-parameters in words."""
+    return ", ".join(f"{name} {value:g}" for name, value in line.hyperparameters.items())
+
+
+def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path) -> str:
+    lines = summary.lines(rows)
+    name = f"{experiment}-{id_domain}"
+    figure = _figure(
+        results / f"robustness-{name}.png", "Accuracy in domain against out of domain, by method, with intervals."
+    )
+    walls = results / f"robustness-{name}-walls.png"
+    seeds = sorted({row["seed"] for row in rows})
+    parts = [
+        f"## {_TITLES[experiment]}: fine-tuned on {id_domain}\n",
+        f"{_ABOUT[experiment]}\n",
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}\n",
+        _table(lines),
+        figure,
+        _differences(lines),
+        _curve(rows),
+    ]
+    if walls.exists():
+        parts += [
+            "### Radii and walls\n",
+            _figure(walls, "Radii of all kernels over training, and the share of units at the wall, by depth."),
+            "FTP at seed 0. A unit is at the wall if the projection holds it at its layer's radius.\n",
+        ]
+    return "\n".join(parts)
+
+
+def _trials(experiment: str, id_domain: str, results: Path) -> str:
+    mine = [
+        row
+        for row in read(results / "robustness_trials.csv")
+        if (row["experiment"], row["id_domain"]) == (experiment, id_domain)
+    ]
+    if not mine:
+        return (
+            "No setting was tried here: every method has its default, and vanilla fine-tuning the learning rate 1e-3."
+        )
+    counts = {name: sum(row["method"] == name for row in mine) for name in METHODS}
+    tried = sorted({count for count in counts.values() if count})
+    return f"Settings tried for each method: {', '.join(map(str, tried))}."
+
+
+def _table(lines: Sequence[Line]) -> str:
+    head = _row("method", "setting", "seeds", "validation", *SCORES)
+    rule = _row("---", "---", "--:", "--:", *("--:" for _ in SCORES))
+    body = [
+        _row(
+            f"`{line.method}`",
+            setting(line),
+            str(len(line.rows)),
+            f"{100 * line.validation:.1f}",
+            *(_shown(estimate([row[column] for row in line.rows.values()])) for column in SCORES.values()),
+        )
+        for line in lines
+    ]
+    return "\n".join([head, rule, *body, ""])
+
+
+def _differences(lines: Sequence[Line]) -> str:
+    """Each method minus vanilla fine-tuning and minus WiSE-FT, paired by seed."""
+    peers = {line.method: line for line in lines if line.method in PEERS}
+    parts = ["### Paired differences\n"]
+    for peer in peers.values():
+        parts += [
+            f"Points above `{peer.method}`, paired by seed; bold where the interval excludes zero,\n"
+            "not corrected for the number of comparisons.\n",
+            _row("method", *SCORES),
+            _row("---", *("--:" for _ in SCORES)),
+        ]
+        for line in lines:
+            if line.method not in (peer.method, "zero_shot"):
+                cells = [paired(line, peer, column) for column in SCORES.values()]
+                parts.append(_row(f"`{line.method}`", *(_signed(cell) for cell in cells)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _curve(rows: Sequence[Row]) -> str:
+    curve = summary.curve(rows, "wise_ft")
+    parts = ["WiSE-FT's curve:\n", _row("alpha", *SCORES), _row("--:", *("--:" for _ in SCORES))]
+    for line in curve:
+        cells = (_shown(estimate([row[column] for row in line.rows.values()])) for column in SCORES.values())
+        parts.append(_row(f"{line.alpha:g}", *cells))
+    return "\n".join([*parts, ""]) if curve else ""
+
+
+def _figure(path: Path, alternative: str) -> str:
+    return f"```{{figure}} ../benchmarks/results/{path.name}\n:class: on-white\n:alt: {alternative}\n```\n"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _shown(found: Estimate) -> str:
+    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+
+
+def _signed(found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+    return f"**{text}**" if found.half is not None and abs(found.mean) > found.half else text

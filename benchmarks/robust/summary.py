@@ -1,0 +1,127 @@
+"""From rows to tables: means, 95 % intervals over seeds, and differences paired by seed."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from scipy import stats
+
+from robust.rows import Row
+
+__all__ = ["SCORES", "Estimate", "Line", "estimate", "groups", "lines", "paired"]
+
+SCORES = {"ID": "id_accuracy", "OOD seen": "ood_seen_accuracy", "OOD held out": "ood_heldout_accuracy"}
+"""Columns of the tables, by heading."""
+
+PEERS = ("vanilla", "wise_ft")
+"""What every method is compared with."""
+
+
+class Estimate(NamedTuple):
+    """A mean in percent and half the width of its 95 % interval, None for a single seed."""
+
+    mean: float
+    half: float | None
+
+
+class Line(NamedTuple):
+    """One method with one setting.
+
+    Attributes:
+        method: Its name in the rows.
+        hyperparameters: Its setting.
+        rows: One row for each seed, by seed.
+    """
+
+    method: str
+    hyperparameters: Mapping[str, float]
+    rows: Mapping[int, Row]
+
+    @property
+    def alpha(self) -> float | None:
+        """Where on the line to the foundation model, for what is interpolated."""
+        return self.hyperparameters.get("alpha")
+
+    @property
+    def validation(self) -> float:
+        """Mean accuracy on validation images."""
+        return statistics.fmean(row["validation_accuracy"] for row in self.rows.values())
+
+
+def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each experiment and ID domain, in the order of the file."""
+    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[row["experiment"], row["id_domain"]].append(row)
+    return dict(found)
+
+
+def lines(rows: Sequence[Row]) -> list[Line]:
+    """One line for each method: of its settings the one with the most seeds, of equals the best on validation images.
+
+    WiSE-FT's alpha is chosen so; what else is in the rows (the curve) is in `curve`.
+    """
+    by_method: dict[str, list[Line]] = defaultdict(list)
+    for line in _all(rows):
+        by_method[line.method].append(line)
+    return [max(found, key=lambda line: (len(line.rows), line.validation)) for found in by_method.values()]
+
+
+def curve(rows: Sequence[Row], method: str) -> list[Line]:
+    """All settings of a method, by alpha."""
+    return sorted((line for line in _all(rows) if line.method == method), key=lambda line: line.alpha or 0.0)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean and its 95 % interval by Student's t, in percent."""
+    mean, count = 100 * statistics.fmean(values), len(values)
+    if count < 2:
+        return Estimate(mean, None)
+    half = float(stats.t.ppf(0.975, count - 1)) * 100 * statistics.stdev(values) / count**0.5
+    return Estimate(mean, half)
+
+
+def paired(line: Line, peer: Line, column: str) -> Estimate | None:
+    """The difference to a peer over the seeds that both have; None without any."""
+    seeds = sorted(line.rows.keys() & peer.rows.keys())
+    return estimate([line.rows[s][column] - peer.rows[s][column] for s in seeds]) if seeds else None
+
+
+def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The whole table as plain data, for JSON."""
+    found = lines(rows)
+    peers = {line.method: line for line in found if line.method in PEERS}
+    return [
+        {
+            "method": line.method,
+            "hyperparameters": dict(line.hyperparameters),
+            "seeds": sorted(line.rows),
+            "validation": 100 * line.validation,
+            "scores": {name: _plain(_over_seeds(line, column)) for name, column in SCORES.items()},
+            "minus": {
+                name: {title: _plain(paired(line, peer, column)) for title, column in SCORES.items()}
+                for name, peer in peers.items()
+                if name != line.method
+            },
+        }
+        for line in found
+    ]
+
+
+def _over_seeds(line: Line, column: str) -> Estimate:
+    return estimate([row[column] for row in line.rows.values()])
+
+
+def _plain(found: Estimate | None) -> dict[str, float | None] | None:
+    return found._asdict() if found is not None else None
+
+
+def _all(rows: Sequence[Row]) -> list[Line]:
+    found: dict[tuple[str, str], Line] = {}
+    for row in rows:
+        # Two foundation seeds are two runs of one setting; a later row of the same seed replaces an earlier one.
+        key = (row["method"], str(sorted(row["hyperparameters"].items())))
+        line = found.setdefault(key, Line(row["method"], row["hyperparameters"], {}))
+        found[key] = line._replace(rows={**line.rows, row["seed"]: row})
+    return list(found.values())

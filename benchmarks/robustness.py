@@ -1,0 +1,106 @@
+"""Does it keep models robust? Every method, on emoji in ten artists' styles, or on the embedded digits.
+
+    python benchmarks/robustness.py                        # emoji: some hours on two cores, resumable at any moment
+    python benchmarks/robustness.py --experiment digits    # needs no download: about half an hour
+    python benchmarks/robustness.py --report               # tables and figures of what is there
+    python benchmarks/robustness.py --smallest             # digits, a minute; what CI runs
+
+The emoji benchmark fetches its drawings by npm, renders them, trains one foundation model for each seed, and caches all
+that. Each run is a row of benchmarks/results/robustness.csv, and is not repeated; trials are in robustness_trials.csv.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from robust import protocol, report, walls
+from robust.methods import METHODS
+from robust.protocol import Experiment, Settings
+from robust.training import OnStep
+from vision.cache import keep_compiled_programs
+from vision.errors import UserError
+from vision.progress import make_console, track
+
+ROOT = Path(__file__).parents[1]
+ID_DOMAINS = {"emoji": "fluent-emoji-high-contrast", "digits": "photo"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares methods of robust fine-tuning; appends to the results what they lack, and reports."""
+
+    experiment: Literal["emoji", "digits"] = "emoji"
+    """Ten artists' emoji, which npm fetches, or the embedded digits."""
+
+    id_domain: str | None = None
+    """The emoji style that is fine-tuned on: fluent-emoji-high-contrast, the main one, or noto, the second."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other."""
+
+    seeds: int = 5
+    """Number of seeds, from 0: of split, foundation model and training."""
+
+    trials: int = 3
+    """Settings tried for each method, on the first seed; 1 for the defaults, untried."""
+
+    results: Path = ROOT / "benchmarks" / "results"
+    """Where the rows, the report and the figures are written."""
+
+    docs: Path | None = None
+    """Where evidence.md is written; by default the site, if the results are the recorded ones."""
+
+    report: bool = False
+    """Run nothing; make tables and figures of the rows that are there."""
+
+    smallest: bool = False
+    """The digits with little data, one seed and one setting; its numbers mean nothing."""
+
+
+def main() -> None:
+    """Runs what is missing, then reports."""
+    options, console = tyro.cli(Options), make_console()
+    keep_compiled_programs()
+    if not options.report:
+        try:
+            _run(options, _experiment(options))
+        except UserError as error:
+            console.print(f"error: {error}", style="red", soft_wrap=True)
+            raise SystemExit(2) from error
+    recorded = options.results == Options.results and not options.smallest
+    report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
+
+
+def _experiment(options: Options) -> Experiment:
+    name = "digits" if options.smallest else options.experiment
+    id_domain = options.id_domain if options.id_domain and not options.smallest else ID_DOMAINS[name]
+    if name == "emoji":
+        return Experiment(name, id_domain, epochs=10, batch_size=32)
+    return Experiment(name, id_domain, epochs=4 if options.smallest else 15, batch_size=64, smallest=options.smallest)
+
+
+def _run(options: Options, experiment: Experiment) -> None:
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    seeds = range(1 if options.smallest else options.seeds)
+    files = (options.results / "robustness.csv", options.results / "robustness_trials.csv")
+    settings = Settings(
+        options.methods, seeds, *files, tried=min(options.trials, 2) if options.smallest else options.trials
+    )
+    protocol.run_missing(experiment, settings, _stage, partial(walls.record, options.results))
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[OnStep]:
+    """Shows the progress of one training run."""
+    with track(make_console(), name) as update:
+        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The robustness benchmark: rows that survive a crash, choices by validation alone, a report that says what rows say."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from robust import page, protocol, rows, summary
+from robust.methods import METHODS, RATE
+from robust.protocol import Experiment
+from vision.errors import UserError
+
+DIGITS = Experiment("digits", "photo", epochs=4, batch_size=64, smallest=True)
+
+
+def row(method="vanilla", seed=0, hyperparameters=None, **scores):
+    same = {"experiment": "digits", "backbone": "small-cnn", "id_domain": "photo"}
+    values = {"validation_accuracy": 0.5, "id_accuracy": 0.5, "ood_seen_accuracy": 0.5, "ood_heldout_accuracy": 0.5}
+    rest = {"hyperparameters": hyperparameters or {}, "domains": {"clean": 0.5}, "drift": 1.0, "seconds": 2.0}
+    return {**same, "method": method, "seed": seed, **values, **rest, **scores}
+
+
+def run(*flags, **environment):
+    command = [sys.executable, ROOT / "benchmarks" / "robustness.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    file = tmp_path / "rows.csv"
+    first, second = row(hyperparameters={"lr": 1e-3}), row("ftp", 1, {"mu": 0.01}, id_accuracy=None)
+    for one in (first, second):
+        rows.append(file, one)
+    assert rows.read(file) == [first, second]
+    assert [rows.key_of(one) for one in rows.read(file)] == [rows.key_of(first), rows.key_of(second)]
+
+
+def test_a_line_cut_short_is_no_row(tmp_path):
+    file = tmp_path / "rows.csv"
+    rows.append(file, row())
+    with open(file, "a") as out:
+        out.write("digits,small-cnn,photo,ftp")
+    assert len(rows.read(file)) == 1
+
+
+def test_other_columns_are_refused(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="move the file away"):
+        rows.read(file)
+
+
+def test_the_trial_best_in_validation_is_chosen_and_the_default_of_equals(tmp_path):
+    trials = tmp_path / "trials.csv"
+    assert protocol.chosen(DIGITS, trials, "ftp") == {RATE: 1e-3, "mu": 1e-2}
+    for rate, found in ((1e-3, 0.7), (3e-4, 0.6), (3e-3, 0.8)):
+        rows.append(trials, row("vanilla", 0, {RATE: rate}, validation_accuracy=found, id_accuracy=None))
+    for mu, found in ((1e-2, 0.7), (3e-3, 0.7), (1e-1, 0.7)):
+        # better on test images, which must not matter
+        rows.append(trials, row("ftp", 0, {RATE: 3e-3, "mu": mu}, validation_accuracy=found, id_accuracy=mu))
+    assert protocol.chosen(DIGITS, trials, "vanilla") == {RATE: 3e-3}
+    assert protocol.chosen(DIGITS, trials, "ftp") == {RATE: 3e-3, "mu": 1e-2}
+
+
+def test_every_method_gets_as_many_trials():
+    assert {len(method.values) for method in METHODS.values()} == {3}
+
+
+def test_the_interval_is_students():
+    mean, half = summary.estimate([0.50, 0.52, 0.57])
+    assert mean == pytest.approx(53)
+    assert half == pytest.approx(4.302653 * np.std([50, 52, 57], ddof=1) / 3**0.5)
+    assert summary.estimate([0.5]).half is None
+
+
+def test_differences_are_paired_by_seed():
+    ids = {0: (0.50, 0.60), 1: (0.70, 0.81), 2: (0.10, None)}
+    vanilla = [row("vanilla", seed, id_accuracy=own) for seed, (own, _) in ids.items()]
+    ftp = [row("ftp", seed, id_accuracy=other) for seed, (_, other) in ids.items() if other is not None]
+    by_name = {line.method: line for line in summary.lines([*vanilla, *ftp])}
+    assert summary.paired(by_name["ftp"], by_name["vanilla"], "id_accuracy").mean == pytest.approx(10.5)
+
+
+def test_alpha_is_chosen_in_validation():
+    curve = [
+        row("wise_ft", seed, {"alpha": alpha}, validation_accuracy=v, id_accuracy=1 - v)
+        for seed in (0, 1)
+        for alpha, v in ((0.3, 0.4), (0.5, 0.6), (0.7, 0.5))
+    ]
+    assert [line.alpha for line in summary.lines(curve)] == [0.5]
+    assert [line.alpha for line in summary.curve(curve, "wise_ft")] == [0.3, 0.5, 0.7]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The command at its smallest, killed by nothing."""
+    folder = tmp_path_factory.mktemp("robustness")
+    flags = ("--smallest", "--methods", "vanilla", "ftp", "tpgm", "lp_ft", "--results", folder, "--docs", folder)
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    return folder, flags
+
+
+def test_the_command_runs_every_kind_of_method(finished):
+    folder, _ = finished
+    found = rows.read(folder / "robustness.csv")
+    methods = {one["method"] for one in found}
+    assert methods >= {"zero_shot", "vanilla", "wise_ft", "ftp", "ftp+wise_ft", "tpgm", "lp_ft"}
+    by_method = {one["method"]: one for one in found}
+    for one in found:
+        assert 0 <= one["id_accuracy"] <= 1
+        assert set(one["domains"]) > {"clean", "stripes"}
+        assert (one["drift"] == 0) == (one["method"] == "zero_shot")
+    assert by_method["ftp"]["drift"] < by_method["vanilla"]["drift"]
+    alphas = [one["hyperparameters"]["alpha"] for one in found if one["method"] == "wise_ft"]
+    assert alphas == list(protocol.ALPHAS)
+    trials = rows.read(folder / "robustness_trials.csv")
+    assert len(trials) == 8
+    assert all(one["id_accuracy"] is None for one in trials)
+
+
+def test_a_run_that_is_there_is_not_repeated(finished):
+    folder, flags = finished
+    before = (folder / "robustness.csv").read_bytes()
+    lines = before.splitlines(keepends=True)
+    (folder / "robustness.csv").write_bytes(b"".join(lines[:-1]))  # the last method's own row is lost
+    done = run(*flags)
+    assert "lp_ft, seed 0" in done.stdout
+    assert "ftp, seed 0 " not in done.stdout.replace("lp_ft, seed", "")
+    again = rows.read(folder / "robustness.csv")
+    lost = rows.read(folder / "robustness.csv")[-1]
+    assert lost["method"] == "lp_ft"
+    assert len({rows.key_of(one) for one in again}) == len(lines) - 1
+
+
+def test_the_page_says_what_the_rows_say(finished):
+    folder, _ = finished
+    text = (folder / "evidence.md").read_text()
+    found = rows.read(folder / "robustness.csv")
+    for line in summary.lines(found):
+        means = [summary.estimate([one[c] for one in line.rows.values()]).mean for c in summary.SCORES.values()]
+        cells = " | ".join(f"{mean:.1f}" for mean in means)
+        assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
+    tables = json.loads((folder / "robustness.json").read_text())["tables"]["digits-photo"]
+    assert {entry["method"] for entry in tables} == {one["method"] for one in found}
+    assert (folder / "robustness-digits-photo.png").stat().st_size > 10_000
+    assert (folder / "robustness-digits-photo-walls.png").stat().st_size > 10_000
+
+
+def test_the_recorded_page_is_the_recorded_rows():
+    results = ROOT / "benchmarks" / "results"
+    found = summary.groups(rows.read(results / "robustness.csv"))
+    assert found
+    assert (ROOT / "docs" / "evidence.md").read_text() == page.evidence(found, results)
+
+
+def test_without_npm_the_command_says_so_in_one_line(tmp_path):
+    done = run("--results", tmp_path, PATH=str(tmp_path), FTP_OPTAX_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 2
+    assert "npm is needed" in done.stdout
+    assert "--experiment digits" in done.stdout
+    assert "Traceback" not in done.stderr
