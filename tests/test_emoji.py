@@ -1,13 +1,9 @@
 """The emoji data: matched, drawn, split and cached right. Nothing here needs a network: the package is written here."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from robust import packages, splits, styles
 from robust.emoji import load_style

@@ -1,4 +1,4 @@
-"""The robustness benchmark: rows that survive a crash, choices by validation alone, a report that says what rows say."""
+"""The robustness benchmark: rows that survive a crash, choices by validation, a report that says what rows say."""
 
 import json
 import os
@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
 from robust import page, protocol, rows, summary
 from robust.methods import METHODS, RATE
 from robust.protocol import Experiment
 from vision.errors import UserError
 
+ROOT = Path(__file__).parents[1]
 DIGITS = Experiment("digits", "photo", epochs=4, batch_size=64, smallest=True)
 
 
