@@ -40,7 +40,7 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("SMALLEST", "1")
     monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    ran = NotebookClient(shown, timeout=600, resources={"metadata": {"path": str(file.parent)}}).execute()
+    ran = NotebookClient(shown, timeout=1500, resources={"metadata": {"path": str(file.parent)}}).execute()
     kept = nbformat.read(file, as_version=4)
     for new, old in zip(ran.cells, kept.cells, strict=True):
         # pictures stay pictures, and values values; how many lines are printed depends on the size of the run
