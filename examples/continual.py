@@ -109,11 +109,11 @@ class Tasks(NamedTuple):
         )
 
 
-def grid(name: str, smallest: bool) -> list[Rates]:
+def grid(name: str, radii_rates: Sequence[float], smallest: bool) -> list[Rates]:
     """What is tried: as many rates for each method."""
     if name == "plain":
         return [Rates(float(rate), 0.0) for rate in ([1e-3] if smallest else np.geomspace(1e-4, 1e-2, 9))]
-    rates = itertools.product(LEARNING_RATES, RADII_RATES)
+    rates = itertools.product(LEARNING_RATES, radii_rates)
     return [Rates(1e-3, 0.1)] if smallest else [Rates(*pair) for pair in rates]
 
 
@@ -121,11 +121,12 @@ def spread(values: np.ndarray) -> str:
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
-def main(*, seeds: int = 5, smallest: bool = False) -> None:
+def main(*, seeds: int = 5, radii_rates: tuple[float, ...] = RADII_RATES, smallest: bool = False) -> None:
     """Learns the tasks in turn, plainly, held near the first model, and held near the last one.
 
     Args:
         seeds: How many splits, initial networks and orders of images.
+        radii_rates: Learning rates of the radii to choose from.
         smallest: A run of seconds, to see that it works.
     """
     results: dict[str, list[np.ndarray]] = {name: [] for name in ("after the first task", *METHODS)}
@@ -135,7 +136,7 @@ def main(*, seeds: int = 5, smallest: bool = False) -> None:
         start = learn("plain", Rates(1e-3, 0.0), init(jax.random.key(seed)), [tasks.first])
         results["after the first task"].append(accuracies(start, tasks.test))
         for name in METHODS:
-            ends = {rates: learn(name, rates, start, tasks.later) for rates in grid(name, smallest)}
+            ends = {rates: learn(name, rates, start, tasks.later) for rates in grid(name, radii_rates, smallest)}
             best = max(ends, key=lambda rates: accuracies(ends[rates], tasks.validation).mean())
             results[name].append(accuracies(ends[best], tasks.test))
             chosen[name].append(f"{best.weights:g}, {best.radii:g}")

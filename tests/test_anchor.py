@@ -397,7 +397,7 @@ def test_reanchor_in_an_nnx_optimizer():
     params = nnx.state(model, nnx.Param)
     assert drift(params, optimizer.opt_state)["kernel"] > 0
     optimizer.opt_state = nnx.data(reanchor(optimizer.opt_state, params))
-    chex.assert_trees_all_equal(nnx.as_pure(optimizer.opt_state), nnx.as_pure(tx.init(params)))
+    chex.assert_trees_all_equal(jax.tree.leaves(optimizer.opt_state), jax.tree.leaves(tx.init(params)))
     nnx_step(model, optimizer)  # the first step after it leaves everything where it is
     chex.assert_trees_all_close(nnx.state(model, nnx.Param), params, atol=1e-6)
     for _ in range(3):
@@ -415,7 +415,7 @@ def test_reanchor_reaches_the_relatives_in_an_nnx_optimizer():
     assert drift(params, optimizer.opt_state)["kernel"] > 0
     optimizer.opt_state = nnx.data(reanchor(optimizer.opt_state, params))
     assert drift(params, optimizer.opt_state)["kernel"] == 0
-    chex.assert_trees_all_equal(nnx.as_pure(optimizer.opt_state), nnx.as_pure(tx.init(params)))
+    chex.assert_trees_all_equal(jax.tree.leaves(optimizer.opt_state), jax.tree.leaves(tx.init(params)))
     nnx_step(model, optimizer)
     assert drift(nnx.state(model, nnx.Param), optimizer.opt_state)["kernel"] > 0
 
