@@ -33,6 +33,10 @@ def main(args: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except OSError as error:  # a disk that is full, a directory that is read-only
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}. {_how_to_go_on(config)}", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"\nStopped. {_how_to_go_on(config)}", file=sys.stderr)
         return INTERRUPTED

@@ -107,13 +107,17 @@ def load_model(path: Path) -> tuple[Any, list[str], int]:
         UserError: The file is missing or damaged, or not from finetune.py.
     """
     from vision import weights
+    from vision.config import LARGEST_IMAGE
     from vision.networks import blank_model
 
     metadata = weights.load_metadata(path)
     try:
         classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])
+        named = isinstance(classes, list) and len(classes) > 0 and all(isinstance(name, str) for name in classes)
+        if not named or not 8 <= size <= LARGEST_IMAGE:
+            raise ValueError
         model = blank_model(metadata["model"], len(classes))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise UserError(f"{path}: does not name its model and classes; give a run directory of finetune.py") from None
     weights.load_pretrained(path, model)
     return model, classes, size

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import count
 
 import ftp_optax
 from ftp_optax import (
@@ -49,6 +50,7 @@ def held_out(tree, batch=None):
 
 def refused(call, *words):
     """That the call raises, from our own line, and says the words."""
+    count("wrong calls refused")
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     innermost = traceback.extract_tb(caught.value.__traceback__)[-1]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from counting import count
 from sklearn.datasets import load_digits
 
 from ftp_optax import add_decayed_anchor, digrap, flax_units, ftp, pgm, radii, spd, tpgm
@@ -94,6 +95,8 @@ def no_fault(step, grads, params):
 
 def run(name, fault=no_fault, steps=range(STEPS), *, first=None, **settings):
     """Parameters and state after every step; the fault changes gradients or parameters before one."""
+    if fault is not no_fault:
+        count("faults injected")
     tx, step_fn = compiled(name, **settings)
     params = start() if first is None else first
     state, after = tx.init(params), []

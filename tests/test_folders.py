@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import count
 from PIL import Image
 
 from vision.errors import UserError
@@ -40,6 +41,7 @@ def build(folders: dict[str, Path], image_size: int = 16):
 
 
 def error_of(folders: dict[str, Path]) -> str:
+    count("damaged images and folders refused")
     with pytest.raises(UserError) as caught:
         build(folders)
     message = str(caught.value)

@@ -11,6 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from counting import count
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +117,7 @@ def one_tensor(value: bytes, size: int = 6) -> bytes:
 
 
 def refused(tmp_path: Path, data: bytes, reason: str = "state dict") -> None:
+    count("PyTorch checkpoints refused")
     path = tmp_path / "weights.pth"
     path.write_bytes(data)
     with pytest.raises(UserError, match=reason) as caught:
@@ -265,6 +267,7 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path: Path, layout: str
 @FUZZ
 @given(edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_mutated_file_is_read_or_refused(tmp_path: Path, layout: str, edits: list[tuple[int, int]]) -> None:
+    count("mutated PyTorch checkpoints")
     data = bytearray(checkpoint(ARRAYS, layout))
     for position, value in edits:
         data[position % len(data)] = value

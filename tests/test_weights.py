@@ -10,6 +10,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import safetensors.numpy
+from counting import count
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
 
 def unreadable(path: Path, reason: str) -> None:
+    count("damaged safetensors and Orbax files refused")
     with pytest.raises(UserError, match=reason) as caught:
         weights.load_pretrained(path, Net())
     assert str(caught.value).startswith(f"{path}: ")
@@ -158,6 +160,7 @@ def test_a_half_written_file_is_refused(tmp_path: Path) -> None:
 @given(edits=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_mutated_header_is_read_or_refused(tmp_path: Path, edits: list[tuple[int, int]]) -> None:
     tensors = {"a": np.ones((2, 3), np.float32), "b/c": np.ones(4, ml_dtypes.bfloat16)}
+    count("mutated safetensors files")
     data = bytearray(safetensors.numpy.save(tensors, {"key": "value"}))
     for position, value in edits:
         data[position % len(data)] = value

@@ -16,6 +16,7 @@ from vision.errors import UserError
 
 METHODS = ("vanilla", "ftp", "digrap", "ftp+digrap")
 CONFIG_FILE = "config.json"
+LARGEST_IMAGE = 4096
 # Flags that say where and how to start, not what to compute: no part of the stored configuration.
 _NOT_STORED = ("out", "resume")
 # ImageNet features need more than the digits' own 16 pixels to be of any use.
@@ -169,10 +170,15 @@ def load_config(run_dir: Path) -> Config:
         fields["ood"] = tuple(tuple(group) for group in fields["ood"])
         for name in ("train", "val", "pretrained"):
             fields[name] = None if fields[name] is None else Path(fields[name])
-        return Config(**fields, out=run_dir.absolute())
+        config = Config(**fields, out=run_dir.absolute())
+        _check_types(config)
+        _check_values(config)  # names of methods become names of files: a foreign run directory gets no other say
+        return config
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {run_dir} is not a run directory") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not the configuration of a run ({error})") from None
 
 
@@ -224,6 +230,28 @@ def _absolute_pair(item: str) -> str:
 
 
 def _check(config: Config) -> None:
+    _check_values(config)
+    _check_folders(config)
+
+
+def _check_types(config: Config) -> None:
+    """Raises TypeError for a stored value of another type than its field's."""
+    for field in dataclasses.fields(Config):
+        value, usual = getattr(config, field.name), field.default
+        kinds = {"image_size": (int, type(None)), "lr": (float, int), "wise_alpha": (float, int)}.get(field.name)
+        if usual is not None and not isinstance(value, kinds or type(usual)):
+            raise TypeError(f"{field.name} is {str(value)[:40]!r}")
+        if isinstance(value, bool) and not isinstance(usual, bool):
+            raise TypeError(f"{field.name} is {value}")
+    if not (config.image_size is None or isinstance(config.image_size, int)):
+        raise TypeError(f"image_size is {str(config.image_size)[:40]!r}")
+    if not all(isinstance(item, str) and "=" in item for group in config.ood for item in group):
+        raise TypeError("ood is no list of NAME=DIR")
+    if config.model not in ("small-cnn", "efficientnet-lite0") or config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"model {config.model[:40]!r} of dtype {config.dtype[:40]!r}")
+
+
+def _check_values(config: Config) -> None:
     names = config.method_names
     for name in names:
         if name not in METHODS:
@@ -236,11 +264,10 @@ def _check(config: Config) -> None:
         ("--seed", config.seed, 0 <= config.seed < 2**31),
         ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
         ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
-        ("--image-size", config.image_size, config.image_size is None or config.image_size >= 8),
+        ("--image-size", config.image_size, config.image_size is None or 8 <= config.image_size <= LARGEST_IMAGE),
     ):
         if not good:
             raise UserError(f"{flag} {value}: out of range, see --help")
-    _check_folders(config)
 
 
 def _check_folders(config: Config) -> None:

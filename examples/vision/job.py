@@ -135,7 +135,7 @@ def _model_from_file(config: Config, task: Task) -> tuple[nnx.Module, bool]:
     fresh_head = {name: value for name, value in weights.model_arrays(model).items() if name.startswith("head/")}
     new_head = bool(weights.load_pretrained(path, model))
     classes = None if path.is_dir() else weights.load_metadata(path).get("classes")
-    if not new_head and classes is not None and json.loads(classes) != list(task.classes):
+    if not new_head and classes is not None and classes != json.dumps(task.classes):
         nnx.update(model, traverse_util.unflatten_dict(fresh_head, sep="/"))
         new_head = True
     return model, new_head

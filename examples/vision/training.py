@@ -1,8 +1,7 @@
 """Fine-tuning with one method: the jitted step, the loop round it, and checkpoints that lose nothing."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 
+from vision.checkpoints import checkpoint_manager, restore, save
 from vision.data import Domain, Example, steps_in, train_batches
-from vision.interrupts import uninterrupted
 from vision.networks import Network, Params
 
 __all__ = ["OnStep", "Trained", "fine_tune", "make_step", "num_steps"]
@@ -110,10 +108,12 @@ def fine_tune(
     params = jax.tree.map(jnp.copy, pretrained)
     opt_state = tx.init(params)
     history = _new_history(total, opt_state)
-    with _checkpoint_manager(checkpoints) as manager:
+    with checkpoint_manager(checkpoints) as manager:
         first = manager.latest_step() or 0
         if first:
-            params, opt_state, history = _restore(manager, first, params, opt_state, history)
+            content = restore(manager, first, {"params": params, "opt_state": opt_state, "history": history})
+            params, opt_state = jax.tree.map(jnp.asarray, (content["params"], content["opt_state"]))
+            history = content["history"]
         clock = _Clock(history)
         unread: list[dict[str, jax.Array]] = []
         batches = train_batches(train, batch_size, seed=seed, first_step=first, num_steps=total)
@@ -127,7 +127,7 @@ def fine_tune(
                 unread.clear()
                 on_step(done, float(history["loss"][done - 1]), float(history["accuracy"][done - 1]))
             if at_checkpoint:
-                _save(manager, done, params, opt_state, history)
+                save(manager, done, {"params": params, "opt_state": opt_state, "history": history})
     return Trained(params, opt_state, history)
 
 
@@ -167,45 +167,3 @@ def _read(history: dict[str, np.ndarray], metrics: list[dict[str, jax.Array]], d
     for index, row in enumerate(metrics, start=done - len(metrics)):
         for name, value in row.items():
             history[name][index] = np.asarray(value)
-
-
-@contextmanager
-def _checkpoint_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
-    """Asynchronous checkpoints, the last two kept. Leaving it waits for the one that is being written."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
-    with uninterrupted():
-        manager = ocp.CheckpointManager(directory, options=options)
-    try:
-        yield manager
-    finally:
-        with uninterrupted():
-            manager.close()
-
-
-def _save(
-    manager: ocp.CheckpointManager, step: int, params: Params, opt_state: Any, history: dict[str, np.ndarray]
-) -> None:
-    """Starts to write a checkpoint.
-
-    From copies on the host: the next step overwrites the donated arrays, and the history goes on growing, while the
-    writer is still at work.
-    """
-    content = {"params": params, "opt_state": opt_state, "history": history}
-    copies = jax.tree.map(lambda x: np.array(x, copy=True), content)
-    with uninterrupted():
-        manager.save(step, args=ocp.args.StandardSave(copies))
-
-
-def _restore(
-    manager: ocp.CheckpointManager, step: int, params: Params, opt_state: Any, history: dict[str, np.ndarray]
-) -> tuple[Params, Any, dict[str, np.ndarray]]:
-    """Reads a checkpoint into the structure of a fresh start."""
-    target = jax.tree.map(
-        lambda x: np.empty(x.shape, x.dtype), {"params": params, "opt_state": opt_state, "history": history}
-    )
-    content = manager.restore(step, args=ocp.args.StandardRestore(target))
-    return (
-        jax.tree.map(jnp.asarray, content["params"]),
-        jax.tree.map(jnp.asarray, content["opt_state"]),
-        jax.tree.map(lambda x: np.array(x, copy=True), content["history"]),
-    )
