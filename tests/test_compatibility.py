@@ -12,7 +12,7 @@ KEPT = sorted(kept_checkpoint.DATA.glob("checkpoint-*"))
 
 
 def test_a_checkpoint_is_kept():
-    assert [path.name for path in KEPT][0] == "checkpoint-0.1.0"
+    assert KEPT[0].name == "checkpoint-0.1.0"
 
 
 @pytest.mark.parametrize("root", KEPT, ids=lambda path: path.name)

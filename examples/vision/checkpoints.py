@@ -87,7 +87,9 @@ def _writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # OSError, or what TensorStore makes of one, from the thread that writes
-        reason = " ".join(str(error).split()).rpartition(": ")[2][-160:] or type(error).__name__  # its innermost cause
+        # the innermost cause: TensorStore names every file on the way to it
+        said = error.strerror if isinstance(error, OSError) else None
+        reason = said or " ".join(str(error).split()).rpartition(": ")[2][-160:] or type(error).__name__
         raise UserError(
             f"{directory}: a checkpoint cannot be written ({reason}); the last whole one is intact. Make room, or the "
             "directory writable, and go on with --resume"
