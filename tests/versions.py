@@ -30,7 +30,7 @@ ROOMS = ("ftp_optax", *(f"tests/test_{room}.py" for room in ("ftp", "digrap", "t
 VERSIONS = {
     # the package needs jax and optax alone; flax and orbax of today need a newer jax than it does
     "library": Versions(
-        ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "pytest", "pytest-xdist"), ROOMS
+        ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "scikit-learn", "pytest", "pytest-xdist"), ROOMS
     ),
     "oldest": Versions(
         ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0", "{root}[dev]"),
