@@ -16,22 +16,15 @@ _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest r
 
 def projection_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
     """``clip(gamma / n_i, 0, 1)``: the share of its displacement that each unit keeps."""
-    return jnp.where(norms > radius, radius / norms, 1)
+    return jnp.where(norms + _EPS > radius, released_ratio(norms, radius), 1)
 
 
 def released_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
-    """``gamma / n_i``: the ratio that the released hyper-gradient differentiates, as if every unit were outside."""
-    return radius / norms
+    """``gamma / n_i``: the ratio that the released hyper-gradient differentiates, as if every unit were outside.
 
-
-def norms_of(displacement: jax.Array, layout: _units.Layout) -> jax.Array:
-    """``n_i``, the norm of every unit of the displacement, kept off zero."""
-    return _units.unit_norms(displacement, layout) + _EPS
-
-
-def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
-    """``max_i |u_i|_1``: how far the base optimizer's update goes, for each layer."""
-    return _units.layer_max(_units.unit_norms(update, layout), layout)
+    ``n_i``, kept off zero, is the norm of the unit + 1e-8: added here, to keep an array of its own out of the step.
+    """
+    return radius / (norms + _EPS)
 
 
 def _gamma(radius: jax.Array, like: jax.Array, layout: _units.Layout) -> jax.Array:
@@ -39,20 +32,39 @@ def _gamma(radius: jax.Array, like: jax.Array, layout: _units.Layout) -> jax.Arr
     return _units.per_layer(radius.astype(like.dtype), layout, like.ndim)
 
 
+def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
+    """``max_i |u_i|_1``: how far the base optimizer's update goes, for each layer."""
+    return _units.layer_max(_units.unit_norms(update, layout), layout)
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
+def inner_products(gradient: jax.Array, last: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
+    """``<g_i, c_i>`` and ``|c_i|`` of every unit of the last displacement: all that is read of the large arrays."""
+    return _units.unit_sums(gradient.astype(last.dtype) * last, layout), _units.unit_norms(last, layout)
+
+
 @functools.partial(jax.jit, static_argnames=("layout", "exact"))
 def radius_hypergradient(
-    gradient: jax.Array, last: jax.Array, radius: jax.Array, *, layout: _units.Layout, exact: bool
+    products: jax.Array, norms: jax.Array, radius: jax.Array, *, layout: _units.Layout, exact: bool
 ) -> jax.Array:
-    """``d/dgamma < g, ratio_i(gamma) c_i >``: the derivative of the loss by the radius of the last projection."""
-    ratio, norms = projection_ratio if exact else released_ratio, norms_of(last, layout)
-    project = lambda gamma: ratio(norms, gamma) * last
-    slope = _hyper.hypergradient(gradient.astype(last.dtype), project, _gamma(radius, last, layout))
+    """``d/dgamma < g, ratio_i(gamma) c_i >``: the derivative of the loss by the radius of the last projection.
+
+    A unit's ratio is one number, so the inner product with it is ``sum_i ratio_i(gamma) <g_i, c_i>``.
+    """
+    ratio = projection_ratio if exact else released_ratio
+    slope = _hyper.hypergradient(products, functools.partial(ratio, norms), _gamma(radius, norms, layout))
     return slope.reshape(layout.scalars)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def current_displacement(
-    param: jax.Array, anchor: jax.Array | None, last: jax.Array, radius: jax.Array, *, layout: _units.Layout
+    param: jax.Array,
+    anchor: jax.Array | None,
+    last: jax.Array,
+    norms: jax.Array,
+    radius: jax.Array,
+    *,
+    layout: _units.Layout,
 ) -> jax.Array:
     """``W - W0`` before the step, in at least float32.
 
@@ -62,7 +74,7 @@ def current_displacement(
     """
     if anchor is not None and param.dtype == last.dtype:
         return param - anchor.astype(last.dtype)
-    projected = projection_ratio(norms_of(last, layout), _gamma(radius, last, layout)) * last
+    projected = projection_ratio(norms, _gamma(radius, last, layout)) * last
     if anchor is None:
         return projected
     seen, info = param.astype(last.dtype) - anchor.astype(last.dtype), jnp.finfo(param.dtype)
@@ -70,10 +82,14 @@ def current_displacement(
     return jnp.where(jnp.abs(seen - projected) <= rounding, projected, seen)
 
 
-def bounded(radius: jax.Array, norms: jax.Array, layout: _units.Layout) -> jax.Array:
+def cap(norms: jax.Array, layout: _units.Layout) -> jax.Array:
+    """``max_i n_i`` of each layer: a larger radius would be no other ball."""
+    return _units.layer_max(norms, layout) + _EPS
+
+
+def bounded(radii: jax.Array, caps: jax.Array) -> jax.Array:
     """``clip(gamma, 1e-8, max_i n_i)``; a layer whose norm is NaN has no cap, so that its radius stays finite."""
-    cap = _units.layer_max(norms, layout).astype(radius.dtype)
-    return jnp.clip(radius, _EPS, jnp.where(jnp.isnan(cap), jnp.inf, jnp.maximum(cap, _EPS)))
+    return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(caps), jnp.inf, jnp.maximum(caps, _EPS)))
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
@@ -82,10 +98,11 @@ def project(
     anchor: jax.Array | None,
     update: jax.Array,
     reached: jax.Array,
+    norms: jax.Array,
     radius: jax.Array,
     *,
     layout: _units.Layout,
-) -> tuple[jax.Array, jax.Array]:
+) -> jax.Array:
     """Projects where the base optimizer led to: ``W0 + clip(gamma / n_i, 0, 1) c_i``.
 
     Args:
@@ -93,16 +110,15 @@ def project(
       anchor: its anchor, or None with lean memory.
       update: the base optimizer's update.
       reached: ``c``, the displacement after it.
-      radius: the moved radius of each layer, not yet bounded.
+      norms: ``|c_i|``, the norms of its units.
+      radius: the radius of each layer.
       layout: how the leaf is split.
 
     Returns:
-      The update that ends at the projection, in the parameter's dtype, and the bounded radius.
+      The update that ends at the projection, in the parameter's dtype.
     """
-    norms = norms_of(reached, layout)
-    radius = bounded(radius, norms, layout)
     ratio = projection_ratio(norms, _gamma(radius, reached, layout))
     if anchor is None:
-        return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype), radius
+        return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target
-    return (anchor.astype(reached.dtype) + ratio * reached).astype(param.dtype) - param, radius
+    return (anchor.astype(reached.dtype) + ratio * reached).astype(param.dtype) - param

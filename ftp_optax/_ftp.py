@@ -244,13 +244,17 @@ def ftp(
             for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
         }
 
+        products = {i: _ball.inner_products(judges[i], w.last, layout=w.layout) for i, w in work.items()}
         slopes = [
-            _ball.radius_hypergradient(judges[i], w.last, w.radius, layout=w.layout, exact=exact)
-            for i, w in work.items()
+            _ball.radius_hypergradient(*products[i], w.radius, layout=w.layout, exact=exact) for i, w in work.items()
         ]
         slope = _hyper.finite(_hyper.stack(slopes, state.radii))
         slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
-        before = {i: _ball.current_displacement(*w[1:], layout=w.layout) for i, w in work.items()}
+
+        before = {
+            i: _ball.current_displacement(w.param, w.anchor, w.last, products[i][1], w.radius, layout=w.layout)
+            for i, w in work.items()
+        }
         # leaves of less than 32 bits: the base optimizer works on the master weights
         masters = {i: w for i, w in work.items() if w.param.dtype != w.last.dtype}
         step, inner_state = inner.update(
@@ -261,15 +265,22 @@ def ftp(
         )
 
         steps = _trees.flatten(step)
-        step_norms = _hyper.stack([_ball.step_norm(steps.values[i], w.layout) for i, w in work.items()], state.radii)
+        lengths = [_ball.step_norm(steps.values[i], w.layout) for i, w in work.items()]
+        step_norms = _hyper.stack(lengths, state.radii)
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.radii, step_norms=step_norms)
-        reached, projected, radii = {}, {}, {}
-        for (i, w), radius in zip(work.items(), _hyper.split(moved, counts), strict=True):
-            update = steps.values[i]
-            reached[i] = _hyper.computed_after(slope, before[i] + update.astype(w.last.dtype))
-            projected[i], radii[i] = _ball.project(w.param, w.anchor, update, reached[i], radius, layout=w.layout)
+
+        reached = {
+            i: _hyper.computed_after(slope, before[i] + steps.values[i].astype(w.last.dtype)) for i, w in work.items()
+        }
+        norms = {i: _units.unit_norms(reached[i], w.layout) for i, w in work.items()}
+        caps = _hyper.stack([_ball.cap(norms[i], w.layout) for i, w in work.items()], state.radii)
+        radii = _ball.bounded(moved, caps)
+        projected = {
+            i: _ball.project(w.param, w.anchor, steps.values[i], reached[i], norms[i], radius, layout=w.layout)
+            for (i, w), radius in zip(work.items(), _hyper.split(radii, counts), strict=True)
+        }
         return steps.replaced(projected), state._replace(
-            radii=_hyper.stack(list(radii.values()), state.radii),
+            radii=radii,
             hyper_state=hyper_state,
             displacement=_trees.flatten(state.displacement).replaced(reached),
             inner_state=inner_state,

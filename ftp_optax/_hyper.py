@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -52,14 +53,21 @@ def stack(parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
 
 
 def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
-    """Cuts the one array into the leaves' own scalars."""
+    """Cuts the one array into the leaves' own scalars.
+
+    They are looked up, not sliced: XLA makes a slice part of every loop that reads it, its offset a constant in the
+    code, so that no two leaves share a loop. Looked up, leaves of one shape do, and each loop is compiled once.
+    On ViT-B/16, compiling ftp round adamw takes 8 s of a CPU so, 13 s with slices (adamw alone: 2 s).
+    """
     if sum(counts) != scalars.shape[0]:
         raise ValueError(
             f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(counts)} layers: it was made with "
             "another layer_axes."
         )
-    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-    return [scalars[end - count : end] for count, end in zip(counts, ends, strict=True)]
+    starts = np.cumsum([0, *counts])
+    # two at least, the second one for nothing: a constant of one element would go into the code as well
+    places = [np.arange(start, start + max(2, count)) for start, count in zip(starts, counts, strict=False)]
+    return [jnp.take(scalars, place, mode="clip")[:count] for place, count in zip(places, counts, strict=True)]
 
 
 def finite(hypergradients: jax.Array) -> jax.Array:

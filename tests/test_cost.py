@@ -4,6 +4,7 @@ In units of the parameters' size. XLA on CPU fuses no two results into one loop,
 """
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +24,8 @@ SIZE = sum(4 * x.size for x in jax.tree.leaves(PARAMS))
 INNER = optax.adamw(1e-3)
 
 
-@functools.cache
-def cost(method):
-    """Streams, temporaries, the share of results that reuse donated buffers, and the number of large copies."""
+def compiled(method, params):
+    """The jitted, donated step of a method round adamw."""
     tx = {
         "adamw": lambda: INNER,
         "ftp": lambda: ftp(INNER),
@@ -38,10 +38,16 @@ def cost(method):
         updates, state = tx.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    state = jax.eval_shape(tx.init, PARAMS)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(PARAMS, state, PARAMS).compile()
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
-    large = [line for line in compiled.as_text().splitlines() if " copy(" in line and "f32[256," in line]
+    state = jax.eval_shape(tx.init, params)
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+
+
+@functools.cache
+def cost(method):
+    """Streams, temporaries, the share of results that reuse donated buffers, and the number of large copies."""
+    program = compiled(method, PARAMS)
+    memory, analysis = program.memory_analysis(), program.cost_analysis()
+    large = [line for line in program.as_text().splitlines() if " copy(" in line and "f32[256," in line]
     reused = memory.alias_size_in_bytes / memory.output_size_in_bytes
     return analysis["bytes accessed"] / SIZE, memory.temp_size_in_bytes / SIZE, reused, len(large)
 
@@ -59,7 +65,7 @@ def test_ftp_adds_nine_streams_and_no_temporary(method):
     """Two for the hyper-gradient, two for the norms of both displacements, five to write one and project."""
     streams, temporary, reused, copies = cost(method)
     assert streams <= 19.1
-    assert temporary <= 0.01
+    assert temporary <= 0.012  # the norms: a kernel here has a 256th of its size in units
     assert copies == 0
     assert reused > 0.999
 
@@ -72,3 +78,28 @@ def test_lean_and_digrap_reuse_every_donated_buffer(method, streams, temporary):
     assert kept <= temporary
     assert copies == 0
     assert reused > 0.999
+
+
+COMPUTATION = re.compile(r"^%(\S+) \(.*?\{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
+NOISE = re.compile(r", (metadata|backend_config)=.*")
+
+
+def loops(method, leaves):
+    """The number of different loops over matrices that a step of equal leaves is made of, names apart."""
+    params = {f"kernel{i}": jax.ShapeDtypeStruct((256, 512), jnp.float32) for i in range(leaves)}
+    text = compiled(method, params).as_text()
+    bodies = set()
+    for name, body in COMPUTATION.findall(text):
+        seen = {}
+        body = re.sub(
+            r"%[\w.-]+", lambda found, seen=seen: f"%{seen.setdefault(found[0], len(seen))}", NOISE.sub("", body)
+        )
+        if f"calls=%{name}" in text and "f32[256,512]" in body:
+            bodies.add(body)
+    return len(bodies)
+
+
+@pytest.mark.parametrize("method", ["adamw", "ftp", "digrap"])
+def test_leaves_of_one_shape_share_their_loops(method):
+    """Each loop is compiled once: which scalar of the stacked ones is the leaf's must not be part of its code."""
+    assert loops(method, 6) == loops(method, 3) < 12

@@ -104,8 +104,9 @@ def test_a_toy_case_where_the_released_sign_is_another():
     """Two units, one inside: the released sum is positive, the chain rule's negative."""
     layout = _units.resolve("kernel", (2, 2), _units.flax_units, 0)
     last, gradient = jnp.array([[2.0, 0.1], [2.0, 0.1]]), jnp.array([[-1.0, 9.0], [-1.0, 9.0]])
+    products = _ball.inner_products(gradient, last, layout=layout)
     slope = {
-        exact: float(_ball.radius_hypergradient(gradient, last, jnp.array([1.0]), layout=layout, exact=exact)[0])
+        exact: float(_ball.radius_hypergradient(*products, jnp.array([1.0]), layout=layout, exact=exact)[0])
         for exact in (False, True)
     }
     assert slope[False] == pytest.approx(8.0, rel=1e-6)
