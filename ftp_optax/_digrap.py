@@ -81,20 +81,25 @@ def strength_hypergradient(
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def alignment(gradient: jax.Array, displacement: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
-    """``<g, c>`` and ``|c|^2`` of each layer, axes kept."""
+    """``<g, c>`` and ``|c|^2`` of each layer."""
     dot = _units.layer_sums(gradient.astype(displacement.dtype) * displacement, layout)
-    return dot, _units.layer_sums(jnp.square(displacement), layout)
+    return dot.reshape(layout.scalars), _units.layer_sums(jnp.square(displacement), layout).reshape(layout.scalars)
 
 
-@jax.jit
+def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Array:
+    """``omega <g, c> / |c|^2`` where ``<g, c> < 0``, for there a step along -g leads away from the anchor; else 0."""
+    slopes = dots / squares
+    return jnp.where((dots < 0) & jnp.isfinite(slopes), omega * slopes, 0)
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
 def without_conflict(
-    gradient: jax.Array, displacement: jax.Array, dot: jax.Array, square: jax.Array, omega: jax.Array
+    gradient: jax.Array, displacement: jax.Array, share: jax.Array, *, layout: _units.Layout
 ) -> jax.Array:
-    """``g - omega (<g, c> / |c|^2) c`` where ``<g, c> < 0``: there a step along -g leads away from the anchor."""
-    slope = dot / square
-    conflict = (dot < 0) & jnp.isfinite(slope)
-    projected = gradient.astype(displacement.dtype) - omega * slope * displacement
-    return jnp.where(conflict, projected.astype(gradient.dtype), gradient)
+    """``g - share c``, and ``g`` itself where the share is 0."""
+    share = _units.per_layer(share.astype(displacement.dtype), layout, displacement.ndim)
+    projected = gradient.astype(displacement.dtype) - share * displacement
+    return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
 def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes: Any) -> None:
@@ -232,23 +237,20 @@ def digrap(
         slope = _hyper.finite(_hyper.stack(slopes, state.strengths))
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
-        omega = dict(zip(layouts, _hyper.split(strengths, counts), strict=True))
 
-        cleared, displacement, new_scales = {}, {}, []
-        for i, layout in layouts.items():
-            gradient = gradients.values[i]
-            displacement[i] = gaps[i] if state.displacement is None else _hyper.computed_after(slope, gaps[i])
-            dot, square = alignment(gradient, displacement[i], layout=layout)
-            new_scales.append((dot / (square + _EPS)).reshape(layout.scalars))
-            share = _units.per_layer(omega[i].astype(gaps[i].dtype), layout, gaps[i].ndim)
-            cleared[i] = without_conflict(gradient, displacement[i], dot, square, share)
+        kept = {i: c if state.displacement is None else _hyper.computed_after(slope, c) for i, c in gaps.items()}
+        aligned = [alignment(gradients.values[i], kept[i], layout=layout) for i, layout in layouts.items()]
+        dots, squares = (_hyper.stack([pair[k] for pair in aligned], state.scales) for k in (0, 1))
+        shares = _hyper.split(shares_of(dots, squares, strengths), counts)
+        cleared = {
+            i: without_conflict(gradients.values[i], kept[i], share, layout=layout)
+            for (i, layout), share in zip(layouts.items(), shares, strict=True)
+        }
         return gradients.replaced(cleared), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            displacement=None
-            if state.displacement is None
-            else _trees.flatten(state.displacement).replaced(displacement),
-            scales=_hyper.stack(new_scales, state.scales),
+            displacement=None if state.displacement is None else _trees.flatten(state.displacement).replaced(kept),
+            scales=dots / (squares + _EPS),
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
