@@ -20,7 +20,18 @@ __all__ = ["label", "mean_of", "show"]
 
 _NUMBERS = ("validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_heldout_accuracy")
 _FIELDS = {"learning rate": "rate", "steps": "epochs"}
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
+_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#8C564B",
+    "#7F7F7F",
+    "#BCBD22",
+    "#000000",
+)
 
 
 def show(experiment: str, rows: Sequence[Row], task: str, results: Path, console: Console) -> None:
@@ -213,7 +224,7 @@ def _draw_strengths(rows: Sequence[Row], task: str, path: Path) -> None:
     left.legend(frameon=False, fontsize=7)
     _tidy(left)
     shortest = [row for row in at_rate if row.epochs == min(r.epochs for r in rows)]
-    for name, colour in zip(dict.fromkeys(row.method for row in shortest), _COLOURS * 2, strict=False):
+    for name, colour in zip(dict.fromkeys(row.method for row in shortest), _COLOURS, strict=False):
         _path(right, [row for row in shortest if row.method == name], name, colour)
     _finish_frontier(right, f"{task}, {min(row.epochs for row in rows):g} epochs")
     _save(figure, path)
