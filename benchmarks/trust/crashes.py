@@ -28,6 +28,11 @@ class Kill:
     unfinished: int
 
 
+def cache_of(folder: Path) -> Path:
+    """The user's cache if there is one by name, or one beside the runs: the pre-trained network is made once."""
+    return Path(os.environ.get("FTP_OPTAX_CACHE", folder / "cache"))
+
+
 def environment(cache: Path) -> dict[str, str]:
     """The user's, with a cache of the benchmark's own: the pre-trained network is made once."""
     return {**os.environ, "FTP_OPTAX_CACHE": str(cache), "PYTHONWARNINGS": "default"}
@@ -142,10 +147,11 @@ def survive(folder: Path, kills: int, seed: int = 0) -> dict[str, object]:
     Returns:
         Counts: kills, those that fell into the writing of a checkpoint, runs, how many ended as the undisturbed one.
     """
-    cache, rng, done = folder / "cache", random.Random(seed), []
+    cache, rng, done = cache_of(folder), random.Random(seed), []
     status, errors = finish(folder / "undisturbed", cache)
     assert status == 0, errors
-    expected, startup, same, runs = fingerprint(folder / "undisturbed"), _startup(folder / "timed", cache), 0, 0
+    startup = _startup(folder / "timed", cache) if kills > 1 else 0.0
+    expected, same, runs = fingerprint(folder / "undisturbed"), 0, 0
     while len(done) < kills:
         runs += 1
         out = folder / f"killed-{runs}"

@@ -83,7 +83,7 @@ def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
     Returns:
         The errors by case, and how many runs ended as the undisturbed one.
     """
-    cache, errors, outs = folder / "cache", {}, []
+    cache, errors, outs = crashes.cache_of(folder), {}, []
     status, complaint = crashes.finish(folder / "undisturbed", cache)
     assert status == 0, complaint
     expected = crashes.fingerprint(folder / "undisturbed")
