@@ -77,3 +77,10 @@ def test_scaling_is_linear_in_parameters(tmp_path):
     assert on_two["base"] == {}
     assert on_two["ftp"].keys() == {"all-reduce"}
     assert on_two["ftp"]["all-reduce"] <= 2
+
+
+def test_train_step_counts_what_tpgm_pays_for(tmp_path):
+    rows = {row["method"]: row for row in run("train_step", tmp_path, "--methods", "ftp", "tpgm")["rows"]}
+    assert rows["base"]["flops_over_adamw"] == 1
+    assert rows["tpgm"]["flops_over_adamw"] > 1.5 * rows["ftp"]["flops_over_adamw"]
+    assert rows["ftp"]["over_tpgm"]["runs"] == 3

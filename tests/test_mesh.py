@@ -152,6 +152,7 @@ def collectives(method: str, layout: str) -> dict[str, int]:
 # where two axes of the mesh cut a leaf, each has all-reduces of its own.
 LIMITS = {
     "ftp_adam": (2, 3, 7),
+    "ftp_lean": (2, 3, 7),
     "digrap_adam": (2, 2, 6),
     "digrap_lean": (1, 1, 3),
     "tpgm_adam": (2, 4, 9),

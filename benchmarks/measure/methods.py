@@ -48,10 +48,10 @@ def method(name: str, inner: optax.GradientTransformation, anchor_dtype: Any = N
 
 
 def _with_held_out_loss(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Gives `tpgm` its extra argument, so that all methods are called alike."""
+    """Gives `tpgm` its extra argument unless it is given, so that all methods are called alike."""
     loss = lambda params: optax.tree.norm(params, squared=True) / 2
 
     def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        return tx.update(updates, state, params, held_out_loss=loss, **extra_args)
+        return tx.update(updates, state, params, **({"held_out_loss": loss} | extra_args))
 
     return optax.GradientTransformationExtraArgs(tx.init, update)

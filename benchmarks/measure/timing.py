@@ -3,7 +3,7 @@
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -52,6 +52,18 @@ def interleaved(runners: Sequence[Callable[[], None]], runs: int) -> list[list[f
             runner()
             if i >= _WARM_UP:
                 taken.append(time.perf_counter() - start)
+    return seconds
+
+
+def in_turn(runners: Mapping[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
+    """The seconds of every call of every runner by name, the order reversed from round to round."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for i in range(_WARM_UP + runs):
+        for name in list(runners)[:: -1 if i % 2 else 1]:
+            start = time.perf_counter()
+            runners[name]()
+            if i >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
