@@ -70,8 +70,7 @@ class Sums(NamedTuple):
 SUMS = {
     # |c_i| before and after the step and <g_i, c_i>; the hyper-gradient and the greatest norm
     "ftp": Sums(3, 2, 0),
-    # |c_i| once more, for the displacement that the parameters have
-    "ftp-lean": Sums(4, 2, 0),
+    "ftp-lean": Sums(3, 2, 0),  # the same
     # |g_i|, |c_i| and <g_i, c_i>; the hyper-gradient; <g, c> and |c| after the step
     "digrap": Sums(3, 1, 2),
 }

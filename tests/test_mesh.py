@@ -167,6 +167,5 @@ LIMITS = {
 def test_a_step_gathers_nothing_and_reduces_all_leaves_together(method, layout):
     found = collectives(method, layout)
     assert found.keys() <= {"all-reduce"}
-    if method in LIMITS:
-        limit = LIMITS[method][["fsdp", "tensor parallel", "fsdp and tensor parallel"].index(layout)]
-        assert found.get("all-reduce", 0) <= limit
+    limit = LIMITS[method][["fsdp", "tensor parallel", "fsdp and tensor parallel"].index(layout)]
+    assert found.get("all-reduce", 0) <= limit
