@@ -1,5 +1,6 @@
 """The page docs/evidence.md: every number of it comes from the rows."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -39,15 +40,42 @@ best on the validation images; `NAME+wise_ft` is the same for another method.
 """
 
 
+_CORRUPTIONS = """## Natural corruptions
+
+ID test images under fifteen corruptions after ImageNet-C, at five severities each; the mean over all 75. Nothing was
+trained or chosen on corrupted images. Interpolations are at alpha 0.7. `python benchmarks/corruptions.py`; accuracy by
+kind and severity is in [corruptions.csv](../benchmarks/results/corruptions.csv).
+"""
+
+
 def evidence(found: Mapping[tuple[str, str], Sequence[Row]], results: Path) -> str:
     """The page."""
     sections = [_section(experiment, id_domain, rows, results) for (experiment, id_domain), rows in found.items()]
-    return "\n".join([_INTRODUCTION, *sections])
+    return "\n".join([_INTRODUCTION, *sections, *_corruptions(results)])
 
 
 def setting(line: Line) -> str:
     """A method's hyper-parameters in words."""
     return ", ".join(f"{name} {value:g}" for name, value in line.hyperparameters.items())
+
+
+def _corruptions(results: Path) -> list[str]:
+    """The tables of benchmarks/corruptions.py, if there are any."""
+    file = results / "corruptions.csv"
+    if not file.exists():
+        return []
+    with open(file, newline="", encoding="utf-8") as stream:
+        found = [row for row in csv.DictReader(stream) if row["kinds"]]
+    parts = [_CORRUPTIONS]
+    for experiment in dict.fromkeys(row["experiment"] for row in found):
+        parts += [f"{_TITLES[experiment]}:\n", _row("method", "seeds", "clean", "corrupted"), _row("---", *3 * ["--:"])]
+        mine = [row for row in found if row["experiment"] == experiment]
+        for method in dict.fromkeys(row["method"] for row in mine):
+            rows = [row for row in mine if row["method"] == method]
+            cells = [_shown(estimate([float(row[column]) for row in rows])) for column in ("clean", "corrupted")]
+            parts.append(_row(f"`{method}`", str(len(rows)), *cells))
+        parts.append("")
+    return ["\n".join(parts)]
 
 
 def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path) -> str:

@@ -11,7 +11,7 @@ from robust.finetune import Run, Scores, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.training import OnStep
 
-__all__ = ["Experiment", "Settings", "chosen", "run_missing"]
+__all__ = ["Experiment", "Settings", "chosen", "fine_tuned", "run_missing"]
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)."""
@@ -128,7 +128,7 @@ def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) ->
         row = _row(experiment, name, knobs, seed)
         if rows.key_of(row) not in present:
             with stage(f"{experiment.name}, {name}, trial of {method.knob} {value:g}") as on_step:
-                done = _one(experiment, method, knobs, seed, on_step)
+                done = fine_tuned(experiment, method, knobs, seed, on_step)
             row |= {"validation_accuracy": done.validation, "drift": done.drift, "seconds": done.trained.seconds}
             rows.append(settings.trials, row)
 
@@ -136,7 +136,7 @@ def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) ->
 def _final(experiment: Experiment, settings: Settings, name: str, seed: int, stage: Stage) -> Run:
     knobs = chosen(experiment, settings.trials, name)
     with stage(f"{experiment.name}, {name}, seed {seed}") as on_step:
-        done = _one(experiment, METHODS[name], knobs, seed, on_step)
+        done = fine_tuned(experiment, METHODS[name], knobs, seed, on_step)
     if name == "vanilla":
         first = _row(experiment, "zero_shot", {}, seed) | _measured(scores(done.start, done.start.params), 0.0, 0.0)
         rows.append(settings.results, first)
@@ -160,7 +160,8 @@ def _is_done(experiment: Experiment, settings: Settings, name: str, seed: int) -
     return key in {rows.key_of(row) for row in rows.read(settings.results)}
 
 
-def _one(experiment: Experiment, method: Method, knobs: dict[str, float], seed: int, on_step: OnStep) -> Run:
+def fine_tuned(experiment: Experiment, method: Method, knobs: dict[str, float], seed: int, on_step: OnStep) -> Run:
+    """Fine-tunes the foundation model of a seed with one method at one setting."""
     origin = start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest)
 
     def from_here(method: Method, epochs: int, origin: Start) -> Run:

@@ -106,13 +106,15 @@ def train(
     static = {"recipe": recipe, "graphdef": network.graphdef, "held_out": held_out is not None}
     params = jax.tree.map(jnp.copy, params)  # the update donates what it is given
     opt_state, key, scalars = recipe.optimizer(numbers).init(params), jax.random.key(seed), {}
+    # Committed from the start, as the update leaves them: else both programs are compiled twice.
+    params, opt_state, numbers, rest = jax.device_put((params, opt_state, numbers, network.rest), jax.devices()[0])
     batches = train_batches(domain, batch_size, seed=seed, num_steps=steps)
     extra = train_batches(held_out or domain, batch_size, seed=seed + 1, num_steps=steps)
     for done, batch in enumerate(batches, start=1):
         drawn = jax.random.fold_in(key, done) if augment else None
-        loss, grads = _gradient(network.graphdef, network.rest, params, batch, drawn)
+        loss, grads = _gradient(network.graphdef, rest, params, batch, drawn)
         judge = next(extra) if held_out is not None else batch
-        params, opt_state = _update(params, opt_state, grads, judge, numbers, network.rest, **static)
+        params, opt_state = _update(params, opt_state, grads, judge, numbers, rest, **static)
         if done % max(1, steps // _RECORDS) == 0 or done == steps:
             for name, value in _learned(opt_state).items():
                 scalars.setdefault(name, []).append(np.asarray(value))
