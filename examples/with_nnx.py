@@ -84,8 +84,8 @@ def main(*, smallest: bool = False) -> None:
         models = {"pre-trained": pretrained, "plain": plain, "ftp": tuned}
         show.scores({name: digits.score(model) for name, model in models.items()})
         show.balls(arrays(tuned), optimizer.opt_state, arrays(plain), arrays(pretrained))
-        anchor = optimizer.opt_state.anchor["first"]["kernel"].get_value()
-        spread = {"first/kernel": tuned.first.kernel.get_value(), "its anchor": anchor}
+        anchor = optimizer.opt_state.anchor["first"]["kernel"][...]
+        spread = {"first/kernel": tuned.first.kernel[...], "its anchor": anchor}
         rows = [(name, str(array.sharding.spec), len(array.sharding.device_set)) for name, array in spread.items()]
         show.table("Shards", ("array", "sharding", "devices"), rows)
 
