@@ -68,7 +68,9 @@ def test_frameworks(run, name, layers):
     assert_in_balls(shown["Layers under ftp"], layers)
     if name == "with_nnx":  # the anchor lies where its parameter lies, and the head is free
         kernel, anchor = shown["Shards"]["first/kernel"], shown["Shards"]["its anchor"]
-        assert kernel == anchor == ["P(None, 'model')", "8"]
+        assert kernel == anchor
+        assert kernel[0].endswith("(None, 'model')")
+        assert kernel[1] == "8"
         assert not any(path.startswith("head") for path in shown["Layers under ftp"])
     if name == "with_pytrees":
         assert all(0 <= strength <= 1 for (strength,) in numbers(shown["Layers under digrap"]).values())
