@@ -23,6 +23,8 @@ fifteen epochs on digits blended into photographs and tested on other digits in 
 photographs; *OOD seen*, the mean over the six; *OOD held out*, the mean over low contrast and stripes.""",
 }
 
+_ENOUGH_SEEDS = 3
+
 _INTRODUCTION = """# Evidence
 
 What fine-tuning keeps of a pre-trained model, by method. Accuracies are in %, with the 95 % interval over seeds
@@ -89,7 +91,7 @@ def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path
     parts = [
         f"## {_TITLES[experiment]}: fine-tuned on {id_domain}\n",
         f"{_ABOUT[experiment]}\n",
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}\n",
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}{_uneven(lines)}\n",
         _table(lines),
         figure,
         _differences(lines),
@@ -119,6 +121,13 @@ def _trials(experiment: str, id_domain: str, results: Path) -> str:
     return f"Settings tried for each method: {', '.join(map(str, tried))}."
 
 
+def _uneven(lines: Sequence[Line]) -> str:
+    """A warning where not all methods have the same seeds."""
+    if len({tuple(sorted(line.rows)) for line in lines}) == 1:
+        return ""
+    return "\nMethods with fewer seeds are unfinished: their means are of other splits; compare them by the paired differences."
+
+
 def _table(lines: Sequence[Line]) -> str:
     head = _row("method", "setting", "seeds", "validation", *SCORES)
     rule = _row("---", "---", "--:", "--:", *("--:" for _ in SCORES))
@@ -141,15 +150,17 @@ def _differences(lines: Sequence[Line]) -> str:
     parts = ["### Paired differences\n"]
     for peer in peers.values():
         parts += [
-            f"Points above `{peer.method}`, paired by seed; bold where the interval excludes zero,\n"
-            "not corrected for the number of comparisons.\n",
+            f"Points above `{peer.method}`, paired by seed; bold where the interval excludes zero and\n"
+            f"there are {_ENOUGH_SEEDS} seeds or more, not corrected for the number of comparisons.\n",
             _row("method", *SCORES),
             _row("---", *("--:" for _ in SCORES)),
         ]
         for line in lines:
             if line.method not in (peer.method, "zero_shot"):
                 cells = [paired(line, peer, column) for column in SCORES.values()]
-                parts.append(_row(f"`{line.method}`", *(_signed(cell) for cell in cells)))
+                # The interval of two differences that happen to be equal is nothing.
+                enough = len(line.rows.keys() & peer.rows.keys()) >= _ENOUGH_SEEDS
+                parts.append(_row(f"`{line.method}`", *(_signed(cell, enough) for cell in cells)))
         parts.append("")
     return "\n".join(parts)
 
@@ -175,8 +186,8 @@ def _shown(found: Estimate) -> str:
     return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
 
 
-def _signed(found: Estimate | None) -> str:
+def _signed(found: Estimate | None, enough: bool) -> str:
     if found is None:
         return ""
     text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
-    return f"**{text}**" if found.half is not None and abs(found.mean) > found.half else text
+    return f"**{text}**" if enough and found.half is not None and abs(found.mean) > found.half else text
