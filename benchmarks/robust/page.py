@@ -91,7 +91,8 @@ def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path
     parts = [
         f"## {_TITLES[experiment]}: fine-tuned on {id_domain}\n",
         f"{_ABOUT[experiment]}\n",
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}{_uneven(lines)}\n",
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}\n",
+        _uneven(lines),
         _table(lines),
         figure,
         _differences(lines),
@@ -125,7 +126,10 @@ def _uneven(lines: Sequence[Line]) -> str:
     """A warning where not all methods have the same seeds."""
     if len({tuple(sorted(line.rows)) for line in lines}) == 1:
         return ""
-    return "\nMethods with fewer seeds are unfinished: their means are of other splits; compare them by the paired differences."
+    return (
+        "Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired\n"
+        "differences below.\n"
+    )
 
 
 def _table(lines: Sequence[Line]) -> str:
