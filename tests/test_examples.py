@@ -147,8 +147,8 @@ def test_a_lost_process_changes_nothing():
     command = [sys.executable, str(EXAMPLES / "multi_process.py"), "--smallest"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 0, done.stderr
-    text = "\n".join(line for line in done.stdout.splitlines() if "Gloo" not in line)
-    (rows,) = tables(text).values()
+    # the processes' own messages come first, and two of them may write into one line
+    (rows,) = tables(done.stdout[done.stdout.index("16 steps, one process killed") :]).values()
     ((share, first, last, resumed_last, step, equal),) = rows.values()
     assert float(share) < 0.6  # of two processes
     assert float(last) < float(first)
