@@ -18,11 +18,19 @@ ROOT = Path(__file__).parents[1]
 
 
 class Versions(NamedTuple):
-    """What is installed, besides the newest of all else, and what is run."""
+    """What is installed, besides the newest of all else, and what is run.
+
+    Attributes:
+        installed: for pip.
+        run: for pytest.
+        without: tests that are left out.
+        extra: which of the package's extras comes with it.
+    """
 
     installed: tuple[str, ...]
     run: tuple[str, ...]
     without: tuple[str, ...] = ()
+    extra: str = "[dev]"
 
 
 OF_COMPILER = ("tests/test_cost.py", "tests/test_benchmarks.py")
@@ -30,14 +38,16 @@ ROOMS = ("ftp_optax", *(f"tests/test_{room}.py" for room in ("ftp", "digrap", "t
 VERSIONS = {
     # the package needs jax and optax alone; flax and orbax of today need a newer jax than it does
     "library": Versions(
-        ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "scikit-learn", "pytest", "pytest-xdist"), ROOMS
+        ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "scikit-learn", "pytest", "pytest-xdist"),
+        ROOMS,
+        extra="",
     ),
     "oldest": Versions(
-        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0", "{root}[dev]"),
+        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0"),
         ("ftp_optax", "tests"),
         OF_COMPILER,
     ),
-    "newest": Versions(("--upgrade", "jax", "jaxlib", "optax", "flax", "{root}[dev]"), ("ftp_optax", "tests")),
+    "newest": Versions(("--upgrade", "jax", "jaxlib", "optax", "flax"), ("ftp_optax", "tests")),
 }
 
 
@@ -47,8 +57,8 @@ def run(name: str, arguments: list[str]) -> bool:
     if not folder.exists():
         venv.create(folder, with_pip=True)
     python = str(folder / "bin/python")
-    packages = [package.format(root=ROOT) for package in versions.installed]
-    subprocess.run([python, "-m", "pip", "install", "-q", "-e", str(ROOT), *packages], check=True)
+    install = [python, "-m", "pip", "install", "-q", "-e", f"{ROOT}{versions.extra}", *versions.installed]
+    subprocess.run(install, check=True)
     ignored = [f"--ignore={path}" for path in versions.without]
     return subprocess.run([python, "-m", "pytest", *versions.run, *ignored, *arguments], cwd=ROOT).returncode == 0
 
