@@ -17,7 +17,7 @@ FILES = ("tests/test_torch_pickle.py", "tests/test_weights.py", "tests/test_fold
 def properties() -> dict[str, int]:
     """The properties, and the examples that hypothesis ran of them."""
     printed, _ = _run(PROPERTIES, "--hypothesis-show-statistics")
-    each = [int(n) for n in re.findall(r"(\d+) passing examples, 0 failing", printed)]
+    each = [int(n) for n in re.findall(r"(\d+) passing, 0 failing, and", printed)]
     return {"properties": len(each), "examples": sum(each), "fewest_examples_of_one": min(each)}
 
 

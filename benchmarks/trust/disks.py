@@ -45,7 +45,7 @@ def _refused(out: Path, cache: Path, before: Callable[[], None], words: tuple[st
     assert all(word in lines[0] for word in words), lines[0]
     assert not (out / "report.json").exists()
     assert not crashes.whole(out)
-    return lines[0].replace(str(out), "RUN")
+    return lines[0].replace(str(out), "RUN").replace(f"{crashes.ROOT}/", "")
 
 
 def _whole_checkpoints(out: Path) -> dict[str, str]:
