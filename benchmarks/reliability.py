@@ -9,6 +9,7 @@ Every part raises when what it asserts does not hold, so that a number in the re
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ PARTS: dict[str, Callable[[Options], dict[str, Any]]] = {
 def main() -> None:
     """Runs the parts one after the other, and writes each as it is done."""
     options = tyro.cli(Options)
+    if options.smallest:  # most of it is compilation; unoptimised programs are ready in a tenth of the time
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 2)
     path = options.results / "reliability.json"
