@@ -46,7 +46,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(jax|jnp|optax|nnx|flax|collections|typing)\b.*"),
     (r"py:.*", r"(init|update|state|[a-zA-Z])"),
 ]
-suppress_warnings = ["toc.not_included"]
 
 
 def setup(app):
