@@ -18,13 +18,17 @@ from robust.summary import SCORES, Line, estimate
 
 __all__ = ["draw_frontier", "draw_walls"]
 
+_FEWEST_SEEDS = 3
 _NAMES = {"vanilla": "base", "ftp+digrap": "ftp+digrap", "l2_sp": "l2-sp", "mars_pgm": "pgm", "ftp_exact": "ftp-lean"}
 _OTHERS = {"zero_shot": ("#444444", "*"), "ftp_scale_free": ("#0072B2", "d"), "lp_ft": ("#882255", "<")}
 _OTHERS |= {"linear_probe": ("#AA4499", ">")}
 
 
 def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
-    """ID accuracy against OOD accuracy, domains seen and held out; bars are 95 % intervals, the line is WiSE-FT."""
+    """ID accuracy against OOD accuracy, domains seen and held out; the line is WiSE-FT.
+
+    Bars are 95 % intervals, left out below three seeds: that of two is wider than the axes.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
     found = [line for line in summary.lines(rows) if line.alpha is None]
     path_points = [
@@ -37,7 +41,7 @@ def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.plot(ids, oods, color="#444444", lw=1.2, marker=".", ms=5, label="WiSE-FT", zorder=1)
         for line in found:
             colour, marker = _style(line.method)
-            errors = [[bar or 0.0] for bar in _bars(line, name)]
+            errors = [[bar or 0.0] if len(line.rows) >= _FEWEST_SEEDS else [0.0] for bar in _bars(line, name)]
             axes.errorbar(
                 *_point(line, name), xerr=errors[0], yerr=errors[1], color=colour, marker=marker, ms=8, lw=0.8, ls="",
                 label=line.method,
