@@ -66,7 +66,7 @@ def main() -> None:
     keep_compiled_programs()
     emoji = options.experiment == "emoji" and not options.smallest
     experiment = (
-        Experiment("emoji", "fluent-emoji-high-contrast", 10, 32)
+        Experiment("emoji", "fluent-high-contrast", 10, 32)
         if emoji
         else Experiment("digits", "photo", 4 if options.smallest else 15, 64, options.smallest)
     )

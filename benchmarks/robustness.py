@@ -27,7 +27,7 @@ from vision.errors import UserError
 from vision.progress import make_console, track
 
 ROOT = Path(__file__).parents[1]
-ID_DOMAINS = {"emoji": "fluent-emoji-high-contrast", "digits": "photo"}
+ID_DOMAINS = {"emoji": "fluent-high-contrast", "digits": "photo"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Options:
     """Ten artists' emoji, which npm fetches, or the embedded digits."""
 
     id_domain: str | None = None
-    """The emoji style that is fine-tuned on: fluent-emoji-high-contrast, the main one, or noto, the second."""
+    """The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second."""
 
     methods: tuple[str, ...] = tuple(METHODS)
     """Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other."""

@@ -149,9 +149,9 @@ def test_splits_are_the_seeds():
 
 def test_styles_have_roles():
     assert not set(styles.SEEN) & set(styles.HELD_OUT)
-    assert set(styles.STYLES) == {*styles.SEEN, *styles.HELD_OUT, "fluent-emoji-high-contrast"}
+    assert set(styles.STYLES) == {*styles.SEEN, *styles.HELD_OUT, "fluent-high-contrast"}
     notice = (TABLE.parent / "NOTICE").read_text()
     for style in styles.STYLES.values():
-        assert style.name in notice
+        assert style.icons in notice
         assert style.author in notice
         assert style.licence in notice

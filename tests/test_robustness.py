@@ -21,7 +21,7 @@ DIGITS = Experiment("digits", "photo", epochs=4, batch_size=64, smallest=True)
 
 def row(method="vanilla", seed=0, hyperparameters=None, **scores):
     same = {"experiment": "digits", "backbone": "small-cnn", "id_domain": "photo"}
-    values = {"validation_accuracy": 0.5, "id_accuracy": 0.5, "ood_seen_accuracy": 0.5, "ood_heldout_accuracy": 0.5}
+    values = {"validation_accuracy": 0.5, "id_accuracy": 0.5, "ood_seen_accuracy": 0.5, "ood_held_accuracy": 0.5}
     rest = {"hyperparameters": hyperparameters or {}, "domains": {"clean": 0.5}, "drift": 1.0, "seconds": 2.0}
     return {**same, "method": method, "seed": seed, **values, **rest, **scores}
 

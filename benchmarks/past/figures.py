@@ -18,7 +18,7 @@ from past.trials import Row, Trial
 
 __all__ = ["label", "mean_of", "show"]
 
-_NUMBERS = ("validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_heldout_accuracy")
+_NUMBERS = ("validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_held_accuracy")
 _FIELDS = {"learning rate": "rate", "steps": "epochs"}
 _COLOURS = (
     "#0072B2",
@@ -146,7 +146,7 @@ def _draw_scale(rows: Sequence[Row], task: str, path: Path) -> None:
                 top.plot(x, [fmean(r) for r in ratios], color=colour, marker="o", ms=4, label=method)
                 top.fill_between(x, [min(r) for r in ratios], [max(r) for r in ratios], color=colour, alpha=0.2, lw=0)
             middle.plot(x, [100 * mean_of(of, "id_accuracy") for _, of in found], color=colour, marker="o", ms=4)
-            ood = [50 * (mean_of(of, "ood_seen_accuracy") + mean_of(of, "ood_heldout_accuracy")) for _, of in found]
+            ood = [50 * (mean_of(of, "ood_seen_accuracy") + mean_of(of, "ood_held_accuracy")) for _, of in found]
             bottom.plot(x, ood, color=colour, marker="o", ms=4, label=method)
         for axes in grid[:, column]:
             axes.set_xscale("log")
@@ -188,7 +188,7 @@ def _draw_judges(rows: Sequence[Row], task: str, path: Path) -> None:
 def _path(axes: Axes, rows: Sequence[Row], name: str, colour: str) -> None:
     groups = sorted(grouped(rows).items(), key=lambda pair: pair[0].knob)
     x = [100 * mean_of(of, "id_accuracy") for _, of in groups]
-    y = [50 * (mean_of(of, "ood_seen_accuracy") + mean_of(of, "ood_heldout_accuracy")) for _, of in groups]
+    y = [50 * (mean_of(of, "ood_seen_accuracy") + mean_of(of, "ood_held_accuracy")) for _, of in groups]
     axes.plot(
         x, y, color=colour, marker="*" if name == "vanilla" else "o", ms=12 if name == "vanilla" else 5, label=name
     )

@@ -61,7 +61,7 @@ def digits_start(seed: int, width: float = 1.0, smallest: bool = False) -> Start
 @functools.lru_cache(maxsize=4)
 def emoji_start(seed: int) -> Start:
     """EfficientNet-Lite0 and the emoji of ten artists; npm fetches the drawings."""
-    origin = emoji_origin("emoji", "fluent-emoji-high-contrast", seed)
+    origin = emoji_origin("emoji", "fluent-high-contrast", seed)
     return _start(origin.task, origin.network, origin.params, augmented=True)
 
 

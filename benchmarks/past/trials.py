@@ -42,7 +42,7 @@ class Row(Trial):
     validation_accuracy: float = 0.0
     id_accuracy: float = 0.0
     ood_seen_accuracy: float = 0.0
-    ood_heldout_accuracy: float = 0.0
+    ood_held_accuracy: float = 0.0
     drift: float = 0.0
     scalar: float = 0.0
     seconds: float = 0.0
@@ -78,7 +78,7 @@ def _row(trial: Trial, start: Start) -> Row:
         validation_accuracy=round(done.validation, 5),
         id_accuracy=round(next(iter(done.accuracy.values())), 5),
         ood_seen_accuracy=round(seen, 5),
-        ood_heldout_accuracy=round(held_out, 5),
+        ood_held_accuracy=round(held_out, 5),
         drift=round(float(optax.tree.norm(optax.tree.sub(done.params, start.params))), 5),
         scalar=round(float(np.mean(settled)), 5) if settled.size else 0.0,
         seconds=round(time.perf_counter() - began, 1),

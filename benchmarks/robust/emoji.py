@@ -43,7 +43,7 @@ def load_style(name: str, size: int = 64, on_drawing: Callable[[int, int], None]
     """
     style = STYLES[name]
     config = json.dumps({"version": _VERSION, "package": style.package, "size": size})
-    key = f"emoji-{name}-{size}-{digest({'table': np.frombuffer(TABLE.read_bytes(), np.uint8)}, config)[:32]}"
+    key = f"emoji-{style.icons}-{size}-{digest({'table': np.frombuffer(TABLE.read_bytes(), np.uint8)}, config)[:32]}"
     arrays = load_arrays(key)
     if arrays is None:
         documents = drawings(install(style), emoji_table())

@@ -121,7 +121,7 @@ def start(
 
 def run(
     method: Build = lambda adamw, _: adamw,
-    id_domain: str = "fluent-emoji-high-contrast",
+    id_domain: str = "fluent-high-contrast",
     seed: int = 0,
     *,
     experiment: str = "emoji",

@@ -24,7 +24,7 @@ def install(style: Style) -> Path:
     Raises:
         UserError: npm is missing, or cannot fetch the package.
     """
-    target = cache_dir() / "emoji" / f"{style.name}-{style.version}"
+    target = cache_dir() / "emoji" / f"{style.icons}-{style.version}"
     if not target.exists():
         npm = shutil.which("npm")
         if npm is None:
@@ -33,7 +33,7 @@ def install(style: Style) -> Path:
         # Renamed when it is whole, so that a killed run or a second one at the same time leaves nothing half done.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".npm-") as scratch:
             _run_npm(npm, style, scratch)
-            package = Path(scratch) / "node_modules" / "@iconify-json" / style.name
+            package = Path(scratch) / "node_modules" / "@iconify-json" / style.icons
             try:
                 package.rename(target)
             except OSError:

@@ -205,7 +205,7 @@ def _measured(found: Scores, drift: float, seconds: float) -> dict[str, Any]:
         "validation_accuracy": found.validation,
         "id_accuracy": found.id,
         "ood_seen_accuracy": found.seen,
-        "ood_heldout_accuracy": found.held_out,
+        "ood_held_accuracy": found.held_out,
         "drift": drift,
         "seconds": seconds,
         "domains": dict(found.domains),

@@ -20,7 +20,7 @@ COLUMNS = (
     "validation_accuracy",
     "id_accuracy",
     "ood_seen_accuracy",
-    "ood_heldout_accuracy",
+    "ood_held_accuracy",
     "drift",
     "seconds",
     "domains",

@@ -41,7 +41,7 @@ def identities(seed: int) -> dict[str, np.ndarray]:
 
 def emoji_task(
     seed: int,
-    id_style: str = "fluent-emoji-high-contrast",
+    id_style: str = "fluent-high-contrast",
     size: int = 64,
     on_style: Callable[[str], None] | None = None,
 ) -> Task:

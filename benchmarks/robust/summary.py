@@ -11,7 +11,7 @@ from robust.rows import Row
 
 __all__ = ["SCORES", "Estimate", "Line", "estimate", "groups", "lines", "paired"]
 
-SCORES = {"ID": "id_accuracy", "OOD seen": "ood_seen_accuracy", "OOD held out": "ood_heldout_accuracy"}
+SCORES = {"ID": "id_accuracy", "OOD seen": "ood_seen_accuracy", "OOD held out": "ood_held_accuracy"}
 """Columns of the tables, by heading."""
 
 PEERS = ("vanilla", "wise_ft")
