@@ -25,9 +25,9 @@ from measure.report import environment, print_table
 from measure.report import write as write_json
 from robust import protocol
 from robust.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from robust.experiments import Experiment, standard
 from robust.finetune import Start
 from robust.methods import METHODS
-from robust.protocol import Experiment
 from robust.summary import estimate
 from robust.training import OnStep, predictions
 from vision.cache import keep_compiled_programs
@@ -64,12 +64,7 @@ def main() -> None:
     """Runs what is missing, then tabulates."""
     options = tyro.cli(Options)
     keep_compiled_programs()
-    emoji = options.experiment == "emoji" and not options.smallest
-    experiment = (
-        Experiment("emoji", "fluent-high-contrast", 10, 32)
-        if emoji
-        else Experiment("digits", "photo", 4 if options.smallest else 15, 64, options.smallest)
-    )
+    experiment = standard(options.experiment, smallest=options.smallest)
     file = options.results / "corruptions.csv"
     for seed in range(1 if options.smallest else options.seeds):
         for method in options.methods:

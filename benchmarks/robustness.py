@@ -19,15 +19,15 @@ from typing import Literal
 import tyro
 
 from robust import protocol, report, walls
+from robust.experiments import Experiment, standard
 from robust.methods import METHODS
-from robust.protocol import Experiment, Settings
+from robust.protocol import Settings
 from robust.training import OnStep
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
 from vision.progress import make_console, track
 
 ROOT = Path(__file__).parents[1]
-ID_DOMAINS = {"emoji": "fluent-high-contrast", "digits": "photo"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,20 +68,12 @@ def main() -> None:
     keep_compiled_programs()
     if not options.report:
         try:
-            _run(options, _experiment(options))
+            _run(options, standard(options.experiment, options.id_domain, smallest=options.smallest))
         except UserError as error:
             console.print(f"error: {error}", style="red", soft_wrap=True)
             raise SystemExit(2) from error
     recorded = options.results == Options.results and not options.smallest
     report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
-
-
-def _experiment(options: Options) -> Experiment:
-    name = "digits" if options.smallest else options.experiment
-    id_domain = options.id_domain if options.id_domain and not options.smallest else ID_DOMAINS[name]
-    if name == "emoji":
-        return Experiment(name, id_domain, epochs=10, batch_size=32)
-    return Experiment(name, id_domain, epochs=4 if options.smallest else 15, batch_size=64, smallest=options.smallest)
 
 
 def _run(options: Options, experiment: Experiment) -> None:

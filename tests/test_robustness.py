@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from robust import page, protocol, rows, summary
+from robust.experiments import standard
 from robust.methods import METHODS, RATE
-from robust.protocol import Experiment
 from vision.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-DIGITS = Experiment("digits", "photo", epochs=4, batch_size=64, smallest=True)
+DIGITS = standard("digits", smallest=True)
 
 
 def row(method="vanilla", seed=0, hyperparameters=None, **scores):
@@ -69,6 +69,14 @@ def test_the_trial_best_in_validation_is_chosen_and_the_default_of_equals(tmp_pa
 
 def test_every_method_gets_as_many_trials():
     assert {len(method.values) for method in METHODS.values()} == {3}
+
+
+def test_backbones_are_other_runs_with_choices_and_tables_of_their_own(tmp_path):
+    other = row(hyperparameters={RATE: 3e-3}, validation_accuracy=0.9) | {"backbone": "resnet"}
+    assert rows.key_of(other) != rows.key_of(row(hyperparameters={RATE: 3e-3}))
+    rows.append(tmp_path / "trials.csv", other)
+    assert protocol.chosen(DIGITS, tmp_path / "trials.csv", "vanilla") == {RATE: 1e-3}
+    assert [group.name for group in summary.groups([row(), other])] == ["digits-photo", "digits-photo-resnet"]
 
 
 def test_the_interval_is_students():

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from robust import summary
+from robust.experiments import main_backbone
 from robust.methods import METHODS
 from robust.rows import Row, read
-from robust.summary import PEERS, SCORES, Estimate, Line, estimate, paired
+from robust.summary import PEERS, SCORES, Estimate, Group, Line, estimate, paired
 
 __all__ = ["evidence", "setting"]
 
@@ -50,9 +51,13 @@ kind and severity is in [corruptions.csv](../benchmarks/results/corruptions.csv)
 """
 
 
-def evidence(found: Mapping[tuple[str, str], Sequence[Row]], results: Path) -> str:
+def evidence(found: Mapping[Group, Sequence[Row]], results: Path) -> str:
     """The page."""
-    sections = [_section(experiment, id_domain, rows, results) for (experiment, id_domain), rows in found.items()]
+    sections = [
+        _section(group, rows, results)
+        for group, rows in found.items()
+        if group.backbone == main_backbone(group.experiment)  # the others have a page of their own
+    ]
     return "\n".join([_INTRODUCTION, *sections, *_corruptions(results)])
 
 
@@ -80,9 +85,8 @@ def _corruptions(results: Path) -> list[str]:
     return ["\n".join(parts)]
 
 
-def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path) -> str:
-    lines = summary.lines(rows)
-    name = f"{experiment}-{id_domain}"
+def _section(group: Group, rows: Sequence[Row], results: Path) -> str:
+    (experiment, id_domain, _), lines, name = group, summary.lines(rows), group.name
     figure = _figure(
         results / f"robustness-{name}.png", "Accuracy in domain against out of domain, by method, with intervals."
     )
@@ -91,7 +95,7 @@ def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path
     parts = [
         f"## {_TITLES[experiment]}: fine-tuned on {id_domain}\n",
         f"{_ABOUT[experiment]}\n",
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(experiment, id_domain, results)}\n",
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(group, results)}\n",
         _uneven(lines),
         _table(lines),
         figure,
@@ -107,12 +111,8 @@ def _section(experiment: str, id_domain: str, rows: Sequence[Row], results: Path
     return "\n".join(parts)
 
 
-def _trials(experiment: str, id_domain: str, results: Path) -> str:
-    mine = [
-        row
-        for row in read(results / "robustness_trials.csv")
-        if (row["experiment"], row["id_domain"]) == (experiment, id_domain)
-    ]
+def _trials(group: Group, results: Path) -> str:
+    mine = summary.groups(read(results / "robustness_trials.csv")).get(group, [])
     if not mine:
         return (
             "No setting was tried here: every method has its default, and vanilla fine-tuning the learning rate 1e-3."

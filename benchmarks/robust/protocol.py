@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from robust import rows
+from robust.experiments import Experiment
 from robust.finetune import Run, Scores, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.training import OnStep
 
-__all__ = ["Experiment", "Settings", "chosen", "fine_tuned", "run_missing"]
+__all__ = ["Settings", "chosen", "fine_tuned", "run_missing"]
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)."""
@@ -22,30 +23,6 @@ FEW_ALPHAS = (0.5, 0.7)
 _RATE_WITHOUT_TRIALS = 1e-3
 
 Stage = Callable[[str], AbstractContextManager[OnStep]]
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is run, whatever the method.
-
-    Attributes:
-        name: `emoji` or `digits`.
-        id_domain: The domain that is fine-tuned on.
-        epochs: Of fine-tuning.
-        batch_size: Of fine-tuning.
-        smallest: Little data and one epoch, to see that everything works.
-    """
-
-    name: str
-    id_domain: str
-    epochs: int
-    batch_size: int
-    smallest: bool = False
-
-    @property
-    def backbone(self) -> str:
-        """The foundation model's network."""
-        return "efficientnet-lite0" if self.name == "emoji" else "small-cnn"
 
 
 @dataclass(frozen=True)
@@ -110,11 +87,11 @@ def chosen(experiment: Experiment, trials: Path, name: str) -> dict[str, float]:
 
 def _best(experiment: Experiment, trials: Path, name: str) -> float | None:
     """The knob's value, or None before any trial."""
-    method = METHODS[name]
+    method, own = METHODS[name], (experiment.name, experiment.backbone, experiment.id_domain, name)
     found = {
         row["hyperparameters"][method.knob]: row["validation_accuracy"]
         for row in rows.read(trials)
-        if (row["experiment"], row["id_domain"], row["method"]) == (experiment.name, experiment.id_domain, name)
+        if rows.key_of(row)[:4] == own
     }
     tried = [value for value in method.values if value in found]
     return max(tried, key=lambda value: found[value]) if tried else None  # max takes the first of equals
@@ -160,9 +137,16 @@ def _is_done(experiment: Experiment, settings: Settings, name: str, seed: int) -
     return key in {rows.key_of(row) for row in rows.read(settings.results)}
 
 
-def fine_tuned(experiment: Experiment, method: Method, knobs: dict[str, float], seed: int, on_step: OnStep) -> Run:
-    """Fine-tunes the foundation model of a seed with one method at one setting."""
-    origin = start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest)
+def fine_tuned(
+    experiment: Experiment,
+    method: Method,
+    knobs: dict[str, float],
+    seed: int,
+    on_step: OnStep,
+    origin: Start | None = None,
+) -> Run:
+    """Fine-tunes the foundation model of a seed, or what else is given as `origin`, with one method at one setting."""
+    origin = origin or start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest)
 
     def from_here(method: Method, epochs: int, origin: Start) -> Run:
         return run(

@@ -23,11 +23,11 @@ def write(results: Path, console: Console, docs: Path | None = None) -> None:
     """
     found = summary.groups(rows.read(results / "robustness.csv"))
     data = {}
-    for (experiment, id_domain), group in found.items():
-        name = f"{experiment}-{id_domain}"
+    for key, group in found.items():
+        name = key.name
         data[name] = summary.as_data(group)
         _print(name, group, console)
-        figures.draw_frontier(group, f"fine-tuned on {id_domain}", results / f"robustness-{name}.png")
+        figures.draw_frontier(group, f"fine-tuned on {key.id_domain}", results / f"robustness-{name}.png")
         walls = results / "robustness_walls" / f"{name}-ftp.json"
         if walls.exists():
             figures.draw_walls(walls, results / f"robustness-{name}-walls.png")

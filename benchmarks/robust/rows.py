@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +28,10 @@ COLUMNS = (
 """Of the file. `hyperparameters` and `domains` (accuracy in each OOD domain) are JSON. Accuracies are shares; those on
 test images are empty in trials, which look at validation images only."""
 
+_TEXTS = ("experiment", "backbone", "id_domain", "method")
+_DATA = ("hyperparameters", "domains")  # JSON
+_COUNTS = ("seed", "images")
+
 Row = dict[str, Any]
 
 
@@ -35,6 +39,7 @@ class Key(NamedTuple):
     """What tells runs apart."""
 
     experiment: str
+    backbone: str
     id_domain: str
     method: str
     hyperparameters: str
@@ -43,11 +48,16 @@ class Key(NamedTuple):
 
 def key_of(row: Mapping[str, Any]) -> Key:
     """The key of a row."""
-    return Key(row["experiment"], row["id_domain"], row["method"], _json(row["hyperparameters"]), int(row["seed"]))
+    texts = {name: row[name] for name in _TEXTS}
+    return Key(**texts, hyperparameters=_json(row["hyperparameters"]), seed=int(row["seed"]))
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
     """All rows of a file; none if there is no file.
+
+    Args:
+        path: Of the file.
+        columns: Of the file, if it is another benchmark's.
 
     Raises:
         UserError: The file has other columns.
@@ -56,30 +66,41 @@ def read(path: Path) -> list[Row]:
         return []
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: its columns are not {', '.join(COLUMNS)}; move the file away")
-        return [_parsed(row) for row in reader if row["domains"] is not None]  # a line cut short by a crash is no row
+        if tuple(reader.fieldnames or ()) != tuple(columns):
+            raise UserError(f"{path}: its columns are not {', '.join(columns)}; move the file away")
+        return [_parsed(row) for row in reader if row[columns[-1]] is not None]  # a line cut short by a crash is no row
 
 
-def append(path: Path, row: Row) -> None:
+def append(path: Path, row: Row, columns: Sequence[str] = COLUMNS) -> None:
     """Adds a row, in one write, so that two processes may fill one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = [_json(row[name]) if name in ("hyperparameters", "domains") else row[name] for name in COLUMNS]
+    line = [_json(row[name]) if name in _DATA else row[name] for name in columns]
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
-            writer.writerow(COLUMNS)
+            writer.writerow(columns)
         writer.writerow("" if cell is None else f"{cell:.5g}" if isinstance(cell, float) else cell for cell in line)
 
 
 def _parsed(row: Mapping[str, str]) -> Row:
-    number = lambda cell: float(cell) if cell else None
-    texts = {name: row[name] for name in ("experiment", "backbone", "id_domain", "method")}
-    data = {name: json.loads(row[name]) for name in ("hyperparameters", "domains")}
-    rest = {name: number(row[name]) for name in COLUMNS if name not in {*texts, *data, "seed"}}
-    return {**texts, **data, **rest, "seed": int(row["seed"])}
+    return {name: _read(name, cell) for name, cell in row.items()}
 
 
-def _json(value: Any) -> str:
-    rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in value.items()}
-    return json.dumps(rounded, sort_keys=True)
+def _read(name: str, cell: str) -> Any:
+    if name in _TEXTS:
+        return cell
+    if name in _DATA:
+        return json.loads(cell)
+    if name in _COUNTS:
+        return int(cell)
+    return float(cell) if cell else None
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps({k: _rounded(v) for k, v in value.items()}, sort_keys=True)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from robust.experiments import main_backbone
 from robust.rows import Row
 
-__all__ = ["SCORES", "Estimate", "Line", "estimate", "groups", "lines", "paired"]
+__all__ = ["SCORES", "Estimate", "Group", "Line", "estimate", "groups", "lines", "paired"]
 
 SCORES = {"ID": "id_accuracy", "OOD seen": "ood_seen_accuracy", "OOD held out": "ood_held_accuracy"}
 """Columns of the tables, by heading."""
@@ -23,6 +24,20 @@ class Estimate(NamedTuple):
 
     mean: float
     half: float | None
+
+
+class Group(NamedTuple):
+    """What rows must share to be compared."""
+
+    experiment: str
+    id_domain: str
+    backbone: str
+
+    @property
+    def name(self) -> str:
+        """In the names of files; the backbone is in it where it is not the experiment's main one."""
+        main = self.backbone == main_backbone(self.experiment)
+        return "-".join((self.experiment, self.id_domain) + (() if main else (self.backbone,)))
 
 
 class Line(NamedTuple):
@@ -49,11 +64,11 @@ class Line(NamedTuple):
         return statistics.fmean(row["validation_accuracy"] for row in self.rows.values())
 
 
-def groups(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows of each experiment and ID domain, in the order of the file."""
-    found: dict[tuple[str, str], list[Row]] = defaultdict(list)
+def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
+    """The rows of each experiment, ID domain and backbone, in the order of the file."""
+    found: dict[Group, list[Row]] = defaultdict(list)
     for row in rows:
-        found[row["experiment"], row["id_domain"]].append(row)
+        found[Group(row["experiment"], row["id_domain"], row["backbone"])].append(row)
     return dict(found)
 
 

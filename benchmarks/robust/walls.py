@@ -7,8 +7,8 @@ import jax
 import numpy as np
 
 from ftp_optax import drift, radii, strengths
+from robust.experiments import Experiment
 from robust.finetune import Run
-from robust.protocol import Experiment
 from vision.networks import Params, depth_order, path_of
 
 __all__ = ["record"]

@@ -1,0 +1,60 @@
+"""The experiments by name: which data, which network, how long is fine-tuned."""
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ID_DOMAINS", "Experiment", "main_backbone", "standard"]
+
+ID_DOMAINS = {"emoji": "fluent-high-contrast", "digits": "photo"}
+"""The domain that is fine-tuned on, where none is asked for."""
+
+_BACKBONES = {"emoji": "efficientnet-lite0", "digits": "small-cnn"}
+
+_LENGTHS: dict[str, dict[str, Any]] = {
+    "emoji": {"epochs": 10, "batch_size": 32},
+    "digits": {"epochs": 15, "batch_size": 64},
+}
+_EPOCHS_AT_SMALLEST = 4
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is run, whatever the method.
+
+    Attributes:
+        name: `emoji` or `digits`.
+        id_domain: The domain that is fine-tuned on.
+        epochs: Of fine-tuning.
+        batch_size: Of fine-tuning.
+        smallest: Little data and few epochs, to see that everything works.
+    """
+
+    name: str
+    id_domain: str
+    epochs: int
+    batch_size: int
+    smallest: bool = False
+
+    @property
+    def backbone(self) -> str:
+        """The foundation model's network."""
+        return main_backbone(self.name)
+
+
+def main_backbone(name: str) -> str:
+    """The network of an experiment where none is asked for."""
+    return _BACKBONES[name]
+
+
+def standard(name: str, id_domain: str | None = None, *, smallest: bool = False) -> Experiment:
+    """An experiment as the main benchmark runs it.
+
+    Args:
+        name: A key of `ID_DOMAINS`.
+        id_domain: The domain to fine-tune on; None for the main one.
+        smallest: The digits with little data, whatever the name: it must run without any download.
+    """
+    name = "digits" if smallest else name
+    id_domain = id_domain if id_domain and not smallest else ID_DOMAINS[name]
+    length = _LENGTHS[name] | ({"epochs": _EPOCHS_AT_SMALLEST} if smallest else {})
+    return Experiment(name, id_domain, smallest=smallest, **length)
