@@ -12,7 +12,7 @@ from robust.finetune import Run, Scores, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.training import OnStep
 
-__all__ = ["Settings", "chosen", "fine_tuned", "run_missing"]
+__all__ = ["Settings", "blank_row", "chosen", "fine_tuned", "measured", "run_missing"]
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)."""
@@ -102,7 +102,7 @@ def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) ->
     present = {rows.key_of(row) for row in rows.read(settings.trials)}
     for value in method.values[: settings.tried] if settings.tried > 1 else ():
         knobs = {**chosen(experiment, settings.trials, name), method.knob: value}
-        row = _row(experiment, name, knobs, seed)
+        row = blank_row(experiment, name, knobs, seed)
         if rows.key_of(row) not in present:
             with stage(f"{experiment.name}, {name}, trial of {method.knob} {value:g}") as on_step:
                 done = fine_tuned(experiment, method, knobs, seed, on_step)
@@ -115,15 +115,15 @@ def _final(experiment: Experiment, settings: Settings, name: str, seed: int, sta
     with stage(f"{experiment.name}, {name}, seed {seed}") as on_step:
         done = fine_tuned(experiment, METHODS[name], knobs, seed, on_step)
     if name == "vanilla":
-        first = _row(experiment, "zero_shot", {}, seed) | _measured(scores(done.start, done.start.params), 0.0, 0.0)
+        first = blank_row(experiment, "zero_shot", {}, seed) | measured(scores(done.start, done.start.params), 0.0, 0.0)
         rows.append(settings.results, first)
     for alpha, label in _points(name):
         found = done.interpolated(alpha)
-        row = _row(experiment, label, {**knobs, "alpha": alpha}, seed)
-        rows.append(settings.results, row | _measured(found, alpha * done.drift, done.trained.seconds))
+        row = blank_row(experiment, label, {**knobs, "alpha": alpha}, seed)
+        rows.append(settings.results, row | measured(found, alpha * done.drift, done.trained.seconds))
     # The run's own row comes last: where it is, all the others of the run are too.
-    own = _measured(done.scores, done.drift, done.trained.seconds)
-    rows.append(settings.results, _row(experiment, name, knobs, seed) | own)
+    own = measured(done.scores, done.drift, done.trained.seconds)
+    rows.append(settings.results, blank_row(experiment, name, knobs, seed) | own)
     return done
 
 
@@ -133,7 +133,7 @@ def _points(name: str) -> Iterator[tuple[float, str]]:
 
 
 def _is_done(experiment: Experiment, settings: Settings, name: str, seed: int) -> bool:
-    key = rows.key_of(_row(experiment, name, chosen(experiment, settings.trials, name), seed))
+    key = rows.key_of(blank_row(experiment, name, chosen(experiment, settings.trials, name), seed))
     return key in {rows.key_of(row) for row in rows.read(settings.results)}
 
 
@@ -172,7 +172,8 @@ def fine_tuned(
     return replace(tuned, start=origin)
 
 
-def _row(experiment: Experiment, method: str, hyperparameters: dict[str, float], seed: int) -> rows.Row:
+def blank_row(experiment: Experiment, method: str, hyperparameters: dict[str, float], seed: int) -> rows.Row:
+    """What a run's row holds before it is measured."""
     same = {"experiment": experiment.name, "backbone": experiment.backbone, "id_domain": experiment.id_domain}
     return {
         **dict.fromkeys(rows.COLUMNS),
@@ -184,7 +185,8 @@ def _row(experiment: Experiment, method: str, hyperparameters: dict[str, float],
     }
 
 
-def _measured(found: Scores, drift: float, seconds: float) -> dict[str, Any]:
+def measured(found: Scores, drift: float, seconds: float) -> dict[str, Any]:
+    """What a run adds to its row."""
     return {
         "validation_accuracy": found.validation,
         "id_accuracy": found.id,

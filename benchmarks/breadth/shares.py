@@ -1,0 +1,45 @@
+"""A share of the fine-tuning labels: nested subsets, as stratified as their size allows, trained on for as long."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from robust.finetune import Start
+from vision.data import ArrayDomain
+
+__all__ = ["few_labels", "stratified_order"]
+
+
+def few_labels(origin: Start, share: float, seed: int) -> tuple[Start, int]:
+    """The same task with a share of its fine-tuning images, and their number, which is at least one.
+
+    The images that are kept take the places of the others, so that an epoch has as many steps as with all of them: with
+    as many epochs instead of steps, 1 % of the digits would be one step, and any method would stay at the foundation
+    model. Validation and test images stay as they are.
+
+    Args:
+        origin: The task with all labels, and the foundation model.
+        share: In 0..1.
+        seed: Of the order. For one seed the smaller subset is within the larger.
+    """
+    train = origin.task.train
+    assert isinstance(train, ArrayDomain)
+    count = max(1, round(share * len(train)))
+    kept = stratified_order(train.labels, seed)[:count]
+    places = np.resize(kept, len(train))
+    domain = ArrayDomain(train.name, train.images[places], train.labels[places])
+    return replace(origin, task=replace(origin.task, train=domain)), count
+
+
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """An order of the images of which every beginning has the classes in their shares, as nearly as its length allows.
+
+    The k-th image of a class, in random order, stands where (k - 1/2) / (images of the class) puts it among all. A
+    beginning shorter than the number of classes has some of them only: the most frequent.
+    """
+    rng = np.random.default_rng((seed, len(labels)))
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = rng.permutation(np.flatnonzero(labels == label))
+        places[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.lexsort((rng.random(len(labels)), places))  # classes of one size in random order

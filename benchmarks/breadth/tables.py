@@ -1,0 +1,53 @@
+"""Tables of methods by conditions, each cell a mean over seeds with its interval, held against one method by seed."""
+
+from collections.abc import Mapping, Sequence
+
+from robust.summary import Estimate, estimate
+
+__all__ = ["Values", "header", "markdown", "table"]
+
+Values = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""By method and by condition (the table's columns): one number, a share, for each seed."""
+
+_ENOUGH_SEEDS = 3
+
+
+def table(values: Values, peer: str) -> list[list[str]]:
+    """A line for each method: its name, then mean and 95 % interval in percent.
+
+    Bold where the difference to `peer`, paired by seed, has an interval without zero, over three seeds or more.
+    """
+    columns = header(values)[1:]
+    lines = []
+    for method, cells in values.items():
+        shown = [_cell(cells.get(column, {}), values[peer].get(column, {}), method != peer) for column in columns]
+        lines.append([method, *shown])
+    return lines
+
+
+def header(values: Values) -> list[str]:
+    """The columns' names, in the order in which they come up."""
+    return ["method", *dict.fromkeys(column for cells in values.values() for column in cells)]
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """The table as Markdown, methods as code."""
+    rule = ["---", *["--:"] * (len(head) - 1)]
+    named = [[f"`{line[0]}`", *line[1:]] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in [list(head), rule, *named])
+
+
+def shown(found: Estimate) -> str:
+    """`58.2 ± 1.1`."""
+    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+
+
+def _cell(mine: Mapping[int, float], peers: Mapping[int, float], compared: bool) -> str:
+    if not mine:
+        return ""
+    text = shown(estimate(list(mine.values())))
+    seeds = sorted(mine.keys() & peers.keys())
+    if not compared or len(seeds) < _ENOUGH_SEEDS:
+        return text
+    gap = estimate([mine[seed] - peers[seed] for seed in seeds])
+    return f"**{text}**" if gap.half is not None and abs(gap.mean) > gap.half > 0 else text
