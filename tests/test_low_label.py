@@ -1,5 +1,6 @@
 """Few labels: subsets that are nested and stratified, trained on for as long; tables that say what the rows say."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,11 @@ def test_the_recorded_tables_are_the_recorded_rows(tmp_path):
     assert found
     (tmp_path / FILE).write_bytes((RESULTS / FILE).read_bytes())
     low_label_report.write(tmp_path)
+    page = (ROOT / "docs" / "low_label.md").read_text()
+    said = set(re.findall(r"\d+\.\d", page))
     for group in summary.groups(found):
         name = f"low_label-{group.name}.md"
         assert (RESULTS / name).read_text() == (tmp_path / name).read_text()
+        assert name in page
+        said -= set(re.findall(r"\d+\.\d", (RESULTS / name).read_text()))
+    assert not said - {"0.5", "0.7"}  # alphas

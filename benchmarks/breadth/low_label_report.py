@@ -72,7 +72,7 @@ def _draw(found: Sequence[Row], path: Path) -> None:
             x = [place + 0.04 * (i - len(values) / 2) for place, _ in points]  # apart, so that bars do not hide bars
             bars = [point.half if point.half is not None else 0.0 for _, point in points]
             axes.errorbar(x, [point.mean for _, point in points], bars, **look.of(method), lw=1, elinewidth=0.6)
-        axes.set_xticks(range(len(places)), places, fontsize=8)
+        axes.set_xticks(range(len(places)), [place.replace(" (", "\n(") for place in places], fontsize=8)
         axes.set_xlabel("share of the labels (images)")
         axes.set_ylabel(f"accuracy, {title} (%)")
         clean(axes)
