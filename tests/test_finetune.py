@@ -13,16 +13,19 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
 import finetune
+from ftp_optax import radii
 from vision import networks, weights
 from vision.config import METHODS, load_config, parse_config
 from vision.data import Domain
 from vision.digits import digits_task
 from vision.errors import UserError
+from vision.methods import create_method
 
 EXAMPLES = Path(finetune.__file__).parent
 # Long enough that a run can be killed while it trains.
@@ -341,11 +344,33 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
         load_config(tmp_path / "run")
 
 
+def test_a_run_of_the_first_version_is_read_with_the_released_rate_of_radii(tmp_path: Path) -> None:
+    stored = parse_config(["--out", str(tmp_path)]).to_json()
+    del stored["radii_lr"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert load_config(tmp_path).radii_lr == 0.01
+
+
+@pytest.mark.parametrize("name", ["ftp", "ftp+digrap"])
+def test_the_rate_of_radii_is_that_of_the_flag(name: str) -> None:
+    """Adam's first step has the length of its rate, and the radii's first step is their second."""
+    found = {}
+    for rate in (0.01, 0.1):
+        tx = create_method(name, learning_rate=1.0, num_steps=10, radii_learning_rate=rate)
+        params = {"kernel": jnp.ones((4, 3))}
+        state = tx.init(params)
+        for _ in range(4):
+            updates, state = tx.update({"kernel": jnp.full((4, 3), 0.1)}, state, params)
+            params = optax.apply_updates(params, updates)
+        found[rate] = float(radii(state, params)["kernel"])
+    assert found[0.1] == pytest.approx(10 * found[0.01], rel=0.05)
+
+
 def test_help_explains_every_flag(command: Command) -> None:
     shown = command("finetune.py", "--help")
     assert shown.returncode == 0
     for flag in (
-        *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "epochs", "lr", "batch-size"),
-        *("dtype", "image-size", "wise-alpha", "smallest", "resume"),
+        *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "epochs", "lr", "radii-lr"),
+        *("batch-size", "dtype", "image-size", "wise-alpha", "smallest", "resume"),
     ):
         assert f"--{flag}" in shown.stdout

@@ -128,6 +128,7 @@ SPOILT = {
     "epochs": [0, -1, "3", 1e300, None, True],
     "batch_size": [0, -1, "x"],
     "lr": [-1.0, "x", None],
+    "radii_lr": [-1.0, "x", None, True],
     "dtype": ["object", "float128", None],
     "seed": [-1, 2**31, "x"],
     "wise_alpha": [2.0, "x"],

@@ -1,5 +1,6 @@
 """safetensors and Orbax weights: everything comes back, or one line says what is wrong."""
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from vision import weights
 from vision.errors import UserError
+from vision.files import atomic_write
 
 FUZZ = settings(
     max_examples=150,
@@ -188,15 +190,17 @@ def test_a_damaged_orbax_directory_is_refused(tmp_path: Path) -> None:
     unreadable(path, "not a whole Orbax checkpoint")
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_names_the_file_and_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "report.json"
-    weights.atomic_write(path, b"old")
+    atomic_write(path, b"old")
 
     def full(descriptor: int) -> None:
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
-        weights.atomic_write(path, b"new")
+    with pytest.raises(OSError, match=r"No space left.*report\.json"):
+        atomic_write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

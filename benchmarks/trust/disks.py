@@ -27,7 +27,7 @@ def _obedient() -> None:
 
 
 def _refused(out: Path, cache: Path, before: Callable[[], None], words: tuple[str, ...]) -> str:
-    """Runs the job where it cannot write; it must end with status 2 and one line that says what and where."""
+    """Runs the job where it cannot write; it must end with status 2 and one line, what and where, no traceback."""
     fresh = not (out / "config.json").exists()
     args = (*crashes.SMALLEST, "--out", str(out)) if fresh else ("--out", str(out), "--resume")
     done = subprocess.run(
@@ -42,6 +42,7 @@ def _refused(out: Path, cache: Path, before: Callable[[], None], words: tuple[st
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
     assert len(lines) == 1, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
     assert all(word in lines[0] for word in words), lines[0]
     assert not (out / "report.json").exists()
     assert not crashes.whole(out)
@@ -95,7 +96,14 @@ def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
         assert _whole_checkpoints(out) == last, f"{case}: a checkpoint was touched"
         outs.append(out)
 
-    refused("disk full at the first weights", run("weights"), _limited(NO_WEIGHTS), "File too large", "--resume")
+    refused(
+        "disk full at the first weights",
+        run("weights"),
+        _limited(NO_WEIGHTS),
+        "pretrained",
+        "File too large",
+        "--resume",
+    )
     full = ("File too large", "checkpoints", "--resume")
     if not smallest:
         refused("disk full at the first checkpoint", run("first"), _limited(NO_CHECKPOINT), *full)

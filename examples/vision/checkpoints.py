@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from vision.cache import digest
 from vision.errors import UserError
 from vision.interrupts import uninterrupted
+from vision.quiet import quiet_writers
 
 __all__ = ["checkpoint_manager", "restore", "save"]
 
@@ -23,6 +24,7 @@ def checkpoint_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
     Raises:
         UserError: the directory cannot be written; also when the block ends, for the last checkpoint.
     """
+    quiet_writers()
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=True)
     with _writing(directory), uninterrupted():
         manager = ocp.CheckpointManager(directory, options=options)

@@ -27,6 +27,8 @@ _IMAGE_SIZE = {
     ("folders", "efficientnet-lite0"): 224,
 }
 
+_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(("lr", "radii_lr", "wise_alpha"), (float, int))}
+
 arg = tyro.conf.arg
 
 
@@ -77,6 +79,10 @@ class Config:
 
     lr: float = 1e-3
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
+
+    radii_lr: float = 1e-2
+    """Learning rate of FTP's radii, as released. They move by about that much a step: in a short
+    run of wide layers 0.01 holds the weights tight, 0.1 leaves them room."""
 
     batch_size: int = 32
     """Images per step."""
@@ -168,6 +174,7 @@ def load_config(run_dir: Path) -> Config:
     try:
         fields = json.loads(path.read_text())
         fields["ood"] = tuple(tuple(group) for group in fields["ood"])
+        fields.setdefault("radii_lr", Config.radii_lr)  # runs of version 0.1.0 have none
         for name in ("train", "val", "pretrained"):
             fields[name] = None if fields[name] is None else Path(fields[name])
         config = Config(**fields, out=run_dir.absolute())
@@ -238,8 +245,8 @@ def _check_types(config: Config) -> None:
     """Raises TypeError for a stored value of another type than its field's."""
     for field in dataclasses.fields(Config):
         value, usual = getattr(config, field.name), field.default
-        kinds = {"image_size": (int, type(None)), "lr": (float, int), "wise_alpha": (float, int)}.get(field.name)
-        if usual is not None and not isinstance(value, kinds or type(usual)):
+        kinds = _KINDS.get(field.name, type(usual))
+        if usual is not None and not isinstance(value, kinds):
             raise TypeError(f"{field.name} is {str(value)[:40]!r}")
         if isinstance(value, bool) and not isinstance(usual, bool):
             raise TypeError(f"{field.name} is {value}")
@@ -263,6 +270,7 @@ def _check_values(config: Config) -> None:
         ("--batch-size", config.batch_size, config.batch_size >= 1),
         ("--seed", config.seed, 0 <= config.seed < 2**31),
         ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
+        ("--radii-lr", config.radii_lr, config.radii_lr > 0 and math.isfinite(config.radii_lr)),
         ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
         ("--image-size", config.image_size, config.image_size is None or 8 <= config.image_size <= LARGEST_IMAGE),
     ):

@@ -20,6 +20,7 @@ from vision.data import ArrayDomain, Domain, Task
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
+from vision.files import replacing
 from vision.folders import folder_task
 from vision.foundation import pretrained_digits_model
 from vision.methods import create_method, not_head
@@ -173,7 +174,13 @@ def _fine_tune(
     console: Console,
 ) -> Trained:
     total = num_steps(task.train, config.batch_size, config.epochs)
-    tx = create_method(name, learning_rate=config.lr, num_steps=total, mask=not_head if new_head else None)
+    tx = create_method(
+        name,
+        learning_rate=config.lr,
+        num_steps=total,
+        radii_learning_rate=config.radii_lr,
+        mask=not_head if new_head else None,
+    )
     with track(console, name, total) as update:
         trained = fine_tune(
             network,
@@ -217,13 +224,13 @@ def _evaluate(
 def _finish(results: Results, run_dir: RunDir, console: Console) -> None:
     """Writes the figures and the report, and prints the table."""
     report: dict[str, Any] = build_report(results)
-    with run_dir.replacing(run_dir.figure("examples")) as path:
+    with replacing(run_dir.figure("examples")) as path:
         figures.draw_examples(results, path)
     if results.task.ood:
-        with run_dir.replacing(run_dir.figure("frontier")) as path:
+        with replacing(run_dir.figure("frontier")) as path:
             figures.draw_frontier(report, path)
     if figures.has_scalars(results):
-        with run_dir.replacing(run_dir.figure("radii")) as path:
+        with replacing(run_dir.figure("radii")) as path:
             figures.draw_scalars(results, path)
     write_json(run_dir.report, report)
     console.print()

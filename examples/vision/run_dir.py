@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vision.config import CONFIG_FILE, Config
 from vision.errors import UserError
+from vision.files import atomic_write
 
 __all__ = ["RunDir", "write_json"]
 
@@ -74,20 +73,10 @@ class RunDir:
     def figure(self, name: str) -> Path:
         return self.root / f"{name}.png"
 
-    @contextmanager
-    def replacing(self, path: Path) -> Iterator[Path]:
-        """A path to write a file to, which takes the place of `path` when it is complete."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.stem}.unfinished{path.suffix}")
-        yield unfinished
-        os.replace(unfinished, path)
-
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    """Writes a JSON file, all of it or nothing."""
+    atomic_write(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _umask() -> int:

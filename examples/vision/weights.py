@@ -6,7 +6,6 @@ weights.
 """
 
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ import safetensors.flax
 from flax import nnx, traverse_util
 
 from vision.errors import UserError
+from vision.files import atomic_write
 
 _T = TypeVar("_T", np.ndarray, str)
 _HEAD = "head/"
@@ -162,22 +162,6 @@ def fill_model(
         new = np.array(arrays[path], old.dtype, order="C")
         variables[path][...] = jax.device_put(new, old.sharding)
     return tuple(sorted(skipped))
-
-
-def atomic_write(path: str | Path, data: bytes) -> None:
-    """Writes a file so that it is whole at every moment at which it can be seen under its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # not mkstemp, whose files only their owner may read
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _canonical(data: bytes) -> bytes:
