@@ -1,0 +1,96 @@
+"""Does it hold for dense prediction? The class and the boundary of every pixel of emoji scenes, by method.
+
+    python benchmarks/dense.py --methods vanilla ftp digrap --seeds 3    # resumable at any moment
+    python benchmarks/dense.py --report                                  # tables and figures of what is there
+    python benchmarks/dense.py --smallest                                # scenes of digits, a minute; what CI runs
+
+Scenes are one to four emoji on a crop of a photograph, with masks from the artwork's opacity. The foundation model is
+EfficientNet-Lite0 with ImageNet's weights and a small decoder, trained on scenes in six colour styles, once for each
+seed, and cached; it is fine-tuned on scenes in one style and tested in all. Each run is a row of
+benchmarks/results/dense.csv and is not repeated; trials are in dense_trials.csv.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import tyro
+
+from robust.methods import METHODS
+from robust.training import OnStep
+from segment import gallery, protocol, report
+from segment.protocol import Settings
+from vision.cache import keep_compiled_programs
+from vision.errors import UserError
+from vision.progress import make_console, track
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_METHODS = ("vanilla", "ftp", "digrap", "ftp+digrap", "l2_sp", "spd", "mars_pgm", "ftp_exact")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares methods of robust fine-tuning on segmentation; appends to the results what they lack, and reports."""
+
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    """Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other."""
+
+    seeds: int = 3
+    """Number of seeds, from 0: of split, scenes, foundation model and training."""
+
+    trials: int = 3
+    """Settings tried for each method, on the first seed; 1 for the defaults, untried."""
+
+    results: Path = ROOT / "benchmarks" / "results"
+    """Where the rows, the report and the figures are written."""
+
+    docs: Path | None = None
+    """Where dense.md is written; by default the site, if the results are the recorded ones."""
+
+    report: bool = False
+    """Run nothing; make tables and figures of the rows that are there."""
+
+    smallest: bool = False
+    """A few scenes of digits, a tiny network, one seed, one setting; its numbers mean nothing."""
+
+
+def main() -> None:
+    """Runs what is missing, then reports."""
+    options, console = tyro.cli(Options), make_console()
+    keep_compiled_programs()
+    if not options.report:
+        try:
+            _run(options)
+        except UserError as error:
+            console.print(f"error: {error}", style="red", soft_wrap=True)
+            raise SystemExit(2) from error
+    recorded = options.results == Options.results and not options.smallest
+    report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
+
+
+def _run(options: Options) -> None:
+    known = [name for name, method in METHODS.items() if not method.probe_first]
+    if unknown := [name for name in options.methods if name not in known]:
+        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(known)}")
+    settings = Settings(
+        "digits" if options.smallest else "emoji",
+        options.methods,
+        range(1 if options.smallest else options.seeds),
+        options.results / "dense.csv",
+        options.results / "dense_trials.csv",
+        tried=1 if options.smallest else options.trials,
+    )
+    protocol.run_missing(settings, _stage, partial(gallery.record, options.results))
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[OnStep]:
+    """Shows the progress of one training run."""
+    with track(make_console(), name) as update:
+        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The page docs/dense.md: every number of it comes from the rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robust import summary
+from robust.page import setting
+from robust.summary import Estimate, Line, estimate, paired
+from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_EPOCHS, SEVERITY
+from segment.rows import BOUNDARIES, SCORES, Row
+from segment.worlds import WORLDS
+
+__all__ = ["as_data", "dense", "setting", "shown"]
+
+PEERS = ("vanilla", "wise_ft")
+_ENOUGH_SEEDS = 3
+
+_INTRODUCTION = """# Dense prediction
+
+What fine-tuning keeps where every pixel is an answer: the class of every pixel of a scene (16 classes and the
+background), and whether a boundary runs there. Scenes are one to four emoji on a crop of a photograph, {side} x {side}
+pixels, with masks from the artwork's opacity. Every number on this page is from a row of
+[dense.csv](../benchmarks/results/dense.csv); `python benchmarks/dense.py` appends what is missing, `--report` writes
+this page.
+
+```{{figure}} ../benchmarks/results/dense_scenes.png
+:class: on-white
+:alt: Test scenes in three styles, their true masks, and those of the foundation model, vanilla fine-tuning and FTP.
+
+Test scenes, their masks and the models' at seed 0; boundaries in black. The first two scenes are in the style that is
+fine-tuned on, the next two in a style of the foundation model, the last two in one held out from all training.
+```
+
+**Data.** Emoji are split by identity as in [Evidence](evidence.md), and no part of a photograph that is behind a test
+scene is behind any other. Lines that artists drew for paper are filled with white, so that the mask of a face drawn in
+outline is the face. Test scenes have the same layout in every style. {scenes}
+
+**Model.** EfficientNet-Lite0 with ImageNet's weights and a fresh decoder (a feature pyramid of {width} channels, a
+logit for each class and two for the boundary), trained for {foundation_epochs} epoch{plural} on scenes in six colour
+styles. It is fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without weight decay,
+warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is pre-trained, and constrained like the
+rest. The loss is the mean cross-entropy of the two answers.
+
+**Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
+pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
+model; *OOD held out*: the mean over three that no training has seen; *ID corrupted*: the mean over
+{corruptions}, all at severity {severity}, which leave every pixel where it is.
+
+**Protocol.** As in [Evidence](evidence.md): every method has one knob; settings are tried on the first seed only,
+judged by mean IoU on ID validation scenes only, the default first among equals; the learning rate is the one that
+vanilla fine-tuning chose. {trials} A seed is another split, other scenes, another foundation model, another order.
+`wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is best on the validation
+scenes; `NAME+wise_ft` is another method at alpha 0.7.
+"""
+
+
+def dense(found: Sequence[Row], trials: Sequence[Row]) -> str:
+    """The page."""
+    lines = summary.lines(found)
+    world = WORLDS[found[0]["experiment"]]
+    counts = world.scenes
+    introduction = _INTRODUCTION.format(
+        side=world.composition.side,
+        scenes=f"{counts['pretrain']} scenes in each of the {len(world.seen)} styles train the foundation model, "
+        f"{counts['train']} are fine-tuned on,\n{counts['validation']} choose settings, {counts['test']} test in each "
+        "style.",
+        width=48,
+        foundation_epochs=FOUNDATION_EPOCHS[world.name],
+        plural="s" if FOUNDATION_EPOCHS[world.name] > 1 else "",
+        epochs=EPOCHS,
+        batch=BATCH_SIZE,
+        id_style=world.id_style,
+        corruptions=", ".join(kind.replace("_", " ") for kind in CORRUPTIONS),
+        severity=SEVERITY,
+        trials=_tried(trials),
+    )
+    warning = (
+        "**Scenes of digits, at the smallest size: these numbers mean nothing.**\n" if world.name == "digits" else ""
+    )
+    parts = [
+        introduction,
+        warning,
+        f"## Classes\n\n{_seeds(lines)}\n",
+        _table(lines, SCORES),
+        "```{figure} ../benchmarks/results/dense.png\n:class: on-white\n:alt: Mean IoU in the style fine-tuned on "
+        "against that elsewhere, by method.\n\nMeans over seeds; small points are the seeds.\n```\n",
+        _curve(found),
+        _differences(lines, SCORES),
+        "## Boundaries\n",
+        _table(lines, BOUNDARIES),
+        _differences(lines, BOUNDARIES),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def as_data(found: Sequence[Row]) -> list[dict[str, Any]]:
+    """The tables as plain data, for JSON."""
+    lines = summary.lines(found)
+    peers = {line.method: line for line in lines if line.method in PEERS}
+    columns = SCORES | {f"{heading}, boundary F": column for heading, column in BOUNDARIES.items()}
+    return [
+        {
+            "method": line.method,
+            "hyperparameters": dict(line.hyperparameters),
+            "seeds": sorted(line.rows),
+            "scores": {name: _over_seeds(line, column)._asdict() for name, column in columns.items()},
+            "minus": {
+                name: {title: _plain(paired(line, peer, column)) for title, column in columns.items()}
+                for name, peer in peers.items()
+                if name != line.method
+            },
+        }
+        for line in lines
+    ]
+
+
+def shown(found: Estimate) -> str:
+    """`58.2 ± 1.1`."""
+    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+
+
+def _tried(trials: Sequence[Row]) -> str:
+    counts = {name: sum(row["method"] == name for row in trials) for name in dict.fromkeys(r["method"] for r in trials)}
+    if not counts:
+        return "No setting was tried here: every method has its default."
+    return "Settings tried: " + ", ".join(f"{count} for `{name}`" for name, count in counts.items()) + "."
+
+
+def _seeds(lines: Sequence[Line]) -> str:
+    by_count: dict[int, list[str]] = {}
+    for line in lines:
+        if line.alpha is None:
+            by_count.setdefault(len(line.rows), []).append(f"`{line.method}`")
+    said = [
+        f"{count} seed{'s' if count > 1 else ''}: {', '.join(names)}."
+        for count, names in sorted(by_count.items())[::-1]
+    ]
+    if len(by_count) > 1:
+        said.append("Means over unequal seeds are over other splits: compare them by the paired differences below.")
+    return "\n".join(said)
+
+
+def _table(lines: Sequence[Line], columns: Mapping[str, str]) -> str:
+    body = [
+        _row(
+            f"`{line.method}`",
+            setting(line),
+            str(len(line.rows)),
+            *(shown(_over_seeds(line, column)) for column in columns.values()),
+        )
+        for line in lines
+    ]
+    return "\n".join([_row("method", "setting", "seeds", *columns), _rule(2, 1 + len(columns)), *body, ""])
+
+
+def _curve(found: Sequence[Row]) -> str:
+    body = [
+        _row(f"{line.alpha:g}", *(shown(_over_seeds(line, column)) for column in SCORES.values()))
+        for line in summary.curve(found, "wise_ft")
+    ]
+    return "\n".join(["WiSE-FT's curve:\n", _row("alpha", *SCORES), _rule(0, 1 + len(SCORES)), *body, ""])
+
+
+def _differences(lines: Sequence[Line], columns: Mapping[str, str]) -> str:
+    """Each method minus vanilla fine-tuning and minus WiSE-FT, paired by seed."""
+    peers = {line.method: line for line in lines if line.method in PEERS}
+    parts = []
+    for name in PEERS:
+        parts += [
+            f"Points above `{name}`, paired by seed; bold where the interval excludes zero and there are\n"
+            f"{_ENOUGH_SEEDS} seeds or more, not corrected for the number of comparisons.\n",
+            _row("method", "seeds", *columns),
+            _rule(1, 1 + len(columns)),
+        ]
+        for line in lines:
+            if line.method not in (name, "zero_shot") and (common := line.rows.keys() & peers[name].rows.keys()):
+                cells = [paired(line, peers[name], column) for column in columns.values()]
+                parts.append(_row(f"`{line.method}`", str(len(common)), *(_signed(c, len(common)) for c in cells)))
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _over_seeds(line: Line, column: str) -> Estimate:
+    return estimate([row[column] for row in line.rows.values()])
+
+
+def _signed(found: Estimate | None, seeds: int) -> str:
+    assert found is not None
+    text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+    return f"**{text}**" if seeds >= _ENOUGH_SEEDS and found.half is not None and abs(found.mean) > found.half else text
+
+
+def _plain(found: Estimate | None) -> dict[str, float | None] | None:
+    return found._asdict() if found is not None else None
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(texts: int, numbers: int) -> str:
+    return _row(*["---"] * texts, *["--:"] * numbers)

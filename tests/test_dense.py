@@ -1,0 +1,199 @@
+"""Dense prediction: scores against an oracle, a network with two answers a pixel, a page that says what rows say."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dense
+from robust import summary
+from robust.methods import RATE
+from segment import protocol, rows
+from segment.finetune import CORRUPTIONS
+from segment.networks import SmallSceneNet, pretrained_scene_net
+from segment.protocol import Settings
+from segment.scores import boundaries, boundary_f, mean_iou
+from segment.worlds import WORLDS, scene_task
+from vision.errors import UserError
+from vision.networks import path_of, split_model
+
+ROOT = Path(__file__).parents[1]
+METHODS = ("vanilla", "ftp")
+
+
+def iou_oracle(predicted, truth, num_classes):
+    """Sets of pixels, one class at a time."""
+    found = []
+    for k in range(num_classes):
+        p, t = (set(np.flatnonzero(maps.ravel() == k)) for maps in (predicted, truth))
+        if p | t:
+            found.append(len(p & t) / len(p | t))
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_iou_is_that_of_sets(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 3 + seed, (4, 6, 6)).astype(np.uint8)
+    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 5, truth.shape)).astype(np.int64)
+    assert mean_iou(predicted, truth, 12) == pytest.approx(iou_oracle(predicted, truth, 12))
+    assert mean_iou(truth, truth, 12) == 1
+
+
+def near(maps, n, y, x):
+    return maps[n, max(0, y - 1) : y + 2, max(0, x - 1) : x + 2].any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_boundary_f_counts_pixels_with_a_neighbour_on_the_other_map(seed):
+    rng = np.random.default_rng(seed)
+    predicted, truth = rng.random((2, 3, 9, 9)) < 0.15
+    hit = lambda one, other: np.mean([near(other, *place) for place in np.argwhere(one)])
+    precision, recall = hit(predicted, truth), hit(truth, predicted)
+    assert boundary_f(predicted, truth) == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_a_boundary_is_found_one_pixel_off_and_not_three():
+    truth = np.zeros((1, 12, 12), bool)
+    truth[0, :, 4] = True
+    assert boundary_f(np.roll(truth, 1, 2), truth) == 1
+    assert boundary_f(np.roll(truth, 3, 2), truth) == 0
+    assert boundary_f(np.zeros_like(truth), truth) == 0
+
+
+def test_boundaries_run_between_instances():
+    instances = np.array([[0, 0, 0], [0, 2, 2], [0, 2, 1]], np.uint8)
+    assert boundaries(instances).tolist() == [[False, True, True], [True, False, True], [True, True, False]]
+
+
+def test_every_pixel_has_two_answers_and_the_loss_is_the_mean_of_theirs():
+    network, params = split_model(SmallSceneNet(11, seed=1))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    labels = np.stack([rng.integers(0, 11, (2, 32, 32)), rng.integers(0, 2, (2, 32, 32))], axis=-1).astype(np.uint8)
+    logits = network.logits(params, jnp.asarray(images))
+    assert logits.shape == (2, 32, 32, 2, 11)
+    assert (logits.argmax(-1)[..., 1] <= 1).all()
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    classes = optax.softmax_cross_entropy_with_integer_labels(logits[..., 0, :], labels[..., 0]).mean()
+    edges = optax.softmax_cross_entropy_with_integer_labels(logits[..., 1, :2], labels[..., 1]).mean()
+    assert float(loss) == pytest.approx(float(classes + edges) / 2, rel=1e-5)
+
+
+def test_the_emoji_network_is_imagenets_backbone_and_a_decoder():
+    model = pretrained_scene_net(17, 0)
+    logits = jax.eval_shape(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
+    assert logits.shape == (2, 64, 64, 2, 17)
+    _, params = split_model(model)
+    paths = {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert not {path for path in paths if path.startswith(("backbone/head", "backbone/top"))}
+    assert "head/out/kernel" in paths
+    # nothing is trained that the answers do not depend on
+    jaxpr = jax.make_jaxpr(lambda p: split_model(model)[0].logits(p, jnp.ones((1, 32, 32, 3))))(params).jaxpr
+    used = {id(variable) for equation in jaxpr.eqns for variable in equation.invars}
+    assert all(id(variable) in used for variable in jaxpr.invars)
+
+
+def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
+    world = WORLDS["digits"]
+    task = scene_task(world, 0)
+    assert set(task.ood) == set(world.seen + world.held_out)
+    for domain in task.ood.values():
+        assert (domain.labels == task.id_test.labels).all()
+        assert (domain.images != task.id_test.images).any()
+    labels = task.id_test.labels
+    assert labels.dtype == np.uint8
+    assert set(np.unique(labels[..., 1])) == {0, 1}
+    assert set(np.unique(labels[..., 0])) == set(range(11))
+    assert (scene_task(world, 1).id_test.images != task.id_test.images).any()
+
+
+def row(method, hyperparameters, **scores):
+    same = {"experiment": "digits", "backbone": "small-scene-net", "id_domain": "black"}
+    return rows.blank(**same, method=method, hyperparameters=hyperparameters, seed=0, **scores)
+
+
+def test_the_trial_best_in_validation_is_chosen(tmp_path):
+    settings = Settings("digits", METHODS, (0,), tmp_path / "dense.csv", tmp_path / "trials.csv")
+    assert protocol.chosen(settings, "ftp") == {RATE: 1e-3, "mu": 1e-2}
+    for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
+        rows.append(settings.trials, row("vanilla", {RATE: rate}, validation_miou=found))
+    for mu, found in ((1e-2, 0.4), (3e-3, 0.4), (1e-1, 0.3)):
+        # better on test scenes, which must not matter
+        rows.append(settings.trials, row("ftp", {RATE: 3e-3, "mu": mu}, validation_miou=found, id_miou=mu))
+    assert protocol.chosen(settings, "ftp") == {RATE: 3e-3, "mu": 1e-2}
+
+
+def run(*flags):
+    command = [sys.executable, ROOT / "benchmarks" / "dense.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The command at its smallest."""
+    folder = tmp_path_factory.mktemp("dense")
+    flags = ("--smallest", "--methods", *METHODS, "--results", folder, "--docs", folder)
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    return folder, flags
+
+
+def test_the_command_scores_every_domain(finished):
+    folder, _ = finished
+    found = rows.read(folder / "dense.csv")
+    assert [one["method"] for one in found] == ["zero_shot", *4 * ["wise_ft"], "vanilla", "ftp+wise_ft", "ftp"]
+    for one in found:
+        corrupted = [one["domains"][f"black, {kind}"] for kind in CORRUPTIONS]
+        assert one["corrupted_miou"] == pytest.approx(np.mean(corrupted), abs=1e-4)
+        assert one["ood_seen_miou"] == pytest.approx(
+            (one["domains"]["bright"] + one["domains"]["coloured"]) / 2, abs=1e-4
+        )
+        assert one["ood_held_miou"] == pytest.approx(one["domains"]["striped"], abs=1e-4)
+        assert all(0 <= one[column] <= 1 for column in (*rows.SCORES.values(), *rows.BOUNDARIES.values()))
+    by_method = {one["method"]: one for one in found}
+    assert 0 < by_method["ftp"]["drift"] < by_method["vanilla"]["drift"]
+
+
+def test_the_scenes_kept_for_the_figure_are_the_runs(finished):
+    folder, _ = finished
+    kept = np.load(folder / "dense_scenes.npz")
+    assert kept["styles"].tolist() == ["black", "bright", "striped"]
+    for name in ("zero_shot", *METHODS):
+        assert kept[name].shape == kept["truth"].shape == (3, 2, 32, 32, 2)
+    assert (folder / "dense_scenes.png").stat().st_size > 10_000
+    assert (folder / "dense.png").stat().st_size > 10_000
+
+
+def test_a_run_that_is_there_is_not_repeated(finished):
+    folder, flags = finished
+    path = folder / "dense.csv"
+    before = path.read_text()
+    path.write_text("".join(before.splitlines(keepends=True)[:-1]))  # FTP's own row is lost
+    done = run(*flags)
+    assert "ftp, seed 0" in done.stdout
+    assert "vanilla, seed 0" not in done.stdout
+    own = lambda text: re.sub(r",[^,]*,\"\{", ',"{', text.splitlines()[-1])  # but for the seconds
+    assert own(path.read_text()) == own(before)
+
+
+def test_the_page_says_what_the_rows_say(finished):
+    folder, _ = finished
+    text = (folder / "dense.md").read_text()
+    for line in summary.lines(rows.read(folder / "dense.csv")):
+        for columns in (rows.SCORES, rows.BOUNDARIES):
+            means = [100 * line.rows[0][column] for column in columns.values()]
+            cells = " | ".join(f"{mean:.1f}" for mean in means)
+            assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_others(tmp_path):
+    options = dense.Options(methods=("vanila",), results=tmp_path, smallest=True)
+    with pytest.raises(UserError, match="no method 'vanila'; choose from vanilla, ftp"):
+        dense._run(options)
