@@ -37,9 +37,9 @@ outline is the face. Test scenes have the same layout in every style. {scenes}
 
 **Model.** EfficientNet-Lite0 with ImageNet's weights and a fresh decoder (a feature pyramid of {width} channels, a
 logit for each class and two for the boundary), trained for {foundation_epochs} epoch{plural} on scenes in six colour
-styles. It is fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without weight decay,
-warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is pre-trained, and constrained like the
-rest. The loss is the mean cross-entropy of the two answers.
+styles. It is fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without weight
+decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is pre-trained, and constrained like
+the rest. The loss is the mean cross-entropy of the two answers.
 
 **Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
 pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
