@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust.finetune import start as emoji_origin
-from vision.data import Domain, Example, Task, eval_batches
+from vision.data import ArrayDomain, Domain, Example, Task, eval_batches
 from vision.digits import digits_task
 from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
@@ -35,7 +35,7 @@ class Start:
         train: Images to fine-tune on.
         judge: ID images for held-out hyper-gradients, in no other use.
         validation: ID images for choosing hyper-parameters.
-        tests: Test images by domain, the ID domain first.
+        tests: Test domains by name, the ID domain first.
         groups: Names of OOD domains by group.
     """
 
@@ -45,8 +45,8 @@ class Start:
     augmented: bool
     train: Arrays
     judge: Arrays
-    validation: Arrays
-    tests: Mapping[str, Arrays]
+    validation: Domain
+    tests: Mapping[str, Domain]
     groups: Mapping[str, tuple[str, ...]]
 
 
@@ -68,7 +68,6 @@ def emoji_start(seed: int) -> Start:
 def _start(task: Task, network: Network, params: Params, augmented: bool = False) -> Start:
     images, labels = arrays(task.validation)
     half = len(labels) // 2
-    tests = {"ID": arrays(task.id_test), **{name: arrays(domain) for name, domain in task.ood.items()}}
     return Start(
         name=task.name,
         network=network,
@@ -76,8 +75,8 @@ def _start(task: Task, network: Network, params: Params, augmented: bool = False
         augmented=augmented,
         train=arrays(task.train),
         judge=(images[:half], labels[:half]),
-        validation=(images[half:], labels[half:]),
-        tests=tests,
+        validation=ArrayDomain("validation", np.asarray(images[half:]), np.asarray(labels[half:])),
+        tests={"ID": task.id_test, **task.ood},
         groups=task.ood_groups,
     )
 

@@ -19,7 +19,7 @@ import optax
 from vision.data import Domain, Example, train_batches
 from vision.networks import Network, Params
 
-__all__ = ["Knobs", "OnStep", "Recipe", "Trained", "augmented", "predictions", "train"]
+__all__ = ["Knobs", "OnStep", "Recipe", "Trained", "augmented", "gradient", "learned", "predictions", "train"]
 
 SHIFT = 4
 """Pixels by which a training image is moved, at most, in each direction."""
@@ -112,17 +112,32 @@ def train(
     extra = train_batches(held_out or domain, batch_size, seed=seed + 1, num_steps=steps)
     for done, batch in enumerate(batches, start=1):
         drawn = jax.random.fold_in(key, done) if augment else None
-        loss, grads = _gradient(network.graphdef, rest, params, batch, drawn)
+        loss, grads = gradient(network.graphdef, rest, params, batch, drawn)
         judge = next(extra) if held_out is not None else batch
         params, opt_state = _update(params, opt_state, grads, judge, numbers, rest, **static)
         if done % max(1, steps // _RECORDS) == 0 or done == steps:
-            for name, value in _learned(opt_state).items():
+            for name, value in learned(opt_state).items():
                 scalars.setdefault(name, []).append(np.asarray(value))
         if on_step is not None:
             on_step(done, steps, float(loss))
     jax.block_until_ready(params)
     seconds = time.perf_counter() - started
     return Trained(params, opt_state, {name: np.stack(rows) for name, rows in scalars.items()}, seconds)
+
+
+@partial(jax.jit, static_argnums=0)
+def gradient(
+    graphdef: Any, rest: Any, params: Params, batch: Example, key: jax.Array | None
+) -> tuple[jax.Array, Params]:
+    """Loss and gradient on a batch, augmented if there is a key: one program that all methods share."""
+    images = batch["image"] if key is None else augmented(batch["image"], key)
+    return jax.value_and_grad(lambda p: _loss(Network(graphdef, rest), p, images, batch["label"]))(params)
+
+
+def learned(opt_state: Any) -> dict[str, jax.Array]:
+    """What a method has learned, radii or strengths, by name; nothing for methods that learn none."""
+    found = {name: optax.tree.get(opt_state, name) for name in ("radii", "strengths")}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def predictions(network: Network, params: Params, domain: Domain, batch_size: int = 128) -> np.ndarray:
@@ -152,14 +167,6 @@ def _loss(network: Network, params: Params, images: jax.Array, labels: jax.Array
 
 
 @partial(jax.jit, static_argnums=0)
-def _gradient(
-    graphdef: Any, rest: Any, params: Params, batch: Example, key: jax.Array | None
-) -> tuple[jax.Array, Params]:
-    images = batch["image"] if key is None else augmented(batch["image"], key)
-    return jax.value_and_grad(lambda p: _loss(Network(graphdef, rest), p, images, batch["label"]))(params)
-
-
-@partial(jax.jit, static_argnums=0)
 def _classes(graphdef: Any, rest: Any, params: Params, images: jax.Array) -> jax.Array:
     return Network(graphdef, rest).logits(params, images).argmax(-1)
 
@@ -181,8 +188,3 @@ def _update(
     extra = {"held_out_loss": held_out_loss} if held_out else {}
     updates, opt_state = recipe.optimizer(knobs).update(grads, opt_state, params, **extra)
     return optax.apply_updates(params, updates), opt_state
-
-
-def _learned(opt_state: Any) -> dict[str, jax.Array]:
-    found = {name: optax.tree.get(opt_state, name) for name in ("radii", "strengths")}
-    return {name: value for name, value in found.items() if value is not None}
