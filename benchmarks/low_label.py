@@ -23,7 +23,7 @@ from breadth.low_label_report import COLUMNS, FILE
 from breadth.shares import few_labels
 from robust import protocol, rows
 from robust.experiments import Experiment, standard
-from robust.finetune import Run, Scores, Start, scores, start
+from robust.finetune import Run, Scores, Start, scores
 from robust.methods import METHODS
 from robust.training import OnStep
 from vision.cache import keep_compiled_programs
@@ -77,7 +77,7 @@ def _run(options: Options, experiment: Experiment) -> None:
     shares = (0.1, 1.0) if options.smallest else options.shares
     for seed in range(1 if options.smallest else options.seeds):
         with _stage(f"{experiment.name}, foundation model {seed}") as on_step:
-            whole = start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest, on_step=on_step)
+            whole = protocol.origin_of(experiment, seed, on_step)
         for share in shares:
             origin, images = few_labels(whole, share, seed)
             for method in options.methods:

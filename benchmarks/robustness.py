@@ -40,6 +40,9 @@ class Options:
     id_domain: str | None = None
     """The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second."""
 
+    backbone: Literal["small-cnn", "efficientnet-lite0", "resnet", "vit"] | None = None
+    """The foundation model's network; by default efficientnet-lite0 for emoji, small-cnn for digits."""
+
     methods: tuple[str, ...] = tuple(METHODS)
     """Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other."""
 
@@ -68,7 +71,8 @@ def main() -> None:
     keep_compiled_programs()
     if not options.report:
         try:
-            _run(options, standard(options.experiment, options.id_domain, smallest=options.smallest))
+            wanted = {"backbone": options.backbone, "smallest": options.smallest}
+            _run(options, standard(options.experiment, options.id_domain, **wanted))
         except UserError as error:
             console.print(f"error: {error}", style="red", soft_wrap=True)
             raise SystemExit(2) from error

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from ftp_optax import wise_ft
+from robust.experiments import main_backbone
 from robust.foundation import foundation
 from robust.splits import emoji_task
 from robust.training import Knobs, OnStep, Recipe, Trained, predictions, train
@@ -88,11 +89,17 @@ class Run:
         return scores(self.start, _between(self.trained.params, self.start.params, alpha))
 
 
-_loaded: dict[tuple[str, str, int, bool], "Start"] = {}  # the last one: all methods of a seed start from it
+_loaded: dict[tuple[str, str, int, str, bool], "Start"] = {}  # the last one: all methods of a seed start from it
 
 
 def start(
-    experiment: str, id_domain: str, seed: int, *, smallest: bool = False, on_step: OnStep | None = None
+    experiment: str,
+    id_domain: str,
+    seed: int,
+    *,
+    backbone: str | None = None,
+    smallest: bool = False,
+    on_step: OnStep | None = None,
 ) -> Start:
     """The task and the foundation model of one seed; trained once, then kept in the cache.
 
@@ -100,20 +107,21 @@ def start(
         experiment: `emoji`, or `digits` for the embedded task.
         id_domain: The style to fine-tune on; `photo` for the digits.
         seed: Of the split and of the foundation model.
+        backbone: The network; None for the experiment's main one.
         smallest: A few images, to see that it works.
         on_step: Progress, if the foundation model must be trained.
 
     Raises:
         UserError: The emoji task lacks npm, a package or resvg.
     """
-    key = (experiment, id_domain, seed, smallest)
+    backbone = backbone or main_backbone(experiment)
+    key = (experiment, id_domain, seed, backbone, smallest)
     if key not in _loaded:
-        if experiment == "digits":
-            task = digits_task(seed, smallest=smallest)
+        task = digits_task(seed, smallest=smallest) if experiment == "digits" else emoji_task(seed, id_domain)
+        if backbone == "small-cnn":
             parts = split_model(pretrained_digits_model(task, seed, on_step=on_step))
         else:
-            task = emoji_task(seed, id_domain)
-            parts = foundation(task, seed, on_step)
+            parts = foundation(task, seed, on_step, backbone=backbone, epochs=1 if smallest else None)
         _loaded.clear()
         _loaded[key] = Start(task, *parts)
     return _loaded[key]

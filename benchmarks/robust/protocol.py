@@ -12,7 +12,7 @@ from robust.finetune import Run, Scores, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.training import OnStep
 
-__all__ = ["Settings", "blank_row", "chosen", "fine_tuned", "measured", "run_missing"]
+__all__ = ["Settings", "blank_row", "chosen", "fine_tuned", "measured", "origin_of", "run_missing"]
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)."""
@@ -64,7 +64,7 @@ def run_missing(
     """
     for seed in settings.seeds:
         with stage(f"{experiment.name}, foundation model {seed}") as on_step:
-            start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest, on_step=on_step)
+            origin_of(experiment, seed, on_step)
         for name in settings.methods:
             if seed == settings.seeds[0]:
                 _try(experiment, settings, name, stage)
@@ -137,6 +137,12 @@ def _is_done(experiment: Experiment, settings: Settings, name: str, seed: int) -
     return key in {rows.key_of(row) for row in rows.read(settings.results)}
 
 
+def origin_of(experiment: Experiment, seed: int, on_step: OnStep | None = None) -> Start:
+    """The task and the foundation model of a seed."""
+    where = (experiment.name, experiment.id_domain, seed)
+    return start(*where, smallest=experiment.smallest, backbone=experiment.backbone, on_step=on_step)
+
+
 def fine_tuned(
     experiment: Experiment,
     method: Method,
@@ -146,7 +152,7 @@ def fine_tuned(
     origin: Start | None = None,
 ) -> Run:
     """Fine-tunes the foundation model of a seed, or what else is given as `origin`, with one method at one setting."""
-    origin = origin or start(experiment.name, experiment.id_domain, seed, smallest=experiment.smallest)
+    origin = origin or origin_of(experiment, seed)
 
     def from_here(method: Method, epochs: int, origin: Start) -> Run:
         return run(

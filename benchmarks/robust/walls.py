@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from ftp_optax import drift, radii, strengths
-from robust.experiments import Experiment
+from robust.experiments import Experiment, main_backbone
 from robust.finetune import Run
 from vision.networks import Params, depth_order, path_of
 
@@ -17,8 +17,11 @@ _WALL = 0.999  # of the radius: projection puts a unit on the wall up to roundin
 
 
 def record(results: Path, experiment: Experiment, method: str, seed: int, run: Run) -> None:
-    """Writes `robustness_walls/EXPERIMENT-ID-METHOD.json` for the first seed of a method that learns scalars."""
-    if seed or not run.trained.scalars:
+    """Writes `robustness_walls/EXPERIMENT-ID-METHOD.json` for the first seed of a method that learns scalars.
+
+    Of the experiment's main network only.
+    """
+    if seed or experiment.backbone != main_backbone(experiment.name) or not run.trained.scalars:
         return
     params, state = run.trained.params, run.trained.opt_state
     read = radii if "radii" in run.trained.scalars else strengths
