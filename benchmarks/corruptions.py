@@ -2,6 +2,7 @@
 
     python benchmarks/corruptions.py                       # the embedded digits: some minutes on two cores
     python benchmarks/corruptions.py --experiment emoji    # the emoji benchmark, on its main ID style
+    python benchmarks/corruptions.py --experiment fashion  # Fashion-MNIST, from a Debian package
     python benchmarks/corruptions.py --smallest            # seconds; what CI runs
 
 Settings are those that benchmarks/robustness.py chose on clean ID validation images; no method has seen a corruption.
@@ -32,6 +33,7 @@ from robust.summary import estimate
 from robust.training import OnStep, predictions
 from vision.cache import keep_compiled_programs
 from vision.data import ArrayDomain
+from vision.errors import UserError
 from vision.networks import Params
 from vision.progress import make_console, track
 
@@ -44,8 +46,8 @@ ALPHA = 0.7  # of the interpolations: where the main benchmark's validation imag
 class Options:
     """Measures accuracy under natural corruptions."""
 
-    experiment: Literal["digits", "emoji"] = "digits"
-    """The embedded digits, or emoji in the main ID style."""
+    experiment: Literal["digits", "emoji", "fashion"] = "digits"
+    """The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist."""
 
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap")
     """Which methods; the foundation model and interpolations come with them."""
@@ -62,17 +64,25 @@ class Options:
 
 def main() -> None:
     """Runs what is missing, then tabulates."""
-    options = tyro.cli(Options)
+    options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     experiment = standard(options.experiment, smallest=options.smallest)
+    try:
+        _run(options, experiment)
+    except UserError as error:
+        console.print(f"error: {error}", style="red", soft_wrap=True)
+        raise SystemExit(2) from error
+    found = _rows(options.results / "corruptions.csv", experiment.name)
+    _print(found, experiment)
+    write_json(options.results / "corruptions.json", {"environment": environment(), "rows": found})
+
+
+def _run(options: Options, experiment: Experiment) -> None:
     file = options.results / "corruptions.csv"
     for seed in range(1 if options.smallest else options.seeds):
         for method in options.methods:
             if not any((row["method"], row["seed"]) == (method, str(seed)) for row in _rows(file, experiment.name)):
                 _measure(experiment, method, seed, options)
-    found = _rows(file, experiment.name)
-    _print(found, experiment)
-    write_json(options.results / "corruptions.json", {"environment": environment(), "rows": found})
 
 
 def _measure(experiment: Experiment, method: str, seed: int, options: Options) -> None:

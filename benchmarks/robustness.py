@@ -34,8 +34,8 @@ ROOT = Path(__file__).parents[1]
 class Options:
     """Compares methods of robust fine-tuning; appends to the results what they lack, and reports."""
 
-    experiment: Literal["emoji", "digits"] = "emoji"
-    """Ten artists' emoji, which npm fetches, or the embedded digits."""
+    experiment: Literal["emoji", "digits", "fashion"] = "emoji"
+    """Ten artists' emoji, which npm fetches, the embedded digits, or Fashion-MNIST, a Debian package."""
 
     id_domain: str | None = None
     """The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second."""

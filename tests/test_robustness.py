@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from robust import page, protocol, rows, summary
+from robust.backbones import BACKBONES, create_backbone
 from robust.experiments import standard
 from robust.methods import METHODS, RATE
 from vision.errors import UserError
+from vision.networks import path_of, split_model
 
 ROOT = Path(__file__).parents[1]
 DIGITS = standard("digits", smallest=True)
@@ -173,3 +176,38 @@ def test_without_npm_the_command_says_so_in_one_line(tmp_path):
     assert "npm is needed" in done.stdout
     assert "--experiment digits" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(("image_size", "fewest", "most"), [(16, 150_000, 200_000), (64, 2_500_000, 3_500_000)])
+def test_backbones_are_of_the_main_networks_size_and_their_weights_the_seeds(name, image_size, fewest, most):
+    network, params = split_model(create_backbone(name, 10, image_size, seed=0))
+    assert fewest < sum(leaf.size for leaf in jax.tree.leaves(params)) < most
+    assert not jax.tree.leaves(network.rest)  # nothing that training changes but is no parameter
+    images = jax.ShapeDtypeStruct((3, image_size, image_size, 3), np.uint8)
+    logits = jax.eval_shape(network.logits, params, images)
+    assert (logits.shape, logits.dtype) == ((3, 10), np.float32)
+    same, other = (split_model(create_backbone(name, 10, image_size, seed))[1] for seed in (0, 1))
+    equal = lambda other: jax.tree.map(lambda a, b: bool((a == b).all()), params, other)
+    assert all(jax.tree.leaves(equal(same)))
+    drawn = {path_of(path): kept for path, kept in jax.tree_util.tree_leaves_with_path(equal(other))}
+    assert all(kept == ("bias" in path or "scale" in path) for path, kept in drawn.items())
+
+
+def test_initial_weights_keep_the_size_of_the_signal():
+    images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+    for name in BACKBONES:
+        network, params = split_model(create_backbone(name, 10, 16, seed=0))
+        assert 0.1 < np.std(network.logits(params, images)) < 10
+
+
+def test_another_backbone_runs_on_its_own_rows(tmp_path):
+    flags = ("--smallest", "--methods", "vanilla", "--trials", "1", "--results", tmp_path)
+    done = run(*flags, "--backbone", "vit")
+    assert done.returncode == 0, done.stderr
+    found = rows.read(tmp_path / "robustness.csv")
+    assert {one["backbone"] for one in found} == {"vit"}
+    assert (tmp_path / "robustness-digits-photo-vit.png").exists()
+    wrong = run("--experiment", "digits", "--backbone", "efficientnet-lite0", "--results", tmp_path)
+    assert wrong.returncode == 2
+    assert "choose from small-cnn, resnet, vit" in wrong.stdout

@@ -7,17 +7,19 @@ from vision.errors import UserError
 
 __all__ = ["ID_DOMAINS", "Experiment", "main_backbone", "standard"]
 
-ID_DOMAINS = {"emoji": "fluent-high-contrast", "digits": "photo"}
+ID_DOMAINS = {"emoji": "fluent-high-contrast", "digits": "photo", "fashion": "photo"}
 """The domain that is fine-tuned on, where none is asked for."""
 
 _BACKBONES = {
     "emoji": ("efficientnet-lite0", "resnet", "vit"),
     "digits": ("small-cnn", "resnet", "vit"),
+    "fashion": ("small-cnn",),
 }  # the main one first
 
 _LENGTHS: dict[str, dict[str, Any]] = {
     "emoji": {"epochs": 10, "batch_size": 32},
     "digits": {"epochs": 15, "batch_size": 64},
+    "fashion": {"epochs": 15, "batch_size": 64},
 }
 _EPOCHS_AT_SMALLEST = 4
 
@@ -27,7 +29,7 @@ class Experiment:
     """What is run, whatever the method.
 
     Attributes:
-        name: `emoji` or `digits`.
+        name: `emoji`, `digits` or `fashion`.
         id_domain: The domain that is fine-tuned on.
         epochs: Of fine-tuning.
         batch_size: Of fine-tuning.

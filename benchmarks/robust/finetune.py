@@ -14,6 +14,7 @@ import optax
 
 from ftp_optax import wise_ft
 from robust.experiments import main_backbone
+from robust.fashion import fashion_task
 from robust.foundation import foundation
 from robust.splits import emoji_task
 from robust.training import Knobs, OnStep, Recipe, Trained, predictions, train
@@ -104,20 +105,20 @@ def start(
     """The task and the foundation model of one seed; trained once, then kept in the cache.
 
     Args:
-        experiment: `emoji`, or `digits` for the embedded task.
-        id_domain: The style to fine-tune on; `photo` for the digits.
+        experiment: `emoji`, `digits` for the embedded task, or `fashion`.
+        id_domain: The style to fine-tune on; `photo` for the others.
         seed: Of the split and of the foundation model.
         backbone: The network; None for the experiment's main one.
         smallest: A few images, to see that it works.
         on_step: Progress, if the foundation model must be trained.
 
     Raises:
-        UserError: The emoji task lacks npm, a package or resvg.
+        UserError: The emoji task lacks npm, a package or resvg; Fashion-MNIST is not installed.
     """
     backbone = backbone or main_backbone(experiment)
     key = (experiment, id_domain, seed, backbone, smallest)
     if key not in _loaded:
-        task = digits_task(seed, smallest=smallest) if experiment == "digits" else emoji_task(seed, id_domain)
+        task = _task(experiment, id_domain, seed, smallest)
         if backbone == "small-cnn":
             parts = split_model(pretrained_digits_model(task, seed, on_step=on_step))
         else:
@@ -125,6 +126,12 @@ def start(
         _loaded.clear()
         _loaded[key] = Start(task, *parts)
     return _loaded[key]
+
+
+def _task(experiment: str, id_domain: str, seed: int, smallest: bool) -> Task:
+    if experiment == "digits":
+        return digits_task(seed, smallest=smallest)
+    return fashion_task(seed) if experiment == "fashion" else emoji_task(seed, id_domain)
 
 
 def run(

@@ -6,7 +6,7 @@ two more are held out from both. Digits are split once, by digit, and every doma
 digits, so that domains differ by appearance alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -14,9 +14,7 @@ from sklearn.datasets import load_digits, load_sample_images
 
 from vision.data import ArrayDomain, Task
 
-__all__ = ["HELD_OUT", "ID", "SEEN", "digits_task"]
-
-IMAGE_SIZE = 16
+__all__ = ["HELD_OUT", "ID", "SEEN", "appearances_task", "digits_task"]
 
 # (pre-training, fine-tuning, validation, test) digits; the remainder of the small split is left out.
 _SPLIT = (800, 300, 100, 597)
@@ -112,27 +110,42 @@ def digits_task(seed: int, smallest: bool = False) -> Task:
     Returns:
         A task with `photo` as ID, `SEEN + HELD_OUT` as OOD, and the six `SEEN` domains mixed as `pretrain`.
     """
-    digits, labels = _load_digits()
+    bounds = _SMALLEST_SPLIT if smallest else _SPLIT
+    return appearances_task("digits", tuple("0123456789"), *_load_digits(), bounds, seed)
+
+
+def appearances_task(
+    name: str, classes: tuple[str, ...], drawings: np.ndarray, labels: np.ndarray, sizes: Sequence[int], seed: int
+) -> Task:
+    """The same task of any small grey drawings: fine-tune on photographs, know six appearances, test on all.
+
+    Args:
+        name: Of the task.
+        classes: Class names.
+        drawings: `(n, size, size)` in 0..1, ink = 1.
+        labels: int32, `(n,)`.
+        sizes: How many drawings are for pre-training, fine-tuning, validation and test; the remainder is left out.
+        seed: Of the split and of everything random in the appearances.
+    """
     order = np.random.default_rng(seed).permutation(len(labels))
-    bounds = np.cumsum(_SMALLEST_SPLIT if smallest else _SPLIT)
-    names = ("pretrain", "train", "validation", "test")
-    splits: dict[str, np.ndarray] = dict(zip(names, np.split(order, bounds), strict=False))
+    parts = np.split(order, np.cumsum(sizes))
+    splits: dict[str, np.ndarray] = dict(zip(("pretrain", "train", "validation", "test"), parts, strict=False))
 
     def domain(appearance: str, split: str) -> ArrayDomain:
         stream = (seed, list(_APPEARANCES).index(appearance), list(splits).index(split))
         chosen = splits[split]
-        images = _APPEARANCES[appearance](digits[chosen], np.random.default_rng(stream))
+        images = _APPEARANCES[appearance](drawings[chosen], np.random.default_rng(stream))
         return ArrayDomain(appearance, _to_uint8(images), labels[chosen])
 
-    pretrain = [domain(name, "pretrain") for name in SEEN]
+    pretrain = [domain(appearance, "pretrain") for appearance in SEEN]
     return Task(
-        name="digits",
-        classes=tuple("0123456789"),
-        image_size=IMAGE_SIZE,
+        name=name,
+        classes=classes,
+        image_size=drawings.shape[1],
         train=domain(ID, "train"),
         validation=domain(ID, "validation"),
         id_test=domain(ID, "test"),
-        ood={name: domain(name, "test") for name in SEEN + HELD_OUT},
+        ood={appearance: domain(appearance, "test") for appearance in SEEN + HELD_OUT},
         ood_groups={"seen": SEEN, "held out": HELD_OUT},
         pretrain=ArrayDomain(
             "seen",
