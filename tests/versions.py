@@ -5,7 +5,8 @@
     python tests/versions.py oldest -- -k checkpoints    # what follows -- goes to pytest
 
 Environments are kept in `.versions/`. pyproject.toml promises what is run here; `test_versions.py` compares the two.
-What a compiled program costs (`test_cost.py` and the like) is asked of the newest compiler alone.
+What a compiled program costs (`test_cost.py` and the like) is asked of the newest compiler alone; benchmarks and the site,
+whose recorded results are of the newest too, are run with that alone as well.
 """
 
 import subprocess
@@ -34,6 +35,21 @@ class Versions(NamedTuple):
 
 
 OF_COMPILER = ("tests/test_cost.py", "tests/test_benchmarks.py")
+OF_BENCHMARKS = tuple(
+    f"tests/test_{name}.py"
+    for name in (
+        "corruptions",
+        "dense",
+        "docs",
+        "emoji",
+        "low_label",
+        "past",
+        "reliability",
+        "robustness",
+        "scale",
+        "scenes",
+    )
+)
 ROOMS = ("ftp_optax", *(f"tests/test_{room}.py" for room in ("ftp", "digrap", "tpgm", "spd", "pgm", "l2_sp", "hyper")))
 VERSIONS = {
     # the package needs jax and optax alone; flax and orbax of today need a newer jax than it does
@@ -45,7 +61,7 @@ VERSIONS = {
     "oldest": Versions(
         ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0"),
         ("ftp_optax", "tests"),
-        OF_COMPILER,
+        OF_COMPILER + OF_BENCHMARKS,
     ),
     "newest": Versions(("--upgrade", "jax", "jaxlib", "optax", "flax"), ("ftp_optax", "tests")),
 }
