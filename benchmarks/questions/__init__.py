@@ -1,0 +1,1 @@
+"""The question-answering benchmark's parts: wordings, questions with true answers, network, shifts, results."""

@@ -1,0 +1,170 @@
+"""The page docs/vqa.md: every number of it comes from the rows and the distances."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from questions import tables
+from questions.domains import FAR, NEAR, PER_PICTURE
+from questions.protocol import COLUMNS
+from questions.start import Amounts
+from questions.tables import SCORES, Shift, correlations, domain_mean, kind_mean
+from questions.wordings import KINDS
+from robust import rows, summary
+from robust.page import setting
+from robust.summary import Estimate, Line, estimate, paired
+
+__all__ = ["vqa"]
+
+_ENOUGH_SEEDS = 3
+
+_AMOUNTS = Amounts()
+
+_INTRODUCTION = f"""# Visual question answering
+
+DiGraP's second half: a picture and a question, one of a fixed set of answers. What does fine-tuning on one artist's
+style, one way of asking and one prior of the answers keep of all others? Every number on this page is from a row of
+[vqa.csv](../benchmarks/results/vqa.csv) or a distance in [vqa_shifts.json](../benchmarks/results/vqa_shifts.json);
+`python benchmarks/vqa.py` appends what is missing, `--report` writes this page.
+
+**Questions.** A third of the pictures is the emoji classification benchmark recast: one drawing on white, *what is
+this?* The others are composed scenes, one to three drawings on a photograph. What is asked (the name, what is furthest
+to a side, how many, whether there is any, which colour, left or right) is read off the scene's layout, so the answer is
+true by construction; where the layout leaves a doubt nothing is asked. {PER_PICTURE} questions a picture. Colour is a
+special case: the style that is fine-tuned on is black and white.
+
+**Model.** EfficientNet-Lite0, the foundation model of [Evidence](evidence.md) without its head, gives 4x4 cells of
+features; one transformer block reads the question, two attend to words and cells together, a linear layer answers. The
+foundation stage trains everything on {sum(_AMOUNTS.pretrain):,} pictures in six colour styles, both photographs, one to
+four things, general wordings and answers without a skew. Fine-tuning, of everything again, takes
+{sum(_AMOUNTS.train)} pictures in `fluent-high-contrast`, wordings of its own, one photograph, one to three things,
+twelve of the sixteen classes, and a prior under which half of the answers are four times as likely as the others.
+
+**Shifts.** Near: a wording that the foundation model knows, or one that nothing was trained on (of known words); the
+reversed prior; another style; two at once. Far: four things, another photograph, the four classes that fine-tuning did
+not show, and everything at once (but the classes). Test emoji are in no training picture. A domain's accuracy is the
+mean over its kinds of question, on {sum(_AMOUNTS.test)} pictures.
+
+**Protocol.** That of [Evidence](evidence.md): AdamW, warm-up and cosine decay, gradients clipped to norm 1; each method
+has one knob, three settings of it are tried on the first seed
+([vqa_trials.csv](../benchmarks/results/vqa_trials.csv)) and judged by in-domain validation pictures only. The learning
+rate is the one that vanilla fine-tuning chose. `digrap` is learned from 0 as released, `digrap_from_1` starts at full
+strength, the form that [acts in short runs](past_the_papers.md). A seed is another split, other scenes, another
+foundation model and another order. Intervals are 95 %, by Student's t over seeds.
+"""
+
+_DISTANCES = """## Distance and loss
+
+How far a domain lies from the fine-tuning domain, in the foundation model's own embeddings of the picture, of the
+question, and of both after fusion: the mean Mahalanobis distance to the fine-tuning pictures' mean, less that of
+in-domain test pictures; 0 is no shift. Beside it the accuracy.
+"""
+
+_CORRELATIONS = f"""Pearson's correlation of those distances with the points of accuracy lost, over the
+{len(NEAR + FAR)} shifted domains. With so few, correlations below 0.6 are not told from none.
+"""
+
+
+def vqa(results: Path) -> str:
+    """The page."""
+    found, shifts = rows.read(results / "vqa.csv", COLUMNS), tables.shifts(results)
+    lines = summary.lines(found)
+    parts = [
+        _INTRODUCTION,
+        "## What fine-tuning keeps\n",
+        _figure("vqa.png", "Accuracy in domain against shifted accuracy by method; loss against distance."),
+        _scores(lines),
+        *(_differences(lines, peer) for peer in tables.PEERS),
+        _curve(summary.curve(found, "wise_ft")),
+        "## By kind of question\n",
+        _kinds(lines),
+        _DISTANCES,
+        _domains(lines, list(shifts), list(shifts.values())),
+        _CORRELATIONS,
+        _table(("method", *Shift._fields), [[_code(line), *_plain(correlations(line, shifts))] for line in lines]),
+    ]
+    return "\n".join(parts)
+
+
+def _scores(lines: Sequence[Line]) -> str:
+    body = [
+        [_code(line), setting(line), str(len(line.rows)), f"{100 * line.validation:.1f}", *map(_shown, _over(line))]
+        for line in lines
+    ]
+    uneven = len({len(line.rows) for line in lines}) > 1
+    note = "Methods with fewer seeds are means over other splits: compare them by the paired differences.\n"
+    return _table(("method", "setting", "seeds", "validation", *SCORES), body, left=2) + ("\n" + note if uneven else "")
+
+
+def _differences(lines: Sequence[Line], peer_name: str) -> str:
+    """Each method minus a peer, paired by seed."""
+    peer = next(line for line in lines if line.method == peer_name)
+    head = (
+        f"Points above `{peer_name}`, paired by seed; bold where the interval excludes zero and there are\n"
+        f"{_ENOUGH_SEEDS} seeds or more, not corrected for the number of comparisons.\n"
+    )
+    body = [
+        [_code(line), *(_signed(paired(line, peer, column), _common(line, peer)) for column in SCORES.values())]
+        for line in lines
+        if line.method not in (peer_name, "zero_shot")
+    ]
+    return f"{head}\n{_table(('method', *SCORES), body)}"
+
+
+def _curve(curve: Sequence[Line]) -> str:
+    body = [[f"{line.alpha:g}", *map(_shown, _over(line))] for line in curve]
+    return f"WiSE-FT's curve:\n\n{_table(('alpha', *SCORES), body)}"
+
+
+def _kinds(lines: Sequence[Line]) -> str:
+    parts = []
+    for title, domains in (("In domain", ("id",)), ("Mean over all shifts", NEAR + FAR)):
+        body = [[_code(line), *(f"{kind_mean(line, domains, kind):.1f}" for kind in KINDS)] for line in lines]
+        parts.append(f"{title}:\n\n{_table(('method', *KINDS), body)}")
+    return "\n".join(parts)
+
+
+def _domains(lines: Sequence[Line], names: Sequence[str], shifts: Sequence[Shift]) -> str:
+    head = ("domain", "degree", *Shift._fields, *(_code(line) for line in lines))
+    degree = lambda name: "near" if name in NEAR else "far" if name in FAR else ""
+    body = [
+        [name, degree(name), *_plain(shift), *(f"{domain_mean(line, name):.1f}" for line in lines)]
+        for name, shift in zip(names, shifts, strict=True)
+    ]
+    return _table(head, body, left=2)
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
+    rule = ["---"] * left + ["--:"] * (len(head) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)) + "\n"
+
+
+def _figure(name: str, alternative: str) -> str:
+    return f"```{{figure}} ../benchmarks/results/{name}\n:class: on-white\n:alt: {alternative}\n```\n"
+
+
+def _over(line: Line) -> list[Estimate]:
+    return [estimate([row[column] for row in line.rows.values()]) for column in SCORES.values()]
+
+
+def _common(line: Line, peer: Line) -> int:
+    return len(line.rows.keys() & peer.rows.keys())
+
+
+def _code(line: Line) -> str:
+    return f"`{line.method}`"
+
+
+def _plain(shift: Shift) -> list[str]:
+    return [f"{value:.2f}" for value in shift]
+
+
+def _shown(found: Estimate) -> str:
+    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+
+
+def _signed(found: Estimate | None, seeds: int) -> str:
+    if found is None:
+        return ""
+    text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+    clear = found.half is not None and abs(found.mean) > found.half and seeds >= _ENOUGH_SEEDS
+    return f"**{text}**" if clear else text

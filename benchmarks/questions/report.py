@@ -1,0 +1,50 @@
+"""The report: a table, JSON, the figure and the page docs/vqa.md, all from the rows and the distances."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from measure.report import environment, print_table
+from measure.report import write as write_json
+from questions import figure, page, tables
+from questions.protocol import COLUMNS
+from robust import rows, summary
+from robust.page import setting
+from robust.report import shown
+
+__all__ = ["write"]
+
+
+def write(results: Path, console: Console, docs: Path | None = None) -> None:
+    """Tabulates and draws what is in `vqa.csv`.
+
+    Args:
+        results: Directory of the rows and distances; vqa.json and vqa.png are written there.
+        console: Where the table is printed.
+        docs: Where `vqa.md` is written; None for nowhere.
+    """
+    found = rows.read(results / "vqa.csv", COLUMNS)
+    if not {"zero_shot", "vanilla"} <= {row["method"] for row in found}:
+        console.print("no report: vanilla has no rows yet, and everything is compared with it")
+        return
+    shifts = tables.shifts(results)
+    _print(found, console)
+    figure.draw(found, shifts, results / "vqa.png")
+    distances = {name: shift._asdict() for name, shift in shifts.items()}
+    data = {"environment": environment(), "shifts": distances, "table": tables.as_data(found, shifts)}
+    write_json(results / "vqa.json", data)
+    if docs is not None:
+        (docs / "vqa.md").write_text(page.vqa(results), "utf-8")
+
+
+def _print(found: list[rows.Row], console: Console) -> None:
+    lines = summary.lines(found)
+    score = lambda line, column: shown(summary.estimate([row[column] for row in line.rows.values()]))
+    body = [
+        [line.method, setting(line), str(len(line.rows)), *(score(line, c) for c in tables.SCORES.values())]
+        for line in lines
+    ]
+    title = "Visual question answering: accuracy in %, mean and 95 % interval over seeds"
+    with_head = ("method", "setting", "seeds", *tables.SCORES)
+    print_table(title, "near and far: means over shifted test domains", with_head, [body])
+    console.print()

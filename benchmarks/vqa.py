@@ -1,0 +1,85 @@
+"""Visual question answering: what fine-tuning on one style, wording and prior keeps of all others, by method.
+
+    python benchmarks/vqa.py                # emoji scenes, three seeds: an hour of one core, resumable at any moment
+    python benchmarks/vqa.py --report       # tables, figure and page of what is there
+    python benchmarks/vqa.py --smallest     # the embedded digits, a minute; what CI runs
+
+npm fetches the emoji, the vision tower is the foundation model of benchmarks/robustness.py; both are cached. Each run
+is a row of benchmarks/results/vqa.csv, and is not repeated; trials are in vqa_trials.csv.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tyro
+
+from questions import report
+from questions.methods import METHODS
+from questions.protocol import Plan, run_missing
+from robust.training import OnStep
+from vision.cache import keep_compiled_programs
+from vision.errors import UserError
+from vision.progress import make_console, track
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compares methods of robust fine-tuning on question answering; appends what the results lack, and reports."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Which methods; zero-shot and WiSE-FT's curve come with vanilla."""
+
+    seeds: int = 3
+    """Number of seeds, from 0: of split, scenes, foundation model and training."""
+
+    trials: int = 3
+    """Settings tried for each method, on the first seed; 1 for the defaults, untried."""
+
+    results: Path = ROOT / "benchmarks" / "results"
+    """Where the rows, the report and the figure are written."""
+
+    docs: Path | None = None
+    """Where vqa.md is written; by default the site, if the results are the recorded ones."""
+
+    report: bool = False
+    """Run nothing; make tables and the figure of the rows that are there."""
+
+    smallest: bool = False
+    """Digits in place of emoji, little data, one seed; its numbers mean nothing."""
+
+
+def main() -> None:
+    """Runs what is missing, then reports."""
+    options, console = tyro.cli(Options), make_console()
+    keep_compiled_programs()
+    if not options.report:
+        try:
+            run_missing(_plan(options), _stage)
+        except UserError as error:
+            console.print(f"error: {error}", style="red", soft_wrap=True)
+            raise SystemExit(2) from error
+    recorded = options.results == Options.results and not options.smallest
+    report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
+
+
+def _plan(options: Options) -> Plan:
+    if unknown := [name for name in options.methods if name not in METHODS]:
+        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    if options.smallest:
+        return Plan("digits", options.methods, range(1), options.results, epochs=2, tried=1, smallest=True)
+    return Plan("emoji", options.methods, range(options.seeds), options.results, epochs=5, tried=options.trials)
+
+
+@contextmanager
+def _stage(name: str) -> Iterator[OnStep]:
+    """Shows the progress of one training run."""
+    with track(make_console(), name) as update:
+        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The question-answering benchmark: the network, distances between domains, and the command from end to end."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from ftp_optax import ftp
+from questions import page, protocol, tables
+from questions.methods import METHODS
+from questions.model import Answerer, EfficientNetTower, SmallTower
+from questions.protocol import COLUMNS
+from questions.scores import by_kind, loss, overall
+from questions.shift import excess
+from questions.wordings import KINDS, LENGTH
+from robust import rows, summary
+from vision.efficientnet import EfficientNetLite0
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def run(*flags, **environment):
+    command = [sys.executable, ROOT / "benchmarks" / "vqa.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+
+
+@pytest.fixture(scope="module")
+def small():
+    return Answerer(SmallTower(0), num_words=9, num_answers=7, width=16, depth=1)
+
+
+def seen(words, pictures=2):
+    pixels = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), np.uint8)
+    tokens = np.zeros((pictures, 1, LENGTH), np.int32)
+    tokens[..., : len(words)] = words
+    return {"pixels": jnp.asarray(pixels), "words": jnp.asarray(tokens)}
+
+
+def test_the_answer_depends_on_words_their_order_and_the_picture(small):
+    first = small(seen([1, 2, 3]))
+    assert first.shape == (2, 1, 7)
+    assert not np.allclose(first, small(seen([1, 2, 4])))
+    assert not np.allclose(first, small(seen([3, 2, 1])))
+    assert not np.allclose(first[0], first[1])
+
+
+def test_questions_of_one_picture_do_not_see_each_other(small):
+    one = seen([1, 2, 3])
+    two = {**one, "words": jnp.concatenate([one["words"], one["words"].at[..., 0].set(5)], axis=1)}
+    np.testing.assert_allclose(small(two)[:, :1], small(one), atol=1e-5)
+
+
+def test_what_fills_a_question_up_is_not_read(small):
+    small.words.embedding[...] = small.words.embedding[...].at[0].set(100.0)
+    before = small(seen([1, 2]))
+    small.words.embedding[...] = small.words.embedding[...].at[0].set(-5.0)
+    np.testing.assert_allclose(small(seen([1, 2])), before, atol=1e-5)
+
+
+def test_the_tower_is_efficientnet_by_place():
+    network = EfficientNetLite0(2)
+    tower, images = EfficientNetTower(network), np.random.default_rng(0).uniform(0, 255, (1, 64, 64, 3))
+    cells, features = jax.jit(lambda x: (tower(x), network.features(x)))(images)  # one program, not fifty
+    assert cells.shape == (1, 16, tower.channels)
+    np.testing.assert_allclose(cells[..., -1280:].mean(1), features, rtol=1e-4, atol=1e-5)
+
+
+def test_every_part_of_the_network_has_units_for_ftp(small):
+    params = nnx.to_pure_dict(nnx.state(small, nnx.Param))
+    state = ftp(METHODS["vanilla"].build(optax.sgd(0.1), 0.0)).init(params)
+    assert len(jax.tree.leaves(params)) == len(optax.tree.get(state, "radii"))
+
+
+@pytest.fixture
+def points():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5))
+
+
+def test_the_distance_of_equal_sets_is_zero(points):
+    assert excess(points[:30], points[:30], points) == 0
+    assert excess(points[:30], points[29::-1], points) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_distance_grows_with_the_shift_and_not_with_the_scale(points):
+    near, far = (excess(points + by, points, points) for by in (1.0, 3.0))
+    assert 0 < near < far
+    assert excess(7 * points + 21, 7 * points, 7 * points) == pytest.approx(far)
+
+
+def test_the_distance_is_mahalanobis(points):
+    mean, spread = points.mean(0), np.cov(points, rowvar=False)
+    shrunk = 0.9 * spread + 0.1 * np.trace(spread) / 5 * np.eye(5)
+    inverse = np.linalg.inv(shrunk)
+    far = lambda cloud: np.mean([np.sqrt((z - mean) @ inverse @ (z - mean) / 5) for z in cloud])
+    assert excess(points + 2, points, points) == pytest.approx(far(points + 2) - far(points))
+
+
+def test_accuracy_is_the_mean_over_kinds():
+    class Two:
+        labels, kinds = np.array([[1, 2, 3], [1, 1, 1]]), np.array([[0, 0, 1], [0, 0, 0]])
+
+    found = by_kind(np.array([[1, 2, 0], [1, 0, 0]]), Two)
+    assert found == [3 / 5, 0.0, None, None, None, None]
+    assert overall(found) == pytest.approx(0.3)
+    assert loss([0.5, None, 0.9], [0.4, 0.3, 0.8]) == pytest.approx(0.1)
+
+
+def row(method, seed=0, hyperparameters=None, **scores):
+    same = {"experiment": "vqa-emoji", "backbone": "efficientnet-lite0", "id_domain": "fluent-high-contrast"}
+    own = {"method": method, "seed": seed, "hyperparameters": hyperparameters or {}, "domains": {}}
+    return {**dict.fromkeys(COLUMNS), **same, **own, **scores}
+
+
+def test_the_trial_best_in_validation_is_chosen_and_the_default_of_equals(tmp_path):
+    plan = protocol.Plan("emoji", ("ftp",), (0,), tmp_path, epochs=1)
+    assert protocol.chosen(plan, "ftp") == {"lr": 1e-3, "mu": 1e-2}
+    for rate, found in ((1e-3, 0.7), (3e-4, 0.6), (3e-3, 0.8)):
+        rows.append(plan.trials, row("vanilla", 0, {"lr": rate}, validation_accuracy=found), COLUMNS)
+    for mu in (1e-2, 3e-3, 1e-1):  # better on test pictures, which must not matter
+        scores = {"validation_accuracy": 0.7, "id_accuracy": mu}
+        rows.append(plan.trials, row("ftp", 0, {"lr": 3e-3, "mu": mu}, **scores), COLUMNS)
+    assert protocol.chosen(plan, "ftp") == {"lr": 3e-3, "mu": 1e-2}
+
+
+def test_every_method_gets_as_many_trials():
+    assert {len(method.values) for method in METHODS.values()} == {3}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The command at its smallest."""
+    folder = tmp_path_factory.mktemp("vqa")
+    flags = ("--smallest", "--methods", "vanilla", "ftp", "--results", folder, "--docs", folder)
+    done = run(*flags)
+    assert done.returncode == 0, done.stderr
+    return folder, flags
+
+
+def test_the_command_asks_and_answers_everywhere(finished):
+    folder, _ = finished
+    found = rows.read(folder / "vqa.csv", COLUMNS)
+    assert [one["method"] for one in found] == ["zero_shot", *["wise_ft"] * len(protocol.ALPHAS), "vanilla", "ftp"]
+    for one in found:
+        assert (one["drift"] == 0) == (one["method"] == "zero_shot")
+        assert set(one["domains"]) == {"id", *page.NEAR, *page.FAR}
+        assert all(len(kinds) == len(KINDS) for kinds in one["domains"].values())
+        assert one["id_accuracy"] == pytest.approx(overall(one["domains"]["id"]), abs=1e-4)
+    shifts = json.loads((folder / "vqa_shifts.json").read_text())["0"]
+    assert set(shifts["id"].values()) == {0.0}
+    assert shifts["new wording"]["question"] > 0 == shifts["new wording"]["image"]
+    assert abs(shifts["new style"]["question"]) < 0.1 < abs(shifts["new style"]["image"])
+
+
+def test_a_run_that_is_there_is_not_repeated(finished):
+    folder, flags = finished
+    before = (folder / "vqa.csv").read_bytes()
+    (folder / "vqa.csv").write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))  # ftp's row is lost
+    done = run(*flags)
+    assert "ftp, seed 0" in done.stdout
+    assert "vanilla, seed 0" not in done.stdout
+    lost, again = (one.splitlines()[-1].decode() for one in (before, (folder / "vqa.csv").read_bytes()))
+    without_seconds = lambda line: re.sub(r",[\d.]+,\"", ',"', line)
+    assert without_seconds(again) == without_seconds(lost)
+
+
+def test_the_page_says_what_the_rows_say(finished):
+    folder, _ = finished
+    text = (folder / "vqa.md").read_text()
+    for line in summary.lines(rows.read(folder / "vqa.csv", COLUMNS)):
+        means = [summary.estimate([one[c] for one in line.rows.values()]).mean for c in tables.SCORES.values()]
+        cells = " | ".join(f"{mean:.1f}" for mean in means)
+        assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
+    assert {one["method"] for one in json.loads((folder / "vqa.json").read_text())["table"]} > {"vanilla", "ftp"}
+    assert (folder / "vqa.png").stat().st_size > 10_000
+
+
+def test_an_unknown_method_is_refused_in_one_line(tmp_path):
+    done = run("--methods", "magic", "--results", tmp_path)
+    assert done.returncode == 2
+    assert "no method 'magic'; choose from vanilla" in done.stdout
+    assert "Traceback" not in done.stderr
