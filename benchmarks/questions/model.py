@@ -59,10 +59,9 @@ class SmallTower(nnx.Module):
 
     def __init__(self, seed: int) -> None:
         self.channels, draw = 32, _Init(seed)
-        conv = lambda *channels: nnx.Conv(
-            *channels, (3, 3), strides=2, kernel_init=draw.kernel(9 * channels[0]), rngs=nnx.Rngs(0)
-        )
-        self.conv1, self.conv2 = conv(3, 16), conv(16, self.channels)
+        first, second = draw.kernel(9 * 3), draw.kernel(9 * 16)
+        self.conv1 = nnx.Conv(3, 16, (3, 3), strides=2, kernel_init=first, rngs=nnx.Rngs(0))
+        self.conv2 = nnx.Conv(16, self.channels, (3, 3), strides=2, kernel_init=second, rngs=nnx.Rngs(0))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Cells `(n, 16, channels)` of uint8 images `(n, 32, 32, 3)`."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from questions.domains import FAR, NEAR
 from questions.protocol import shifts_file
@@ -63,7 +62,7 @@ def correlations(line: Line, found: Mapping[str, Shift]) -> Shift:
     """Pearson's correlation, over the shifted domains, of what a shift costs a method with how far it is."""
     losses = [loss_mean(line, name) for name in (*NEAR, *FAR)]
     columns = ([getattr(found[name], space) for name in (*NEAR, *FAR)] for space in SPACES)
-    return Shift(*(float(stats.pearsonr(column, losses).statistic) if np.ptp(losses) else 0.0 for column in columns))
+    return Shift(*(float(np.corrcoef(column, losses)[0, 1]) if np.ptp(losses) else 0.0 for column in columns))
 
 
 def as_data(rows: Sequence[Row], found: Mapping[str, Shift]) -> list[dict[str, Any]]:
