@@ -5,8 +5,8 @@
     python tests/versions.py oldest -- -k checkpoints    # what follows -- goes to pytest
 
 Environments are kept in `.versions/`. pyproject.toml promises what is run here; `test_versions.py` compares the two.
-What a compiled program costs (`test_cost.py` and the like) is asked of the newest compiler alone; benchmarks and the site,
-whose recorded results are of the newest too, are run with that alone as well.
+What a compiled program costs (`test_cost.py` and the like) is asked of the newest compiler alone; so are benchmarks and
+the site, whose recorded results are of the newest.
 """
 
 import subprocess
