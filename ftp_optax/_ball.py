@@ -38,9 +38,14 @@ def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
-def inner_products(gradient: jax.Array, last: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
-    """``<g_i, c_i>`` and ``|c_i|`` of every unit of the last displacement: all that is read of the large arrays."""
-    return _units.unit_sums(gradient.astype(last.dtype) * last, layout), _units.unit_norms(last, layout)
+def inner_products(
+    gradient: jax.Array, last: jax.Array, after: jax.Array, *, layout: _units.Layout
+) -> tuple[jax.Array, ...]:
+    """``<g_i, c_i>`` and ``|c_i|`` of every unit of the last displacement: all that is read of the large arrays.
+
+    The sums wait for ``after`` (`_one_pass`), the leaf before.
+    """
+    return _units.unit_sums_of([gradient.astype(last.dtype) * last, jnp.abs(last)], layout, after)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "exact"))

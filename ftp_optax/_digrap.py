@@ -58,13 +58,19 @@ def gap(param: jax.Array, anchor: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def strength_hypergradient(
-    gradient: jax.Array, displacement: jax.Array, scale: jax.Array, strength: jax.Array, *, layout: _units.Layout
+    gradient: jax.Array,
+    displacement: jax.Array,
+    scale: jax.Array,
+    strength: jax.Array,
+    after: jax.Array,
+    *,
+    layout: _units.Layout,
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
     The last step was ``W - alpha (g - omega p)``, so the loss changes by ``alpha <g_next, p>`` with omega; the
     normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
-    displacement times one scale a layer.
+    displacement times one scale a layer. The sums wait for ``after`` (`_one_pass`), the leaf before.
     """
     gradient = gradient.astype(displacement.dtype)
     scale, omega = (
@@ -72,18 +78,22 @@ def strength_hypergradient(
     )
     # All sums over the fibers first, then arithmetic on those: did one sum depend on another, XLA would not combine
     # those of several leaves. All-reduces of twelve leaves cut by rows: 11 if it did, 2 as it is.
-    dots = _units.unit_sums(gradient * displacement, layout)
-    lengths = jnp.maximum(_units.unit_lengths(gradient, layout), _FLOOR)
-    give_back_lengths = jnp.maximum(jnp.abs(scale) * _units.unit_lengths(displacement, layout), _FLOOR)
+    products = [gradient * displacement, jnp.square(gradient), jnp.square(displacement)]
+    dots, squares, displacement_squares = _units.unit_sums_of(products, layout, after)
+    lengths = jnp.maximum(jnp.sqrt(squares), _FLOOR)
+    give_back_lengths = jnp.maximum(jnp.abs(scale) * jnp.sqrt(displacement_squares), _FLOOR)
     give_back = lambda omega: omega * (scale / give_back_lengths)
     return _hyper.hypergradient(dots / lengths, give_back, omega).reshape(layout.scalars)
 
 
 @functools.partial(jax.jit, static_argnames=("layout",))
-def alignment(gradient: jax.Array, displacement: jax.Array, *, layout: _units.Layout) -> tuple[jax.Array, jax.Array]:
+def alignment(
+    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout
+) -> tuple[jax.Array, jax.Array]:
     """``<g, c>`` and ``|c|^2`` of each layer."""
-    dot = _units.layer_sums(gradient.astype(displacement.dtype) * displacement, layout)
-    return dot.reshape(layout.scalars), _units.layer_sums(jnp.square(displacement), layout).reshape(layout.scalars)
+    products = [gradient.astype(displacement.dtype) * displacement, jnp.square(displacement)]
+    dot, square = _units.layer_sums_of(products, layout, after)
+    return dot.reshape(layout.scalars), square.reshape(layout.scalars)
 
 
 def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Array:
@@ -230,17 +240,19 @@ def digrap(
             for scalars in (state.strengths, state.scales)
         )
 
-        slopes = [
-            strength_hypergradient(gradients.values[i], last[i], scales[i], old[i], layout=layout)
-            for i, layout in layouts.items()
-        ]
-        slope = _hyper.finite(_hyper.stack(slopes, state.strengths))
+        slopes = [state.strengths[:1]]
+        for i, layout in layouts.items():
+            leaf = gradients.values[i], last[i], scales[i], old[i]
+            slopes.append(strength_hypergradient(*leaf, slopes[-1], layout=layout))
+        slope = _hyper.finite(_hyper.stack(slopes[1:], state.strengths))
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
 
         kept = {i: c if state.displacement is None else _hyper.computed_after(slope, c) for i, c in gaps.items()}
-        aligned = [alignment(gradients.values[i], kept[i], layout=layout) for i, layout in layouts.items()]
-        dots, squares = (_hyper.stack([pair[k] for pair in aligned], state.scales) for k in (0, 1))
+        aligned = [(slope[:1], slope[:1])]
+        for i, layout in layouts.items():
+            aligned.append(alignment(gradients.values[i], kept[i], aligned[-1][1], layout=layout))
+        dots, squares = (_hyper.stack([pair[k] for pair in aligned[1:]], state.scales) for k in (0, 1))
         shares = _hyper.split(shares_of(dots, squares, strengths), counts)
         cleared = {
             i: without_conflict(gradients.values[i], kept[i], share, layout=layout)

@@ -244,11 +244,11 @@ def ftp(
             for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
         }
 
-        products = {i: _ball.inner_products(judges[i], w.last, layout=w.layout) for i, w in work.items()}
-        slopes = [
-            _ball.radius_hypergradient(*products[i], w.radius, layout=w.layout, exact=exact) for i, w in work.items()
-        ]
-        slope = _hyper.finite(_hyper.stack(slopes, state.radii))
+        products, slopes = {}, [state.radii[:1]]
+        for i, w in work.items():
+            products[i] = _ball.inner_products(judges[i], w.last, slopes[-1], layout=w.layout)
+            slopes.append(_ball.radius_hypergradient(*products[i], w.radius, layout=w.layout, exact=exact))
+        slope = _hyper.finite(_hyper.stack(slopes[1:], state.radii))
         slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
 
         before = {

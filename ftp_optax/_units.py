@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _checks
+from ftp_optax import _checks, _one_pass
 
 UnitAxes: TypeAlias = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 LayerAxes: TypeAlias = int | Callable[[str, tuple[int, ...]], int]
@@ -256,7 +256,16 @@ def resolve_all(
 
 def unit_sums(array: jax.Array, layout: Layout) -> jax.Array:
     """Sums every unit: over all axes that index neither layers nor units, which stay with size 1."""
-    return jnp.sum(array, axis=tuple(a for a in range(array.ndim) if a not in layout.axes), keepdims=True)
+    return jnp.sum(array, axis=_summed(array, layout), keepdims=True)
+
+
+def unit_sums_of(arrays: Sequence[jax.Array], layout: Layout, after: jax.Array) -> tuple[jax.Array, ...]:
+    """`unit_sums` of several arrays that are made of the same ones, read once, `after` a number is known."""
+    return _one_pass.sums(arrays, _summed(arrays[0], layout), after)
+
+
+def _summed(array: jax.Array, layout: Layout) -> tuple[int, ...]:
+    return tuple(a for a in range(array.ndim) if a not in layout.axes)
 
 
 def unit_norms(displacement: jax.Array, layout: Layout) -> jax.Array:
@@ -276,6 +285,11 @@ def _layers_as_units(layout: Layout) -> Layout:
 def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
     """Sums every layer, axes kept."""
     return unit_sums(array, _layers_as_units(layout))
+
+
+def layer_sums_of(arrays: Sequence[jax.Array], layout: Layout, after: jax.Array) -> tuple[jax.Array, ...]:
+    """`layer_sums` of several arrays, as `unit_sums_of`."""
+    return unit_sums_of(arrays, _layers_as_units(layout), after)
 
 
 def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:

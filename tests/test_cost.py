@@ -15,10 +15,10 @@ from ftp_optax import digrap, ftp
 
 PARAMS = {
     f"layer{i}": {
-        "kernel": jax.ShapeDtypeStruct((256, n), jnp.float32),
+        "kernel": jax.ShapeDtypeStruct((768, n), jnp.float32),
         "bias": jax.ShapeDtypeStruct((n,), jnp.float32),
     }
-    for i, n in enumerate((512, 512, 1024))
+    for i, n in enumerate((96, 96, 128, 128) * 3)
 }
 SIZE = sum(4 * x.size for x in jax.tree.leaves(PARAMS))
 INNER = optax.adamw(1e-3)
@@ -47,7 +47,7 @@ def cost(method):
     """Streams, temporaries, the share of results that reuse donated buffers, and the number of large copies."""
     program = compiled(method, PARAMS)
     memory, analysis = program.memory_analysis(), program.cost_analysis()
-    large = [line for line in program.as_text().splitlines() if " copy(" in line and "f32[256," in line]
+    large = [line for line in program.as_text().splitlines() if " copy(" in line and "f32[768," in line]
     reused = memory.alias_size_in_bytes / memory.output_size_in_bytes
     return analysis["bytes accessed"] / SIZE, memory.temp_size_in_bytes / SIZE, reused, len(large)
 
@@ -61,16 +61,19 @@ def test_the_yardstick():
 
 
 @pytest.mark.parametrize("method", ["ftp", "exact"])
-def test_ftp_adds_nine_streams_and_no_temporary(method):
-    """Two for the hyper-gradient, two for the norms of both displacements, five to write one and project."""
+def test_ftp_adds_eight_streams_and_no_temporary(method):
+    """Two for both sums of the hyper-gradient, one for the norms of the new displacement, five to write it and project.
+
+    The fraction is what `_one_pass` keeps of a leaf between two sums, written and read.
+    """
     streams, temporary, reused, copies = cost(method)
-    assert streams <= 19.1
-    assert temporary <= 0.012  # the norms: a kernel here has a 256th of its size in units
+    assert streams <= 18.25
+    assert temporary <= 0.01
     assert copies == 0
     assert reused > 0.999
 
 
-@pytest.mark.parametrize(("method", "streams", "temporary"), [("lean", 21.1, 1.1), ("digrap", 22.1, 0.02)])
+@pytest.mark.parametrize(("method", "streams", "temporary"), [("lean", 20.25, 1.02), ("digrap", 19.5, 0.01)])
 def test_lean_and_digrap_reuse_every_donated_buffer(method, streams, temporary):
     """Lean still keeps the base optimizer's update for a while: a temporary of the parameters' size."""
     found, kept, reused, copies = cost(method)

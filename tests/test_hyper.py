@@ -104,7 +104,7 @@ def test_a_toy_case_where_the_released_sign_is_another():
     """Two units, one inside: the released sum is positive, the chain rule's negative."""
     layout = _units.resolve("kernel", (2, 2), _units.flax_units, 0)
     last, gradient = jnp.array([[2.0, 0.1], [2.0, 0.1]]), jnp.array([[-1.0, 9.0], [-1.0, 9.0]])
-    products = _ball.inner_products(gradient, last, layout=layout)
+    products = _ball.inner_products(gradient, last, jnp.zeros(1), layout=layout)
     slope = {
         exact: float(_ball.radius_hypergradient(*products, jnp.array([1.0]), layout=layout, exact=exact)[0])
         for exact in (False, True)
@@ -121,7 +121,8 @@ def test_hypergradient_is_the_inner_product_with_the_rules_derivative():
 
 def test_strength_hypergradient_floors_norms():
     layout = _units.resolve("bias", (3,), _units.flax_fibers, 0)
-    slope = _digrap.strength_hypergradient(jnp.zeros(3), jnp.zeros(3), jnp.zeros(1), jnp.array([0.5]), layout=layout)
+    zeros, none = jnp.zeros(3), jnp.zeros(1)
+    slope = _digrap.strength_hypergradient(zeros, zeros, none, jnp.array([0.5]), none, layout=layout)
     np.testing.assert_array_equal(slope, [0.0])
 
 
