@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from robust import summary
+from robust import protocol, summary
 from robust.experiments import main_backbone
 from robust.methods import METHODS
 from robust.rows import Row, read
@@ -102,6 +102,7 @@ def _section(group: Group, rows: Sequence[Row], results: Path) -> str:
         _table(lines),
         figure,
         _differences(lines),
+        _at_defaults(rows),
         _curve(rows),
     ]
     if walls.exists():
@@ -169,6 +170,30 @@ def _differences(lines: Sequence[Line]) -> str:
                 parts.append(_row(f"`{line.method}`", *(_signed(cell, enough) for cell in cells)))
         parts.append("")
     return "\n".join(parts)
+
+
+def _at_defaults(rows: Sequence[Row]) -> str:
+    """The methods at the learning rate 1e-3 and their own defaults, where other settings were chosen above."""
+    lines = [line for line in summary.settings(rows) if dict(line.hyperparameters) == protocol.default(line.method)]
+    peer = next((line for line in lines if line.method == "vanilla"), None)
+    if peer is None or len(lines) == 1 or all(line in summary.lines(rows) for line in lines):
+        return ""
+    parts = [
+        "### At the defaults\n",
+        f"The same with nothing tried (`--trials 1`): the learning rate {protocol.DEFAULT_RATE:g} for all, and the\n"
+        "default of every method, as released where it is. In brackets: points above vanilla fine-tuning, paired by seed.\n",
+        _row("method", "setting", "seeds", *SCORES),
+        _row("---", "---", "--:", *("--:" for _ in SCORES)),
+    ]
+    for line in lines:
+        enough = len(line.rows.keys() & peer.rows.keys()) >= _ENOUGH_SEEDS
+        cells = (
+            _shown(estimate([row[column] for row in line.rows.values()]))
+            + ("" if line is peer else f" ({_signed(paired(line, peer, column), enough)})")
+            for column in SCORES.values()
+        )
+        parts.append(_row(f"`{line.method}`", setting(line), str(len(line.rows)), *cells))
+    return "\n".join([*parts, ""])
 
 
 def _curve(rows: Sequence[Row]) -> str:

@@ -12,7 +12,17 @@ from robust.finetune import Run, Scores, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.training import OnStep
 
-__all__ = ["Settings", "blank_row", "chosen", "fine_tuned", "measured", "origin_of", "run_missing"]
+__all__ = [
+    "DEFAULT_RATE",
+    "Settings",
+    "blank_row",
+    "chosen",
+    "default",
+    "fine_tuned",
+    "measured",
+    "origin_of",
+    "run_missing",
+]
 
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 """WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)."""
@@ -20,7 +30,8 @@ ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 FEW_ALPHAS = (0.5, 0.7)
 """What all other methods are interpolated with."""
 
-_RATE_WITHOUT_TRIALS = 1e-3
+DEFAULT_RATE = 1e-3
+"""The learning rate where none was tried."""
 
 Stage = Callable[[str], AbstractContextManager[OnStep]]
 
@@ -33,14 +44,14 @@ class Settings:
         methods: Names in `METHODS`.
         seeds: Seeds.
         results: File of the final rows.
-        trials: File of the trials' rows.
-        tried: How many settings of each method's knob are tried; with 1 there is nothing to choose, and no trial.
+        trials: File of the trials' rows; None to run every method with its default, whatever was tried.
+        tried: How many settings of each method's knob are tried.
     """
 
     methods: Sequence[str]
     seeds: Sequence[int]
     results: Path
-    trials: Path
+    trials: Path | None
     tried: int = 3
 
 
@@ -73,20 +84,28 @@ def run_missing(
                 on_done(experiment, name, seed, finished)
 
 
-def chosen(experiment: Experiment, trials: Path, name: str) -> dict[str, float]:
+def chosen(experiment: Experiment, trials: Path | None, name: str) -> dict[str, float]:
     """The hyper-parameters of a method: those of the trial with the best validation accuracy, the first of equals.
 
-    The learning rate is vanilla fine-tuning's, unless it is the method's own knob.
+    The learning rate is vanilla fine-tuning's, unless it is the method's own knob. Without trials both are the default.
     """
     method = METHODS[name]
     if method.knob == RATE:
         return {RATE: _best(experiment, trials, name) or method.values[0]}
-    rate = _best(experiment, trials, "vanilla") or _RATE_WITHOUT_TRIALS
+    rate = _best(experiment, trials, "vanilla") or DEFAULT_RATE
     return {RATE: rate, method.knob: _best(experiment, trials, name) or method.values[0]}
 
 
-def _best(experiment: Experiment, trials: Path, name: str) -> float | None:
+def default(name: str) -> dict[str, float] | None:
+    """The hyper-parameters of a method where nothing was tried; None for a name that is no method's."""
+    method = METHODS.get(name)
+    return None if method is None else {RATE: DEFAULT_RATE, method.knob: method.values[0]}
+
+
+def _best(experiment: Experiment, trials: Path | None, name: str) -> float | None:
     """The knob's value, or None before any trial."""
+    if trials is None:
+        return None
     method, own = METHODS[name], (experiment.name, experiment.backbone, experiment.id_domain, name)
     found = {
         row["hyperparameters"][method.knob]: row["validation_accuracy"]
@@ -98,9 +117,11 @@ def _best(experiment: Experiment, trials: Path, name: str) -> float | None:
 
 
 def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) -> None:
+    if settings.trials is None:
+        return
     method, seed = METHODS[name], settings.seeds[0]
     present = {rows.key_of(row) for row in rows.read(settings.trials)}
-    for value in method.values[: settings.tried] if settings.tried > 1 else ():
+    for value in method.values[: settings.tried]:
         knobs = {**chosen(experiment, settings.trials, name), method.knob: value}
         row = blank_row(experiment, name, knobs, seed)
         if rows.key_of(row) not in present:

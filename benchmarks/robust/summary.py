@@ -10,7 +10,7 @@ from scipy import stats
 from robust.experiments import main_backbone
 from robust.rows import Row
 
-__all__ = ["SCORES", "Estimate", "Group", "Line", "estimate", "groups", "lines", "paired"]
+__all__ = ["SCORES", "Estimate", "Group", "Line", "estimate", "groups", "lines", "paired", "settings"]
 
 SCORES = {"ID": "id_accuracy", "OOD seen": "ood_seen_accuracy", "OOD held out": "ood_held_accuracy"}
 """Columns of the tables, by heading."""
@@ -78,14 +78,14 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     WiSE-FT's alpha is chosen so; what else is in the rows (the curve) is in `curve`.
     """
     by_method: dict[str, list[Line]] = defaultdict(list)
-    for line in _all(rows):
+    for line in settings(rows):
         by_method[line.method].append(line)
     return [max(found, key=lambda line: (len(line.rows), line.validation)) for found in by_method.values()]
 
 
 def curve(rows: Sequence[Row], method: str) -> list[Line]:
     """All settings of a method, by alpha."""
-    return sorted((line for line in _all(rows) if line.method == method), key=lambda line: line.alpha or 0.0)
+    return sorted((line for line in settings(rows) if line.method == method), key=lambda line: line.alpha or 0.0)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -132,7 +132,8 @@ def _plain(found: Estimate | None) -> dict[str, float | None] | None:
     return found._asdict() if found is not None else None
 
 
-def _all(rows: Sequence[Row]) -> list[Line]:
+def settings(rows: Sequence[Row]) -> list[Line]:
+    """One line for each method and setting of it."""
     found: dict[tuple[str, str], Line] = {}
     for row in rows:
         # Two foundation seeds are two runs of one setting; a later row of the same seed replaces an earlier one.
