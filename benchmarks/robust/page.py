@@ -181,7 +181,8 @@ def _at_defaults(rows: Sequence[Row]) -> str:
     parts = [
         "### At the defaults\n",
         f"The same with nothing tried (`--trials 1`): the learning rate {protocol.DEFAULT_RATE:g} for all, and the\n"
-        "default of every method, as released where it is. In brackets: points above vanilla fine-tuning, paired by seed.\n",
+        "default of every method, as released where it is. In brackets: points above vanilla fine-tuning, paired\n"
+        "by seed.\n",
         _row("method", "setting", "seeds", *SCORES),
         _row("---", "---", "--:", *("--:" for _ in SCORES)),
     ]
