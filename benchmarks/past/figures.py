@@ -78,12 +78,14 @@ def grouped(rows: Sequence[Row]) -> dict[Trial, list[Row]]:
     return groups
 
 
-def _spread(rows: Sequence[Row], field: str) -> float:
-    return stdev(getattr(row, field) for row in rows) if len(rows) > 1 else 0.0
-
-
 def _pm(rows: Sequence[Row], field: str) -> str:
-    return f"{100 * mean_of(rows, field):.1f} ± {100 * _spread(rows, field):.1f}"
+    return _shown([100 * getattr(row, field) for row in rows], 1)
+
+
+def _shown(values: Sequence[float], digits: int) -> str:
+    """Mean and standard deviation over seeds; of one seed there is no spread to tell."""
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{digits}f}{spread}" if values else ""
 
 
 def _table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -116,8 +118,7 @@ def _scale_table(rows: Sequence[Row], task: str) -> tuple[list[str], list[list[s
                 for method in constrained:
                     same = Trial(**{**vars(trial), "method": method, "knob": SCALE_KNOBS[method]})
                     ratios = [row.drift / _free(row, groups).drift for row in groups.get(same, [])]
-                    spread = stdev(ratios) if len(ratios) > 1 else 0.0
-                    cells.append(f"{fmean(ratios):.2f} ± {spread:.2f}" if ratios else "")
+                    cells.append(_shown(ratios, 2))
                 lines.append([name, f"{getattr(trial, _FIELDS.get(name, name)):g}", *cells])
     return ["axis", "value", *constrained], sorted(
         lines, key=lambda line: (list(scale_axes(task)).index(line[0]), float(line[1]))
@@ -160,7 +161,9 @@ def _draw_scale(rows: Sequence[Row], task: str, path: Path) -> None:
     grid[1, 0].set_ylabel("ID accuracy (%)")
     grid[2, 0].set_ylabel("mean OOD accuracy (%)")
     grid[2, 0].legend(frameon=False, fontsize=8)
-    figure.suptitle(f"One setting of each, {task}; lines: mean over seeds, bands: range", fontsize=10)
+    seeds = len({row.seed for row in rows})
+    shown = "lines: mean over seeds, bands: range" if seeds > 1 else "one seed"
+    figure.suptitle(f"One setting of each, {task}; {shown}", fontsize=10)
     _save(figure, path)
 
 
