@@ -4,10 +4,10 @@
     python benchmarks/dense.py --report                                  # tables and figures of what is there
     python benchmarks/dense.py --smallest                                # scenes of digits, a minute; what CI runs
 
-Scenes are one to four emoji on a crop of a photograph, with masks from the artwork's opacity. The foundation model is
-EfficientNet-Lite0 with ImageNet's weights and a small decoder, trained on scenes in six colour styles, once for each
-seed, and cached; it is fine-tuned on scenes in one style and tested in all. Each run is a row of
-benchmarks/results/dense.csv and is not repeated; trials are in dense_trials.csv.
+Scenes are a few emoji on a crop of a photograph, with masks from the artwork's opacity. The foundation model is that of
+the classification benchmark and a small decoder, trained on scenes in six colour styles, once for each seed, and
+cached; it is fine-tuned on scenes in one style and tested in all. Each run is a row of benchmarks/results/dense.csv and
+is not repeated; trials are in dense_trials.csv.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ class Options:
     """Number of seeds, from 0: of split, scenes, foundation model and training."""
 
     trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for the defaults, untried."""
+    """Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose."""
 
     results: Path = ROOT / "benchmarks" / "results"
     """Where the rows, the report and the figures are written."""

@@ -12,7 +12,9 @@ import optax
 import pytest
 
 import dense
+from robust import protocol as classification
 from robust import summary
+from robust.experiments import standard
 from robust.methods import RATE
 from segment import protocol, rows
 from segment.finetune import CORRUPTIONS
@@ -119,9 +121,11 @@ def row(method, hyperparameters, **scores):
     return rows.blank(**same, method=method, hyperparameters=hyperparameters, seed=0, **scores)
 
 
-def test_the_trial_best_in_validation_is_chosen(tmp_path):
+def test_the_trial_best_in_validation_is_chosen_and_without_trials_classifications(tmp_path):
     settings = Settings("digits", METHODS, (0,), tmp_path / "dense.csv", tmp_path / "trials.csv")
-    assert protocol.chosen(settings, "ftp") == {RATE: 1e-3, "mu": 1e-2}
+    recorded = ROOT / "benchmarks" / "results" / "robustness_trials.csv"
+    elsewhere = classification.chosen(standard("digits"), recorded, "ftp")
+    assert protocol.chosen(settings, "ftp") == elsewhere
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
         rows.append(settings.trials, row("vanilla", {RATE: rate}, validation_miou=found))
     for mu, found in ((1e-2, 0.4), (3e-3, 0.4), (1e-1, 0.3)):

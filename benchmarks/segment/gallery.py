@@ -72,7 +72,7 @@ def _first(domain: Domain) -> ArrayDomain:
 
 
 def _predicted(run: Run, params: Params, shown: list[Domain]) -> np.ndarray:
-    parts = [predictions(run.start.network, params, domain, min(128, len(domain)))[:_SCENES] for domain in shown]
+    parts = [predictions(run.start.network, params, domain, min(96, len(domain)))[:_SCENES] for domain in shown]
     return np.stack(parts).astype(np.uint8)
 
 

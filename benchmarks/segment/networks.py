@@ -15,10 +15,12 @@ from flax import nnx
 
 from vision.efficientnet import STAGES, EfficientNetLite0, load_imagenet
 
-__all__ = ["SceneNet", "SmallSceneNet", "pretrained_scene_net"]
+__all__ = ["WIDTH", "SceneNet", "SmallSceneNet", "pretrained_scene_net"]
 
 _NEVER = -1e9
-_WIDTH = 48  # of the decoder at strides 4 to 32
+WIDTH = 48
+"""Of the decoder at strides 4 to 32, in channels."""
+
 _FINE_WIDTH = 16  # at stride 2
 
 
@@ -61,16 +63,16 @@ class Decoder(nnx.Module):
         self.down = conv(width, fine_width, 1)
         self.fine_lateral = conv(finest, fine_width, 1)
         self.fine_mix = conv(fine_width, fine_width, 3, 2.0)
-        self.out = conv(fine_width, num_classes + 2, 1)
+        self.out = conv(fine_width, num_classes + 2, 1, 0.01)  # small: the first answers are even
 
     def __call__(self, features: Sequence[jax.Array], side: int) -> jax.Array:
         """Logits `(n, side, side, 2, classes)` from the features, finest first."""
         finest, *coarser = features
-        *upper, x = [lateral(feature) for lateral, feature in zip(self.laterals, coarser, strict=True)]
+        *upper, x = [lateral(_unit(feature)) for lateral, feature in zip(self.laterals, coarser, strict=True)]
         for lateral in reversed(upper):
             x = lateral + _doubled(x)[:, : lateral.shape[1], : lateral.shape[2]]
         x = nnx.relu(self.mix(nnx.relu(x)))
-        x = nnx.relu(self.fine_lateral(finest) + _doubled(self.down(x)))
+        x = nnx.relu(self.fine_lateral(_unit(finest)) + _doubled(self.down(x)))
         x = self.out(nnx.relu(self.fine_mix(x)))
         x = jax.image.resize(x, (len(x), side, side, x.shape[-1]), "linear").astype(jnp.float32)
         classes, boundary = x[..., :-2], x[..., -2:]
@@ -88,7 +90,7 @@ class SceneNet(nnx.Module):
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:
         self.backbone = EfficientNetLite0(1, seed=seed)
-        self.head = Decoder(_TAP_CHANNELS, num_classes, _WIDTH, _FINE_WIDTH, seed)
+        self.head = Decoder(_TAP_CHANNELS, num_classes, WIDTH, _FINE_WIDTH, seed)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
@@ -134,6 +136,11 @@ class SmallSceneNet(nnx.Module):
         """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
         fine = nnx.relu(self.stem(images.astype(jnp.float32) / 127.5 - 1))
         return self.head([fine, nnx.relu(self.body(fine))], images.shape[1])
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Features of every pixel at root mean square 1: a backbone's differ in size from stage to stage."""
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
 
 
 def _doubled(x: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from robust import summary
 from robust.page import setting
 from robust.summary import Estimate, Line, estimate, paired
 from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_EPOCHS, SEVERITY
+from segment.networks import WIDTH
 from segment.rows import BOUNDARIES, SCORES, Row
 from segment.worlds import WORLDS
 
@@ -18,8 +19,8 @@ _ENOUGH_SEEDS = 3
 _INTRODUCTION = """# Dense prediction
 
 What fine-tuning keeps where every pixel is an answer: the class of every pixel of a scene (16 classes and the
-background), and whether a boundary runs there. Scenes are one to four emoji on a crop of a photograph, {side} x {side}
-pixels, with masks from the artwork's opacity. Every number on this page is from a row of
+background), and whether a boundary runs there. Scenes are emoji on a crop of a photograph, {side} x {side} pixels, with
+masks from the artwork's opacity. Every number on this page is from a row of
 [dense.csv](../benchmarks/results/dense.csv); `python benchmarks/dense.py` appends what is missing, `--report` writes
 this page.
 
@@ -31,26 +32,27 @@ Test scenes, their masks and the models' at seed 0; boundaries in black. The fir
 fine-tuned on, the next two in a style of the foundation model, the last two in one held out from all training.
 ```
 
-**Data.** Emoji are split by identity as in [Evidence](evidence.md), and no part of a photograph that is behind a test
-scene is behind any other. Lines that artists drew for paper are filled with white, so that the mask of a face drawn in
-outline is the face. Test scenes have the same layout in every style. {scenes}
+**Data.** {fewest} to {most} emoji a scene, split by identity as in [Evidence](evidence.md); no part of a photograph
+that is behind a test scene is behind any other. What an artist's lines enclose is filled with white, so that the mask
+of a face drawn in outline is the face. A test scene is the same in every style but for the artwork; where an artist has
+not drawn an emoji, another of its class stands in. {pretrain} scenes in each of the {styles} styles train the
+foundation model, {train} are fine-tuned on, {validation} choose settings, {test} test in each style.
 
-**Model.** EfficientNet-Lite0 with ImageNet's weights and a fresh decoder (a feature pyramid of {width} channels, a
-logit for each class and two for the boundary), trained for {foundation_epochs} epoch{plural} on scenes in six colour
-styles. It is fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without weight
-decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is pre-trained, and constrained like
-the rest. The loss is the mean cross-entropy of the two answers.
+**Model.** The foundation model of the classification benchmark (EfficientNet-Lite0, ImageNet's weights trained on in
+six colour styles) without its classifier, and a fresh decoder: a feature pyramid of {width} channels, with a logit for
+each class and two for the boundary. Both are trained for {foundation_epochs} epoch{plural} on scenes of the same emoji
+in the same styles, and fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without
+weight decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is constrained like the rest.
+The loss is the mean cross-entropy of the two answers.
 
 **Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
 pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
 model; *OOD held out*: the mean over three that no training has seen; *ID corrupted*: the mean over
 {corruptions}, all at severity {severity}, which leave every pixel where it is.
 
-**Protocol.** As in [Evidence](evidence.md): every method has one knob; settings are tried on the first seed only,
-judged by mean IoU on ID validation scenes only, the default first among equals; the learning rate is the one that
-vanilla fine-tuning chose. {trials} A seed is another split, other scenes, another foundation model, another order.
-`wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is best on the validation
-scenes; `NAME+wise_ft` is another method at alpha 0.7.
+**Protocol.** Every method has one knob. {trials} A seed is another split, other scenes, another foundation model and
+another order. `wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is best on the
+validation scenes; `NAME+wise_ft` is another method at alpha 0.7.
 """
 
 
@@ -58,13 +60,13 @@ def dense(found: Sequence[Row], trials: Sequence[Row]) -> str:
     """The page."""
     lines = summary.lines(found)
     world = WORLDS[found[0]["experiment"]]
-    counts = world.scenes
     introduction = _INTRODUCTION.format(
         side=world.composition.side,
-        scenes=f"{counts['pretrain']} scenes in each of the {len(world.seen)} styles train the foundation model, "
-        f"{counts['train']} are fine-tuned on,\n{counts['validation']} choose settings, {counts['test']} test in each "
-        "style.",
-        width=48,
+        fewest=world.composition.fewest,
+        most=world.composition.most,
+        styles=len(world.seen),
+        **world.scenes,
+        width=WIDTH,
         foundation_epochs=FOUNDATION_EPOCHS[world.name],
         plural="s" if FOUNDATION_EPOCHS[world.name] > 1 else "",
         epochs=EPOCHS,
@@ -120,10 +122,13 @@ def shown(found: Estimate) -> str:
 
 
 def _tried(trials: Sequence[Row]) -> str:
+    if not trials:
+        return """No setting was tried here: each method has the one that the classification benchmark chose for
+it on its own ID validation images ([robustness_trials.csv](../benchmarks/results/robustness_trials.csv))."""
     counts = {name: sum(row["method"] == name for row in trials) for name in dict.fromkeys(r["method"] for r in trials)}
-    if not counts:
-        return "No setting was tried here: every method has its default."
-    return "Settings tried: " + ", ".join(f"{count} for `{name}`" for name, count in counts.items()) + "."
+    tried = ", ".join(f"{count} for `{name}`" for name, count in counts.items())
+    return f"""Settings are tried on the first seed only, judged by mean IoU on ID validation scenes only, the default
+first among equals ({tried}); the learning rate is the one that vanilla fine-tuning chose."""
 
 
 def _seeds(lines: Sequence[Line]) -> str:

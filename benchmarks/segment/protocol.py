@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from robust import protocol as classification
+from robust.experiments import standard
 from robust.finetune import Start
 from robust.methods import METHODS, RATE
 from robust.training import OnStep
@@ -20,6 +22,8 @@ ALPHAS = (0.3, 0.5, 0.7, 0.9)
 FEW_ALPHAS = (0.7,)
 """What all other methods are interpolated with."""
 
+_CLASSIFICATION = Path(__file__).parents[1] / "results" / "robustness_trials.csv"
+
 Stage = Callable[[str], AbstractContextManager[OnStep]]
 
 
@@ -33,7 +37,7 @@ class Settings:
         seeds: Seeds.
         results: File of the final rows.
         trials: File of the trials' rows.
-        tried: How many settings of each method's knob are tried; with 1 there is nothing to choose, and no trial.
+        tried: How many settings of each method's knob are tried; with 1 there is no trial here (see `chosen`).
     """
 
     experiment: str
@@ -78,7 +82,8 @@ def run_missing(settings: Settings, stage: Stage, on_done: Callable[[str, int, R
 def chosen(settings: Settings, name: str) -> dict[str, float]:
     """The hyper-parameters of a method: of its trials those with the best validation score, the first of equals.
 
-    The learning rate is vanilla fine-tuning's, unless it is the method's own knob.
+    The learning rate is vanilla fine-tuning's, unless it is the method's own knob. Without trials here, the setting is
+    the one that the classification benchmark chose on its own validation images.
     """
     method = METHODS[name]
     own = _best(settings, name)
@@ -94,7 +99,9 @@ def _best(settings: Settings, name: str) -> float:
         if all(row[column] == known[column] for column in same)
     }
     tried = [value for value in method.values if value in found]
-    return max(tried, key=lambda value: found[value]) if tried else method.values[0]  # max takes the first of equals
+    if not tried:
+        return classification.chosen(standard(settings.experiment), _CLASSIFICATION, name)[method.knob]
+    return max(tried, key=lambda value: found[value])  # the first of equals
 
 
 def _tried(settings: Settings, name: str, origin: Start, stage: Stage) -> dict[float | None, Run]:

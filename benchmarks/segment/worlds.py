@@ -55,8 +55,8 @@ class World:
 WORLDS = {
     "emoji": World(
         "emoji", CLASSES, emoji_artwork, SEEN, "fluent-high-contrast", HELD_OUT,
-        Composition(side=48, smallest=0.4, largest=0.65),
-        {"pretrain": 800, "train": 480, "validation": 128, "test": 96},
+        Composition(side=48, most=3, smallest=0.5, largest=0.8),
+        {"pretrain": 400, "train": 240, "validation": 96, "test": 96},
     ),
     "digits": World(
         "digits", tuple("0123456789"), digit_artwork, ("bright", "coloured"), "black", ("striped",),
