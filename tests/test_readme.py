@@ -66,3 +66,34 @@ def test_the_large_learning_rate_is_what_was_recorded():
         assert len(ftp) == len(vanilla) == 3
         of = lambda values: f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
         assert f"{of(ftp)} against {of(vanilla)} {shown}" in " ".join(README.split())
+
+
+def test_the_emoji_axes_are_what_was_recorded():
+    with (ROOT / "benchmarks/results/past_the_papers.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["task"] == "emoji"]
+    found = {
+        (row["method"], float(row["rate"]), int(row["batch"])): f"{100 * float(row['id_accuracy']):.1f} %"
+        for row in rows
+        if float(row["epochs"]) == 10
+    }
+    text = " ".join(README.split())
+    vanilla, ftp, free = (found[method, 1e-2, 32] for method in ("vanilla", "ftp", "ftp scale-free"))
+    assert f"ends at {vanilla} in domain, FTP at {ftp}, with `scale_free` radii at {free}" in text
+    vanilla, ftp, free = (found[method, 1e-3, 8] for method in ("vanilla", "ftp", "ftp scale-free"))
+    assert f"batches of 8 at {vanilla}, {ftp} and {free}" in text
+
+
+def test_the_few_labels_are_what_was_recorded():
+    with (ROOT / "benchmarks/results/low_label.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["experiment"] == "digits" and float(row["share"]) == 0.05]
+
+    def mean(method: str, column: str) -> str:
+        values = [100 * float(row[column]) for row in rows if row["method"] == method]
+        assert len(values) == 5
+        return f"{statistics.fmean(values):.1f} %"
+
+    text = " ".join(README.split())
+    inside = [mean(method, "id_accuracy") for method in ("zero_shot", "vanilla", "ftp", "ftp_scale_free")]
+    outside = [mean(method, "ood_seen_accuracy") for method in ("ftp", "ftp_scale_free", "vanilla")]
+    assert "from {} to {} in domain; with FTP it is at {}, with `scale_free` radii at {},".format(*inside) in text
+    assert "{} and {} against {}".format(*outside) in text
