@@ -185,6 +185,12 @@ def test_the_page_says_what_the_rows_say(finished):
     assert (folder / "vqa.png").stat().st_size > 10_000
 
 
+def test_the_recorded_page_is_the_recorded_rows():
+    found = rows.read(RESULTS / "vqa.csv", COLUMNS)
+    assert {"vanilla", "ftp", "digrap", "wise_ft"} <= {one["method"] for one in found}
+    assert (ROOT / "docs" / "vqa.md").read_text() == page.vqa(RESULTS)
+
+
 def test_an_unknown_method_is_refused_in_one_line(tmp_path):
     done = run("--methods", "magic", "--results", tmp_path)
     assert done.returncode == 2

@@ -64,7 +64,7 @@ def _losses(axes: Any, lines: Sequence[Line], shifts: Mapping[str, Shift]) -> No
         axes.annotate(name, (shifts[name].fused, top), (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="#999999", lw=0.8)
     axes.margins(x=0.2)
-    axes.set_xlabel("distance of picture and question together (hollow: near, filled: far)")
+    axes.set_xlabel("distance, picture and question fused (hollow: near, filled: far)")
     axes.set_ylabel("accuracy lost to the shift (points)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     clean(axes)
