@@ -11,6 +11,7 @@ is compiled and analysed, but not run. On an accelerator the same command measur
 """
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ CAPTION = (
     "Compile: tracing included, over the base's. -: not run, too large. " + methods.HELD_OUT
 )
 COLUMNS = ("step", "time", "10-90 %", "least", "streams", "temporary", "flops", "arguments", "compile")
+_ORDER = (*TREES, *BASES, methods.BASE, *METHODS)
 TREE_MARKERS = dict(zip(TREES, "os^D", strict=True))
 TREE_COLOURS = dict(zip(TREES, ("#0072B2", "#E69F00", "#009E73", "#CC79A7"), strict=True))
 
@@ -56,6 +58,9 @@ class Options:
     results: Path = report.RESULTS
     """Where step_time.json and step_time.png are written."""
 
+    resume: bool = False
+    """Keep the rows of step_time.json that an earlier run on this machine left, and add what is missing."""
+
     smallest: bool = False
     """Narrow models of one block and three rounds."""
 
@@ -65,25 +70,34 @@ def main() -> None:
     options = tyro.cli(Options)
     limit, runs = step.memory_limit(options.memory_gb), 3 if options.smallest else options.runs
     names = (methods.BASE, *options.methods)
-    rows: list[dict[str, Any]] = []
+    path = options.results / "step_time.json"
+    rows = report.recorded(path, options.resume)
+    done = {_key(row) for row in rows}
     step.compiled(methods.base("sgd"), trees.dense(10**4, 2))  # the first compilation of a process is slow
     with report.progress() as progress:
         task = progress.add_task("", total=len(options.trees) * len(options.bases) * len(names))
-        for tree_name in options.trees:
-            shapes = trees.tree(tree_name, smallest=options.smallest)
-            for base_name in options.bases:
-                inner = methods.base(base_name)
-                base = step.compiled(inner, shapes, cold=True)
-                for name in names:
-                    progress.update(task, description=f"{tree_name} {base_name} {name}")
-                    other = step.compiled(methods.method(name, inner), shapes, cold=True)
-                    time = timing.compare(base, other, runs, limit)
-                    rows.append({"tree": tree_name, "base": base_name, "method": name, **_facts(base, other, time)})
-                    progress.advance(task)
-    result = {"environment": report.environment(), "held_out_loss": methods.HELD_OUT, "rows": rows}
-    report.write(options.results / "step_time.json", result)
+        for tree, base_name in itertools.product(options.trees, options.bases):
+            missing = [name for name in names if (tree, base_name, name) not in done]
+            shapes, inner = trees.tree(tree, smallest=options.smallest), methods.base(base_name)
+            progress.advance(task, len(names) - len(missing))
+            if not missing:
+                continue
+            base = step.compiled(inner, shapes, cold=True)
+            for name in missing:
+                progress.update(task, description=f"{tree} {base_name} {name}")
+                other = step.compiled(methods.method(name, inner), shapes, cold=True)
+                time = timing.compare(base, other, runs, limit)
+                rows.append({"tree": tree, "base": base_name, "method": name, **_facts(base, other, time)})
+                rows.sort(key=lambda row: [_ORDER.index(part) for part in _key(row)])
+                environment = report.environment()
+                report.write(path, {"environment": environment, "held_out_loss": methods.HELD_OUT, "rows": rows})
+                progress.advance(task)
     _print(rows)
     _draw(rows, options.results / "step_time.png")
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["tree"], row["base"], row["method"]
 
 
 def _facts(base: step.Step, other: step.Step, time: timing.Ratio | None) -> dict[str, Any]:

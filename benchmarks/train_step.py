@@ -58,6 +58,9 @@ class Options:
     results: Path = report.RESULTS
     """Where train_step.json and train_step.png are written."""
 
+    resume: bool = False
+    """Keep the cases of train_step.json that an earlier run on this machine left, and add what is missing."""
+
     smallest: bool = False
     """One tiny case and three rounds."""
 
@@ -91,14 +94,16 @@ def main() -> None:
     """Measures, then tabulates and draws."""
     options = tyro.cli(Options)
     cases = ("vit-small:32:2",) if options.smallest else options.cases
-    names, rows = (methods.BASE, *options.methods), []
+    names, path = (methods.BASE, *options.methods), options.results / "train_step.json"
+    rows = report.recorded(path, options.resume)
     with report.progress() as progress:
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=case)
-            rows += _measure(case, names, options)
+            if case not in {row["case"] for row in rows}:
+                rows += _measure(case, names, options)
+                report.write(path, {"environment": report.environment(), "rows": rows})
             progress.advance(task)
-    report.write(options.results / "train_step.json", {"environment": report.environment(), "rows": rows})
     _print(rows)
     _draw(rows, options.results / "train_step.png")
 

@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "backend": device.platform,
         "device_kind": device.device_kind,
         "processor": _processor(),
-        "processor_cores": os.cpu_count(),
+        "processor_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": jax.device_count(),
         "driver": device.client.platform_version,
         "precision": {
@@ -48,6 +48,21 @@ def write(path: Path, result: dict[str, Any]) -> None:
     """Writes the figures as JSON, to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
+    """The rows that an earlier run left in a file, to go on from; none unless asked for.
+
+    Raises:
+      SystemExit: if they come from another device or other versions, whose figures do not belong together.
+    """
+    if not resume or not path.exists():
+        return []
+    found = json.loads(path.read_text())
+    for key in ("device_kind", "processor", "driver", "versions"):
+        if found["environment"][key] != environment()[key]:
+            raise SystemExit(f"{path} was recorded with another {key}: leave out --resume, and all is measured anew.")
+    return found["rows"]
 
 
 def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> None:

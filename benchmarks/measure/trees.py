@@ -37,6 +37,11 @@ def tree(name: TreeName, *, smallest: bool = False, dtype: Any = jnp.float32) ->
     return _shapes((small if smallest else full)[name](), dtype)
 
 
+def vit(width: int, depth: int, dtype: Any = jnp.float32) -> Any:
+    """A vision transformer of any size."""
+    return _shapes(_vit(width, depth), dtype)
+
+
 def dense(parameters: int, leaves: int) -> Any:
     """A tree of that many leaves and about that many parameters: equal square kernels, each with its bias."""
     width = max(8, 8 * round(math.sqrt(2 * parameters / leaves) / 8))  # a multiple of 8 shards over 8 devices
