@@ -39,15 +39,19 @@ class Options:
     """Tiny sizes and three rounds."""
 
 
+def command(part: Part, options: Options) -> list[str]:
+    """What runs one of them."""
+    flags = ["--smallest"] * options.smallest + ["--resume"] * (options.resume and part in RESUMABLE)
+    return [sys.executable, str(HERE / f"{part}.py"), "--results", str(options.results), *flags]
+
+
 def main() -> None:
     """Runs them; ends with the first that fails."""
     options = tyro.cli(Options)
     for part in options.only:
-        command = [sys.executable, str(HERE / f"{part}.py"), "--results", str(options.results)]
-        command += ["--smallest"] * options.smallest + ["--resume"] * (options.resume and part in RESUMABLE)
         print(f"--- {part}", flush=True)
-        if status := subprocess.run(command).returncode:
-            raise SystemExit(f"{part}.py ended with status {status}; --resume --only {part} ... goes on from there.")
+        if status := subprocess.run(command(part, options)).returncode:
+            raise SystemExit(f"{part}.py ended with status {status}; once that is mended, --resume goes on from there.")
 
 
 if __name__ == "__main__":

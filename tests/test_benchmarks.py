@@ -1,5 +1,6 @@
 """The cost benchmarks run at their smallest, and what they count is right; what they time is not looked at."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -7,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
+
+import performance
+from measure import report
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -84,3 +89,24 @@ def test_train_step_counts_what_tpgm_pays_for(tmp_path):
     assert rows["base"]["flops_over_adamw"] == 1
     assert rows["tpgm"]["flops_over_adamw"] > 1.5 * rows["ftp"]["flops_over_adamw"]
     assert rows["ftp"]["over_tpgm"]["runs"] == 3
+
+
+@pytest.mark.parametrize("part", ["memory", "step_time", "train_step", "scaling"])
+def test_the_one_command_tells_each_benchmark_what_it_understands(part, tmp_path):
+    options = performance.Options(results=tmp_path, resume=True, smallest=True)
+    flags = performance.command(part, options)[2:]
+    understood = tyro.cli(importlib.import_module(part).Options, args=flags)
+    assert understood.results == tmp_path
+    assert understood.smallest
+    assert getattr(understood, "resume", True)
+
+
+def test_rows_of_another_machine_are_not_gone_on_from(tmp_path):
+    environment = report.environment()
+    path = tmp_path / "step_time.json"
+    report.write(path, {"environment": environment, "rows": [{"tree": "vit-b16"}]})
+    assert report.recorded(path, resume=True) == [{"tree": "vit-b16"}]
+    assert report.recorded(path, resume=False) == []
+    report.write(path, {"environment": environment | {"processor": "another"}, "rows": [{}]})
+    with pytest.raises(SystemExit, match="another processor"):
+        report.recorded(path, resume=True)
