@@ -29,7 +29,7 @@ COLUMNS = (
 test images are empty in trials, which look at validation images only."""
 
 _TEXTS = ("experiment", "backbone", "id_domain", "method")
-_DATA = ("hyperparameters", "domains")  # JSON
+_DATA = ("hyperparameters", "domains", "accuracies")  # JSON
 _COUNTS = ("seed", "images")
 
 Row = dict[str, Any]
@@ -96,11 +96,13 @@ def _read(name: str, cell: str) -> Any:
     return float(cell) if cell else None
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps({k: _rounded(v) for k, v in value.items()}, sort_keys=True)
+def _json(value: Any) -> str:
+    return json.dumps(_rounded(value), sort_keys=True)
 
 
 def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_rounded(entry) for entry in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -53,7 +53,8 @@ class Recipe(NamedTuple):
 
     Attributes:
         method: From AdamW and the method's knob to the method. Its identity tells programs apart.
-        steps: Length of the schedule: linear warm-up over the first tenth, then cosine decay.
+        steps: Length of the schedule: linear warm-up over the first tenth, then cosine decay. A state that is taken on
+            to the next task begins it anew.
     """
 
     method: Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
@@ -62,7 +63,7 @@ class Recipe(NamedTuple):
     def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
         """AdamW with clipped gradients, within the method."""
         shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, self.steps // 10), max(2, self.steps))
-        adamw = optax.adamw(lambda count: knobs.lr * shape(count), weight_decay=0.0)
+        adamw = optax.adamw(lambda count: knobs.lr * shape(count % self.steps), weight_decay=0.0)
         chain = optax.chain(optax.clip_by_global_norm(1.0), self.method(adamw, knobs.value))
         return optax.with_extra_args_support(chain)
 
@@ -85,6 +86,7 @@ def train(
     seed: int,
     augment: bool = True,
     held_out: Domain | None = None,
+    opt_state: Any = None,
     on_step: OnStep | None = None,
 ) -> Trained:
     """Trains with any method.
@@ -99,13 +101,15 @@ def train(
         seed: Of their order and augmentation.
         augment: Whether images are shifted and mirrored.
         held_out: Where methods that want a held-out loss (`ftp_optax.tpgm`) take their batches; None for all others.
+        opt_state: The state to go on with, which is used up; None for a new one.
         on_step: Progress.
     """
     started, steps = time.perf_counter(), recipe.steps
     numbers = Knobs(*(jnp.asarray(number, jnp.float32) for number in knobs))
     static = {"recipe": recipe, "graphdef": network.graphdef, "held_out": held_out is not None}
     params = jax.tree.map(jnp.copy, params)  # the update donates what it is given
-    opt_state, key, scalars = recipe.optimizer(numbers).init(params), jax.random.key(seed), {}
+    opt_state = recipe.optimizer(numbers).init(params) if opt_state is None else opt_state
+    key, scalars = jax.random.key(seed), {}
     # Committed from the start, as the update leaves them: else both programs are compiled twice.
     params, opt_state, numbers, rest = jax.device_put((params, opt_state, numbers, network.rest), jax.devices()[0])
     batches = train_batches(domain, batch_size, seed=seed, num_steps=steps)
