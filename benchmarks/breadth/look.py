@@ -16,7 +16,7 @@ _OTHERS = {
 
 def of(method: str) -> dict[str, Any]:
     """What matplotlib takes for a method; variants (`ftp, reanchored`) share the colour and have an open marker."""
-    family, *variant = method.replace(",", " ").split()
+    family, *variant = method.replace(",", " ").replace("+", " ").split()
     colour, marker = _OTHERS.get(family) or STYLE[_NAMES.get(family, family)]
     open_marker = bool(variant) and variant[0] != "0.7"
     return {

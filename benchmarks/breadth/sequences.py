@@ -45,8 +45,9 @@ class TaskSequence:
 def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
     """A small network that knows clean digits, then a hundred images each of four other appearances."""
     task = digits_task(seed, smallest=smallest)
+    photo = task.train
     assert isinstance(task.pretrain, ArrayDomain)
-    assert isinstance(task.train, ArrayDomain)
+    assert isinstance(photo, ArrayDomain)
     images, labels = (np.split(part, len(SEEN)) for part in (task.pretrain.images, task.pretrain.labels))
     domains = {name: ArrayDomain(name, *pair) for name, *pair in zip(SEEN, images, labels, strict=True)}
     kept = len(labels[0]) // 4  # the last quarter of the digits, the same ones in each appearance, is for validation
@@ -57,7 +58,7 @@ def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = 
     of_photo = {"photo": task.validation}
     return TaskSequence(
         Start(task, network, params),
-        train={name: _part(domains.get(name, task.train), slice(_IMAGES)) for name in later},
+        train={name: _part((domains | {"photo": photo})[name], slice(_IMAGES)) for name in later},
         validation={name: (validation | of_photo)[name] for name in (first, *later)},
         test={name: task.id_test if name == "photo" else task.ood[name] for name in (first, *later)},
     )
