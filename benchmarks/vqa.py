@@ -70,7 +70,7 @@ def _plan(options: Options) -> Plan:
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
     if options.smallest:
-        return Plan("digits", options.methods, range(1), options.results, epochs=2, tried=1, smallest=True)
+        return Plan("digits", options.methods, range(1), options.results, epochs=1, tried=1, smallest=True)
     return Plan("emoji", options.methods, range(options.seeds), options.results, epochs=5, tried=options.trials)
 
 

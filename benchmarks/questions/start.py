@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from questions.ask import answers
 from questions.domains import FAR, NEAR, Asked, Sizes, asked, looks
+from questions.methods import METHODS
 from questions.model import Answerer, EfficientNetTower, SmallTower, Tower
 from questions.sources import SOURCES, Source
 from questions.wordings import WORDINGS, vocabulary
@@ -124,7 +124,7 @@ def start(name: str, seed: int, *, smallest: bool = False, on_step: OnStep | Non
     weights = load_arrays(key)
     if weights is None:
         pretrain = asked(source, "pretrain", looks(source)["pretrain"], "pretrain", seed, amounts.pretrain)
-        recipe = Recipe(_plain, steps_in(len(pretrain), BATCH_SIZE, amounts.pretrain_epochs))
+        recipe = Recipe(METHODS["vanilla"].build, steps_in(len(pretrain), BATCH_SIZE, amounts.pretrain_epochs))
         trained = train(
             network, params, recipe, Knobs(_RATE), pretrain,
             batch_size=BATCH_SIZE, seed=seed, augment=False, on_step=on_step,
@@ -141,11 +141,6 @@ def _tower(name: str, seed: int, on_step: OnStep | None) -> Tower:
         network, params = classifier(emoji_task(seed), seed, on_step)
         return EfficientNetTower(network.model(params))
     return SmallTower(seed)
-
-
-def _plain(adamw: optax.GradientTransformation, value: object) -> optax.GradientTransformation:
-    del value
-    return adamw
 
 
 def _flat(params: Params) -> dict[str, np.ndarray]:
