@@ -83,6 +83,7 @@ def main() -> None:
     tree = options.tree or "vit-b16, two blocks"
     facts = {"tree": tree, "parameters": trees.count(options.shapes())}
     report.write(options.results / "memory.json", {"environment": report.environment(), **facts, "rows": rows})
+    (options.results / "memory.md").write_text(page({"rows": rows}))
     _print(rows, facts)
     _draw(rows, options.results / "memory.png", facts)
 
@@ -109,6 +110,14 @@ def live_bytes() -> int:
     gc.collect()
     shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
     return sum({(s.device.id, s.unsafe_buffer_pointer()): s.nbytes for s in shards if s is not None}.values())
+
+
+def page(result: dict[str, Any]) -> str:
+    """What the site shows: the bytes by shapes, a column for each base optimizer."""
+    found = {(row["option"], row["base"]): f"{row['shapes']:.1f}" for row in result["rows"]}
+    bases = list(dict.fromkeys(row["base"] for row in result["rows"]))
+    options = dict.fromkeys(row["option"] for row in result["rows"])
+    return report.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
 
 
 def _print(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:

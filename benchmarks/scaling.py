@@ -26,8 +26,9 @@ from measure import methods, report, step, style, timing, trees
 from measure.methods import MethodName
 
 CAPTION = (
-    "Time and start (tracing and compiling, from cold): medians, over adamw's, measured in turn. Streams: bytes "
-    "accessed over the parameters' size; temporary: XLA's buffers, likewise; on a mesh, of each device. -: not run."
+    "Time and start (tracing and compiling, from cold, CPU time): medians, over adamw's, measured in turn. "
+    "Streams: bytes accessed over the parameters' size; temporary: XLA's buffers, likewise; on a mesh, of each device. "
+    "-: not run."
 )
 
 
@@ -157,7 +158,7 @@ QUANTITIES = (  # what grows, with what, on which device
 TITLES = {  # and the scale
     "bytes": ("MB accessed in a step", 1e-6),
     "time": ("ms a step", 1e3),
-    "start": ("seconds to trace and compile", 1),
+    "start": ("CPU seconds to trace and compile", 1),
     "collectives": ("collectives in a step", 1),
 }
 

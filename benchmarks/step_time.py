@@ -12,6 +12,7 @@ is compiled and analysed, but not run. On an accelerator the same command measur
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ CAPTION = (
     "Time: the median over the base's, measured in turn; 10-90 %: of the ratios round by round; least: of the minima. "
     "Streams: bytes accessed, temporary: XLA's buffers beside arguments and results, "
     "arguments: parameters, state and gradients, all three over the parameters' size. Flops: a parameter. "
-    "Compile: tracing included, over the base's. -: not run, too large. " + methods.HELD_OUT
+    "Compile: CPU time, tracing included, over the base's. -: not run, too large. " + methods.HELD_OUT
 )
 COLUMNS = ("step", "time", "10-90 %", "least", "streams", "temporary", "flops", "arguments", "compile")
 _ORDER = (*TREES, *BASES, methods.BASE, *METHODS)
@@ -92,6 +93,7 @@ def main() -> None:
                 environment = report.environment()
                 report.write(path, {"environment": environment, "held_out_loss": methods.HELD_OUT, "rows": rows})
                 progress.advance(task)
+    (options.results / "step_time.md").write_text(page(json.loads(path.read_text())))
     _print(rows)
     _draw(rows, options.results / "step_time.png")
 
@@ -123,6 +125,12 @@ def _groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, 
     for row in rows:
         groups.setdefault((row["tree"], row["base"]), []).append(row)
     return groups
+
+
+def page(result: dict[str, Any]) -> str:
+    """What the site shows: a table of all rows, and where they were measured."""
+    cells = [[row["tree"], *_cells(row)] for row in result["rows"]]
+    return report.markdown(("parameters", *COLUMNS), cells) + "\n" + report.origin(result["environment"])
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -176,7 +184,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             panel.set_xlabel(f"{what} over {base}'s")
     handles = [Line2D([], [], color=TREE_COLOURS[t], marker=TREE_MARKERS[t], ls="", label=t) for t in present]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(present), frameon=False)
-    figure.suptitle("One optimizer step over its base optimizer's; lines: 10-90 % of the rounds", fontsize=10)
+    figure.suptitle("One optimizer step over its base optimizer's; lines: 10-90 % of the rounds", fontsize=9)
     figure.set_layout_engine("constrained")
     style.save(figure, path)
 

@@ -11,6 +11,7 @@ activations and gradients included.
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -104,6 +105,7 @@ def main() -> None:
                 rows += _measure(case, names, options)
                 report.write(path, {"environment": report.environment(), "rows": rows})
             progress.advance(task)
+    (options.results / "train_step.md").write_text(page(json.loads(path.read_text())))
     _print(rows)
     _draw(rows, options.results / "train_step.png")
 
@@ -135,23 +137,31 @@ def _row(name: str, training: Training, all_of_them: dict[str, Training], times:
     }
 
 
+def page(result: dict[str, Any]) -> str:
+    """What the site shows: a table of all rows, and where they were measured."""
+    named = lambda row: "adamw" if row["method"] == methods.BASE else row["method"]
+    cells = [[row["case"], named(row), *_cells(row)] for row in result["rows"]]
+    return report.markdown(("network", *COLUMNS), cells) + "\n" + report.origin(result["environment"])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    time, tpgm = row["over_adamw"], row["over_tpgm"]
+    return [
+        f"{1e3 * time['seconds']:.0f}",
+        f"{time['ratio']:.3f}",
+        "{:.2f}-{:.2f}".format(*time["spread"]),
+        f"{time['ratio_of_minima']:.3f}",
+        "-" if tpgm is None else f"{tpgm['ratio']:.2f}",
+        f"{row['temporary_bytes'] / 1e6:.0f}",
+        f"{row['flops_over_adamw']:.2f}",
+    ]
+
+
 def _print(rows: list[dict[str, Any]]) -> None:
     groups: dict[str, list[list[str]]] = {}
     for row in rows:
-        time, tpgm = row["over_adamw"], row["over_tpgm"]
         label = f"{row['case']} adamw" if row["method"] == methods.BASE else f"  {row['method']}"
-        groups.setdefault(row["case"], []).append(
-            [
-                label,
-                f"{1e3 * time['seconds']:.0f}",
-                f"{time['ratio']:.3f}",
-                "{:.2f}-{:.2f}".format(*time["spread"]),
-                f"{time['ratio_of_minima']:.3f}",
-                "-" if tpgm is None else f"{tpgm['ratio']:.2f}",
-                f"{row['temporary_bytes'] / 1e6:.0f}",
-                f"{row['flops_over_adamw']:.2f}",
-            ]
-        )
+        groups.setdefault(row["case"], []).append([label, *_cells(row)])
     report.print_table("A whole training step", CAPTION, COLUMNS, list(groups.values()))
 
 

@@ -110,3 +110,23 @@ def test_rows_of_another_machine_are_not_gone_on_from(tmp_path):
     report.write(path, {"environment": environment | {"processor": "another"}, "rows": [{}]})
     with pytest.raises(SystemExit, match="another processor"):
         report.recorded(path, resume=True)
+
+
+RECORDED = ["step_time"]
+
+
+@pytest.mark.parametrize("part", RECORDED)
+def test_the_site_shows_what_was_recorded(part):
+    results = BENCHMARKS / "results"
+    page = importlib.import_module(part).page(json.loads((results / f"{part}.json").read_text()))
+    assert (results / f"{part}.md").read_text() == page
+    assert f"results/{part}.md" in (BENCHMARKS.parent / "docs/performance.md").read_text()
+
+
+def test_the_readme_tells_the_recorded_traffic():
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    rows = json.loads((BENCHMARKS / "results/step_time.json").read_text())["rows"]
+    over = {row["method"]: row["bytes_over_base"] for row in rows if (row["tree"], row["base"]) == ("vit-b16", "adamw")}
+    for shown, method in (("`ftp(inner)`", "ftp"), ("`chain(digrap(), inner)`", "digrap")):
+        line = next(line for line in readme.splitlines() if line.startswith(f"| {shown}"))
+        assert f"{over[method]:.1f}\N{MULTIPLICATION SIGN} AdamW's memory traffic" in line

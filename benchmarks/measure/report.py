@@ -65,6 +65,19 @@ def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
     return found["rows"]
 
 
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the site, which includes it as it is."""
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
+
+
+def origin(environment: dict[str, Any]) -> str:
+    """The machine that figures were measured on, in a line."""
+    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "optax"))
+    device = environment["processor"] if environment["backend"] == "cpu" else environment["device_kind"]
+    return f"On {device}, {environment['processor_cores']} cores; {versions}; float32.\n"
+
+
 def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> None:
     """Prints groups of rows, the first column flush left and a line after every group."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")

@@ -29,8 +29,8 @@ class Costs:
     temporary_bytes: int
     reused: float  # the share of the results that takes the place of donated arguments
     collectives: dict[str, int]
-    trace_seconds: float  # tracing and lowering
-    compile_seconds: float  # XLA's part
+    trace_seconds: float  # tracing and lowering, of CPU time, which a busy machine does not stretch
+    compile_seconds: float  # XLA's part, all threads together
 
     @property
     def startup_seconds(self) -> float:
@@ -74,11 +74,11 @@ def compiled(
     out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     if cold:
         jax.clear_caches()
-    start = time.perf_counter()
+    start = time.process_time()
     lowered = jax.jit(step, donate_argnums=(0, 1), out_shardings=out).lower(params, state, params)
-    traced = time.perf_counter()
+    traced = time.process_time()
     program = lowered.compile()
-    end = time.perf_counter()
+    end = time.process_time()
     analysis: Any = program.cost_analysis()
     memory: Any = program.memory_analysis()
     costs = Costs(
