@@ -47,9 +47,11 @@ def _rows(size: int) -> int:
     return max((n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if size and size % n == 0), default=0)
 
 
-def _sums_of_rows(arrays: Sequence[jax.Array], axis: int, rows: int, after: jax.Array | float) -> tuple[jax.Array, ...]:
+def _sums_of_rows(arrays: Sequence[jax.Array], axis: int, rows: int, after: jax.Array) -> tuple[jax.Array, ...]:
     """Cuts an axis into rows and adds them up, all arrays in one loop."""
     shape = arrays[0].shape
     parts = [array.reshape(*shape[:axis], rows, shape[axis] // rows, *shape[axis + 1 :]) for array in arrays]
-    zeros = [jnp.any(jnp.abs(after) < -1).astype(part.dtype) for part in parts]  # always 0, which XLA cannot know
+    # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
+    parts[0] = jnp.where(jnp.any(jnp.abs(after) < -1), 0, parts[0])
+    zeros = [jnp.zeros((), part.dtype) for part in parts]
     return tuple(lax.reduce(parts, zeros, lambda some, more: [a + b for a, b in zip(some, more, strict=True)], (axis,)))
