@@ -97,6 +97,7 @@ def main() -> None:
     report.write(
         options.results / "scaling.json", {"environment": report.environment(), "growth": growth, "rows": rows}
     )
+    (options.results / "scaling.md").write_text(page({"environment": report.environment(), "rows": rows}))
     _print(rows, growth)
     _draw(rows, options.results / "scaling.png")
 
@@ -185,6 +186,14 @@ def _growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return growth
 
 
+def page(result: dict[str, Any]) -> str:
+    """What the site shows: what the methods cost over adamw, and where it was measured."""
+    rows = [row for row in result["rows"] if row["method"] != methods.BASE]
+    columns = ("", "streams", "temporary", "start, s", "over adamw's", "collectives")
+    picked = [[(cells := _cells(row))[0], *cells[3:]] for row in rows]
+    return report.markdown(columns, picked) + "\n" + report.origin(result["environment"])
+
+
 def _print(rows: Sequence[dict[str, Any]], growth: dict[str, dict[str, float]]) -> None:
     columns = ("method", "time", "10-90 %", "streams", "temporary", "start, s", "start", "collectives")
     for axis in dict.fromkeys(row["axis"] for row in rows):
@@ -213,8 +222,12 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A panel for each quantity; both axes logarithmic, but for the collectives."""
-    figure, panels = plt.subplots(2, 3, figsize=(10.5, 6))
-    for panel, (name, axis, read) in zip(panels.flat, QUANTITIES, strict=True):
+    shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:])]  # times may not have been measured
+    columns = (len(shown) + 1) // 2
+    figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
+    for panel in panels.flat[len(shown) :]:
+        panel.set_visible(False)
+    for panel, (name, axis, read) in zip(panels.flat, shown, strict=False):
         title, scale = TITLES[name]
         series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
         for method, (xs, ys) in series.items():

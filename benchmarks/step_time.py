@@ -129,8 +129,8 @@ def _groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, 
 
 def page(result: dict[str, Any]) -> str:
     """What the site shows: a table of all rows, and where they were measured."""
-    cells = [[row["tree"], *_cells(row)] for row in result["rows"]]
-    return report.markdown(("parameters", *COLUMNS), cells) + "\n" + report.origin(result["environment"])
+    cells = [[row["tree"], *_cells(row)[:-1]] for row in result["rows"]]  # compile time is in scaling.md
+    return report.markdown(("parameters", *COLUMNS[:-1]), cells) + "\n" + report.origin(result["environment"])
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
