@@ -132,11 +132,16 @@ def _chosen(options: Options, experiment: Experiment, name: str) -> dict[str, fl
     """The setting best on validation images; without trials here, what the main benchmark chose."""
     learner = LEARNERS[name]
     knobs = protocol.chosen(experiment, RESULTS / "robustness_trials.csv", learner.method)
-    knobs |= {learner.knob: learner.values[0]} if learner.alphas else {}
+    knobs |= {learner.knob: learner.values[0]} if learner.alphas or learner.settings else {}
     found = rows.read(options.results / "continual_trials.csv", COLUMNS)
     for wanted in dict.fromkeys(("vanilla", name)):  # the learning rate is vanilla's
         knob = LEARNERS[wanted].knob
-        mine = [row for row in found if (row["experiment"], row["method"]) == (experiment.name, wanted)]
+        mine = [
+            row
+            for row in found
+            if (row["experiment"], row["method"]) == (experiment.name, wanted)
+            and row["hyperparameters"][knob] in LEARNERS[wanted].values
+        ]
         if mine:
             knobs[knob] = max(mine, key=lambda row: row["validation_accuracy"])["hyperparameters"][knob]
     return knobs

@@ -23,12 +23,14 @@ class Learner(NamedTuple):
     Attributes:
         method: Its name in the main benchmark.
         reanchored: Whether it is anchored anew, at what it ended with, after each task.
+        settings: The values of the knob that are tried, if not the main benchmark's.
         alphas: For WiSE-FT: after each task the model goes back towards what it was before it, to this share of the
             way. These are then the knob's values in place of the method's own.
     """
 
     method: str
     reanchored: bool = False
+    settings: tuple[float, ...] = ()
     alphas: tuple[float, ...] = ()
 
     @property
@@ -39,8 +41,11 @@ class Learner(NamedTuple):
     @property
     def values(self) -> tuple[float, ...]:
         """The settings that are tried."""
-        return self.alphas or METHODS[self.method].values
+        return self.alphas or self.settings or METHODS[self.method].values
 
+
+_FAST = (0.3, 0.1, 1.0)  # a task is some forty steps: radii must open fast
+_FAST_SCALE_FREE = (3.0, 1.0, 10.0)
 
 LEARNERS = {
     "vanilla": Learner("vanilla"),
@@ -49,9 +54,9 @@ LEARNERS = {
     "l2_sp, reanchored": Learner("l2_sp", reanchored=True),
     "spd": Learner("spd"),
     "spd, reanchored": Learner("spd", reanchored=True),
-    "ftp": Learner("ftp"),
-    "ftp, reanchored": Learner("ftp", reanchored=True),
-    "ftp_scale_free, reanchored": Learner("ftp_scale_free", reanchored=True),
+    "ftp": Learner("ftp", settings=_FAST),
+    "ftp, reanchored": Learner("ftp", reanchored=True, settings=_FAST),
+    "ftp_scale_free, reanchored": Learner("ftp_scale_free", reanchored=True, settings=_FAST_SCALE_FREE),
     "digrap, reanchored": Learner("digrap", reanchored=True),
 }
 """By name. Without `reanchored` a method is held near the foundation model through all tasks."""
