@@ -116,7 +116,10 @@ def _scores(lines: Sequence[Line]) -> str:
         for line in lines
     ]
     uneven = len({len(line.rows) for line in lines}) > 1
-    note = "Methods with fewer seeds are means over other splits: compare them by the paired differences.\n"
+    note = (
+        "Methods with fewer seeds are unfinished, and not in the figure: their means, here and below, are over other\n"
+        "splits. Compare them by the paired differences.\n"
+    )
     return _table(("method", "setting", "seeds", "validation", *SCORES), body, left=2) + ("\n" + note if uneven else "")
 
 
