@@ -12,7 +12,11 @@ from robust.summary import PEERS, SCORES, Estimate, Group, Line, estimate, paire
 
 __all__ = ["evidence", "setting"]
 
-_TITLES = {"emoji": "Emoji by ten artists", "digits": "Digits on photographs", "fashion": "Clothes on photographs"}
+_TITLES = {
+    "emoji": "Emoji by ten artists",
+    "digits": "Digits on photographs",
+    "fashion": "Fashion-MNIST on photographs",
+}
 
 _ABOUT = {
     "emoji": """The same objects, drawn by ten artists, in sixteen classes. EfficientNet-Lite0, its ImageNet weights
@@ -48,8 +52,9 @@ best on the validation images; `NAME+wise_ft` is the same for another method.
 _CORRUPTIONS = """## Natural corruptions
 
 ID test images under fifteen corruptions after ImageNet-C, at five severities each; the mean over all 75. Nothing was
-trained or chosen on corrupted images. Interpolations are at alpha 0.7. `python benchmarks/corruptions.py`; accuracy by
-kind and severity is in [corruptions.csv](../benchmarks/results/corruptions.csv).
+trained or chosen on corrupted images: settings are those chosen above, the defaults where nothing was tried, and
+interpolations are at alpha 0.7. `python benchmarks/corruptions.py`; accuracy by kind and severity is in
+[corruptions.csv](../benchmarks/results/corruptions.csv).
 """
 
 
