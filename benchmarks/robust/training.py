@@ -63,7 +63,7 @@ class Recipe(NamedTuple):
     def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
         """AdamW with clipped gradients, within the method."""
         shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, self.steps // 10), max(2, self.steps))
-        adamw = optax.adamw(lambda count: knobs.lr * shape(count % self.steps), weight_decay=0.0)
+        adamw = optax.adamw(lambda count: knobs.lr * shape(jnp.remainder(count, self.steps)), weight_decay=0.0)
         chain = optax.chain(optax.clip_by_global_norm(1.0), self.method(adamw, knobs.value))
         return optax.with_extra_args_support(chain)
 
