@@ -43,6 +43,8 @@ appends what is missing, `--report` writes this page.
 pre-trained, and constrained like the rest. Every method has one knob, and the same number of settings of it is tried
 ([robustness_trials.csv](../benchmarks/results/robustness_trials.csv)): on the first seed only, judged by ID
 validation images only, the default first among equals. The learning rate is the one that vanilla fine-tuning chose.
+Where a method was also run at its default and the learning rate 1e-3 (`--trials 1`), the table has the setting that is
+better on the validation images over all seeds, if it has as many of them; both are below it.
 The validation set is small, so choices are noisy, for all methods alike. TPGM trains its radii on the same validation
 images that judge it. `wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is
 best on the validation images; `NAME+wise_ft` is the same for another method.
