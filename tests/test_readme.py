@@ -8,6 +8,8 @@ import statistics
 
 import pytest
 
+from robust import rows, summary
+
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -97,3 +99,19 @@ def test_the_few_labels_are_what_was_recorded():
     outside = [mean(method, "ood_seen_accuracy") for method in ("ftp", "ftp_scale_free", "vanilla")]
     assert "from {} to {} in domain; with FTP it is at {}, with `scale_free` radii at {},".format(*inside) in text
     assert "{} and {} against {}".format(*outside) in text
+
+
+def test_the_gains_on_the_emoji_are_what_was_recorded():
+    recorded = summary.groups(rows.read(ROOT / "benchmarks/results/robustness.csv"))
+    lines = summary.settings(recorded[summary.Group("emoji", "fluent-high-contrast", "efficientnet-lite0")])
+    found = {(line.method, line.hyperparameters.get("lr"), line.hyperparameters.get("mu")): line for line in lines}
+    ftp, default, best = found["ftp", 1e-3, 1e-2], found["vanilla", 1e-3, None], found["vanilla", 3e-4, None]
+    assert len(ftp.rows) == len(default.rows) == len(best.rows) == 5
+
+    def gains(peer: summary.Line) -> list[str]:
+        differences = [summary.paired(ftp, peer, column) for column in summary.SCORES.values()]
+        return [f"{found.mean:+.1f} ± {found.half:.1f}" for found in differences if found is not None]
+
+    text = " ".join(README.split())
+    assert "{} in domain, {} on the six styles, {} on three".format(*gains(default)) in text
+    assert "{}, {} and {}".format(*gains(best)) in text

@@ -107,6 +107,18 @@ def test_alpha_is_chosen_in_validation():
     assert [line.alpha for line in summary.curve(curve, "wise_ft")] == [0.3, 0.5, 0.7]
 
 
+def test_a_curve_ends_at_the_setting_of_plain_fine_tuning_that_is_shown():
+    found = [
+        one
+        for rate, v in ((1e-3, 0.6), (3e-4, 0.7))
+        for one in (
+            row("vanilla", 0, {"lr": rate}, validation_accuracy=v),
+            row("wise_ft", 0, {"alpha": 0.5, "lr": rate}, validation_accuracy=v),
+        )
+    ]
+    assert [line.hyperparameters["lr"] for line in summary.curve(found, "wise_ft")] == [3e-4]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The command at its smallest, killed by nothing."""

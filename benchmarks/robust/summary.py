@@ -83,9 +83,12 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     return [max(found, key=lambda line: (len(line.rows), line.validation)) for found in by_method.values()]
 
 
-def curve(rows: Sequence[Row], method: str) -> list[Line]:
-    """All settings of a method, by alpha."""
-    return sorted((line for line in settings(rows) if line.method == method), key=lambda line: line.alpha or 0.0)
+def curve(rows: Sequence[Row], method: str, end: str = "vanilla") -> list[Line]:
+    """The interpolations of a method by alpha, towards the setting of its end that `lines` shows."""
+    tuned = next((line.hyperparameters for line in lines(rows) if line.method == end), {})
+    mine = (line for line in settings(rows) if line.method == method)
+    same = (line for line in mine if {**line.hyperparameters, "alpha": None} == {**tuned, "alpha": None})
+    return sorted(same, key=lambda line: line.alpha or 0.0)
 
 
 def estimate(values: Sequence[float]) -> Estimate:
