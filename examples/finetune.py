@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from vision.config import CONFIG_FILE, Config, parse_config
 from vision.errors import UserError
@@ -75,5 +76,18 @@ def _relative(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
+def _exit(status: int) -> NoReturn:
+    """Ends the process, after an error without waiting for its threads.
+
+    Those of a checkpoint that could not be begun wait minutes for a signal that never comes, and Python for them.
+    Checkpoints that are being written are waited for before, where the manager is closed.
+    """
+    if status == USER_ERROR:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _exit(main(sys.argv[1:]))

@@ -181,7 +181,7 @@ def _differences(lines: Sequence[Line]) -> str:
 
 
 def _all_settings(rows: Sequence[Row]) -> str:
-    """Every setting that was run over seeds, where a method has more than one, against plain fine-tuning at its rate."""
+    """Every setting that was run over seeds, where a method has several, against plain fine-tuning at its rate."""
     lines = [line for line in summary.settings(rows) if line.method in METHODS]
     if len({line.method for line in lines}) == len(lines):
         return ""
@@ -189,8 +189,8 @@ def _all_settings(rows: Sequence[Row]) -> str:
     parts = [
         "### Both learning rates\n",
         "Every setting that was run over seeds: the one that the trials chose, and the default at "
-        f"{protocol.DEFAULT_RATE:g}, as\nreleased where it is. In brackets: points above vanilla fine-tuning at the same "
-        "learning rate, paired by seed.\n",
+        f"{protocol.DEFAULT_RATE:g}, as\nreleased where it is. In brackets: points above vanilla fine-tuning at the "
+        "same learning rate, paired by seed.\n",
         _row("method", "setting", "seeds", "validation", *SCORES),
         _row("---", "---", "--:", "--:", *("--:" for _ in SCORES)),
     ]

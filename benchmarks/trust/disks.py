@@ -14,6 +14,7 @@ from trust import crashes
 # Bytes that one file may have, as `ulimit -f` has it: every larger write fails as it does where the disk is full, in
 # Python and in the threads of Orbax, without a disk of one's own. The weights have 600 kB, a checkpoint more.
 NO_WEIGHTS, NO_CHECKPOINT = 100_000, 700_000
+_HANGS = 200  # seconds after which a job that should have ended is taken to hang; Orbax's threads waited 300 and more
 _DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # Linux: PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
 
 
@@ -38,6 +39,7 @@ def _refused(out: Path, cache: Path, before: Callable[[], None], words: tuple[st
         cwd=out.parent,
         preexec_fn=before,
         check=False,
+        timeout=_HANGS,
     )
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
