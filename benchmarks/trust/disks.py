@@ -1,11 +1,9 @@
 """The main job on a disk that fills up, and in a directory that is read-only: one line of error, and nothing lost."""
 
-import ctypes
 import hashlib
-import resource
 import subprocess
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,32 @@ _HANGS = 200  # seconds after which a job that should have ended is taken to han
 _DROP_CAPABILITY, _OVERRIDE_PERMISSIONS = 24, 1  # Linux: PR_CAPBSET_DROP, CAP_DAC_OVERRIDE
 
 
-def _limited(size: int) -> Callable[[], None]:
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+# Small programs that change their own process and become the job: nothing may run between fork and exec in this one,
+# which has JAX's threads.
+_LIMITED = "import os, resource, sys; n = int(sys.argv[1]); resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "
+_OBEDIENT = f"import ctypes, os, sys; ctypes.CDLL(None).prctl({_DROP_CAPABILITY}, {_OVERRIDE_PERMISSIONS}, 0, 0, 0); "
+_BECOME = "os.execv(sys.argv[2], sys.argv[2:])"
 
 
-def _obedient() -> None:
+def _limited(size: int) -> tuple[str, ...]:
+    return (sys.executable, "-c", _LIMITED + _BECOME, str(size))
+
+
+def _obedient() -> tuple[str, ...]:
     """Makes a process of root's obey file permissions as everybody's does; no change for others."""
-    ctypes.CDLL(None).prctl(_DROP_CAPABILITY, _OVERRIDE_PERMISSIONS, 0, 0, 0)
+    return (sys.executable, "-c", _OBEDIENT + _BECOME, "")
 
 
-def _refused(out: Path, cache: Path, before: Callable[[], None], words: tuple[str, ...]) -> str:
+def _refused(out: Path, cache: Path, before: tuple[str, ...], words: tuple[str, ...]) -> str:
     """Runs the job where it cannot write; it must end with status 2 and one line, what and where, no traceback."""
     fresh = not (out / "config.json").exists()
     args = (*crashes.SMALLEST, "--out", str(out)) if fresh else ("--out", str(out), "--resume")
     done = subprocess.run(
-        [*crashes.JOB, *args],
+        [*before, *crashes.JOB, *args],
         env=crashes.environment(cache),
         capture_output=True,
         text=True,
         cwd=out.parent,
-        preexec_fn=before,
         check=False,
         timeout=_HANGS,
     )
@@ -92,7 +96,7 @@ def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
     expected = crashes.fingerprint(folder / "undisturbed")
     run = lambda name: folder / ("all" if smallest else name)
 
-    def refused(case: str, out: Path, before: Callable[[], None], *words: str) -> None:
+    def refused(case: str, out: Path, before: tuple[str, ...], *words: str) -> None:
         last = _whole_checkpoints(out)
         errors[case] = _refused(out, cache, before, words)
         assert _whole_checkpoints(out) == last, f"{case}: a checkpoint was touched"
@@ -114,7 +118,7 @@ def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
     refused("disk full at a later checkpoint", out, _limited(NO_CHECKPOINT), *full)
     _chmod(out, writable=False)
     try:
-        refused("run directory read-only", out, _obedient, "Permission denied")
+        refused("run directory read-only", out, _obedient(), "Permission denied")
     finally:
         _chmod(out, writable=True)
     for out in dict.fromkeys(outs):
