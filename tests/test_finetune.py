@@ -183,7 +183,9 @@ def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
+    # the last line: with an old jaxlib grain warns of it before
+    assert errors.splitlines()[-1] == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
+    assert "Traceback" not in errors
 
 
 def test_run_that_diverges_still_has_a_report(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
