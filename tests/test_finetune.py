@@ -183,8 +183,8 @@ def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    # the last line: with an old jaxlib grain warns of it before
-    assert errors.splitlines()[-1] == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
+    last = errors.splitlines()[-1]  # with an old jaxlib grain warns of it before
+    assert last == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
     assert "Traceback" not in errors
 
 
