@@ -12,8 +12,6 @@ in continual_trials.csv. examples/continual.py is the recipe in its shortest for
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +23,13 @@ from breadth.continual_report import COLUMNS, FILE
 from breadth.learners import LEARNERS, Learner, accuracies, average, forgetting, learn, learned
 from breadth.sequences import TaskSequence, digits_sequence, emoji_sequence
 from robust import protocol, rows
+from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
 from robust.methods import RATE
-from robust.training import OnStep
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
 from vision.networks import Params
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 RESULTS = Path(__file__).parent / "results"
 LENGTHS = {"digits": {"epochs": 8, "batch_size": 20}, "emoji": {"epochs": 5, "batch_size": 32}}
@@ -68,11 +66,8 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     if not options.report:
-        try:
+        with told_in_one_line(console):
             _run(options, standard(options.experiment, smallest=options.smallest))
-        except UserError as error:
-            console.print(f"error: {error}", style="red", soft_wrap=True)
-            raise SystemExit(2) from error
     continual_report.write(options.results)
 
 
@@ -80,7 +75,7 @@ def _run(options: Options, experiment: Experiment) -> None:
     if unknown := [name for name in options.methods if name not in LEARNERS]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(LEARNERS)}")
     for seed in range(1 if options.smallest else options.seeds):
-        with _stage(f"{experiment.name}, foundation model {seed}") as on_step:
+        with stage(f"{experiment.name}, foundation model {seed}") as on_step:
             digits = experiment.name == "digits"
             tasks = digits_sequence(seed, options.smallest, on_step) if digits else emoji_sequence(seed, on_step)
         for name in options.methods:
@@ -124,7 +119,7 @@ def _models(
     experiment: Experiment, learner: Learner, knobs: dict[str, float], tasks: TaskSequence, seed: int, what: str
 ) -> list[Params]:
     length = LENGTHS[experiment.name] | ({"epochs": 1} if experiment.smallest else {})
-    with _stage(f"{experiment.name}, {what}, seed {seed}") as on_step:
+    with stage(f"{experiment.name}, {what}, seed {seed}") as on_step:
         return learn(learner, knobs, tasks, seed, **length, on_step=on_step)
 
 
@@ -150,12 +145,6 @@ def _chosen(options: Options, experiment: Experiment, name: str) -> dict[str, fl
 def _blank(experiment: Experiment, name: str, knobs: dict[str, float], seed: int) -> dict[str, Any]:
     row = protocol.blank_row(experiment, name, {RATE: knobs[RATE], **knobs}, seed)
     return dict.fromkeys(COLUMNS) | {"accuracies": []} | {key: row[key] for key in COLUMNS if key in row}
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
 
 
 if __name__ == "__main__":

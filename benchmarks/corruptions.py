@@ -13,8 +13,6 @@ import csv
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,17 +23,17 @@ from ftp_optax import wise_ft
 from measure.report import environment, print_table
 from measure.report import write as write_json
 from robust import protocol
+from robust.command import stage, told_in_one_line
 from robust.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from robust.experiments import Experiment, standard
 from robust.finetune import Start
 from robust.methods import METHODS
 from robust.summary import estimate
-from robust.training import OnStep, predictions
+from robust.training import predictions
 from vision.cache import keep_compiled_programs
 from vision.data import ArrayDomain
-from vision.errors import UserError
 from vision.networks import Params
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = ("experiment", "method", "hyperparameters", "seed", "clean", "corrupted", "kinds")
@@ -67,11 +65,8 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     experiment = standard(options.experiment, smallest=options.smallest)
-    try:
+    with told_in_one_line(console):
         _run(options, experiment)
-    except UserError as error:
-        console.print(f"error: {error}", style="red", soft_wrap=True)
-        raise SystemExit(2) from error
     found = _rows(options.results / "corruptions.csv", experiment.name)
     _print(found, experiment)
     write_json(options.results / "corruptions.json", {"environment": environment(), "rows": found})
@@ -88,7 +83,7 @@ def _run(options: Options, experiment: Experiment) -> None:
 def _measure(experiment: Experiment, method: str, seed: int, options: Options) -> None:
     """Fine-tunes once, and appends the rows of the run and of its interpolation; the run's own last."""
     knobs = protocol.chosen(experiment, RESULTS / "robustness_trials.csv", method)
-    with _stage(f"{method}, seed {seed}") as on_step:
+    with stage(f"{method}, seed {seed}") as on_step:
         run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step)
     origin, tuned = run.start, run.trained.params
     points: dict[str, Params] = {f"{method}+wise_ft": wise_ft(tuned, origin.params, ALPHA), method: tuned}
@@ -120,12 +115,6 @@ def _images(test: ArrayDomain, kind: str, severity: int, seed: int) -> np.ndarra
     if key not in _made:
         _made[key] = corrupted(test.images, kind, severity, seed)
     return _made[key]
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
 
 
 def _rows(file: Path, experiment: str) -> list[dict[str, Any]]:

@@ -14,20 +14,18 @@ classes (mean IoU .05, which is the background alone), so methods cannot be comp
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import tyro
 
+from robust.command import stage, told_in_one_line
 from robust.methods import METHODS
-from robust.training import OnStep
 from segment import gallery, protocol, report
 from segment.protocol import Settings
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_METHODS = ("vanilla", "ftp", "digrap", "ftp+digrap", "l2_sp", "spd", "mars_pgm", "ftp_exact")
@@ -64,11 +62,8 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     if not options.report:
-        try:
+        with told_in_one_line(console):
             _run(options)
-        except UserError as error:
-            console.print(f"error: {error}", style="red", soft_wrap=True)
-            raise SystemExit(2) from error
     recorded = options.results == Options.results and not options.smallest
     report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
 
@@ -85,14 +80,7 @@ def _run(options: Options) -> None:
         options.results / "dense_trials.csv",
         tried=1 if options.smallest else options.trials,
     )
-    protocol.run_missing(settings, _stage, partial(gallery.record, options.results))
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    """Shows the progress of one training run."""
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+    protocol.run_missing(settings, stage, partial(gallery.record, options.results))
 
 
 if __name__ == "__main__":

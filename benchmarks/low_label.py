@@ -12,7 +12,6 @@ row of benchmarks/results/low_label.csv, and is not repeated.
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +21,12 @@ from breadth import low_label_report
 from breadth.low_label_report import COLUMNS, FILE
 from breadth.shares import few_labels
 from robust import protocol, rows
+from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
 from robust.finetune import Run, Scores, Start, scores
 from robust.methods import METHODS
-from robust.training import OnStep
 from vision.cache import keep_compiled_programs
-from vision.errors import UserError
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.5, 0.7)  # of WiSE-FT, from vanilla fine-tuning
@@ -65,18 +63,15 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     if not options.report:
-        try:
+        with told_in_one_line(console):
             _run(options, standard(options.experiment, smallest=options.smallest))
-        except UserError as error:
-            console.print(f"error: {error}", style="red", soft_wrap=True)
-            raise SystemExit(2) from error
     low_label_report.write(options.results)
 
 
 def _run(options: Options, experiment: Experiment) -> None:
     shares = (0.1, 1.0) if options.smallest else options.shares
     for seed in range(1 if options.smallest else options.seeds):
-        with _stage(f"{experiment.name}, foundation model {seed}") as on_step:
+        with stage(f"{experiment.name}, foundation model {seed}") as on_step:
             whole = protocol.origin_of(experiment, seed, on_step)
         for share in shares:
             origin, images = few_labels(whole, share, seed)
@@ -90,7 +85,7 @@ def _fill(file: Path, experiment: Experiment, method: str, seed: int, origin: St
     own = protocol.blank_row(experiment, method, knobs, seed) | subset
     if _key(own) in {_key(row) for row in rows.read(file, COLUMNS)}:
         return
-    with _stage(f"{experiment.name}, {method}, {subset['images']} images, seed {seed}") as on_step:
+    with stage(f"{experiment.name}, {method}, {subset['images']} images, seed {seed}") as on_step:
         run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step, origin)
     for name, more, found, part in _points(method, run):
         row = protocol.blank_row(experiment, name, knobs | more, seed) | subset
@@ -108,12 +103,6 @@ def _points(method: str, run: Run) -> Iterator[tuple[str, dict[str, float], Scor
 
 def _key(row: rows.Row) -> tuple[Any, ...]:
     return rows.key_of(row), row["share"]
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
 
 
 if __name__ == "__main__":

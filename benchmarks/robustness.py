@@ -10,8 +10,6 @@ that. Each run is a row of benchmarks/results/robustness.csv, and is not repeate
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,13 +17,13 @@ from typing import Literal
 import tyro
 
 from robust import protocol, report, walls
+from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
 from robust.methods import METHODS
 from robust.protocol import Settings
-from robust.training import OnStep
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,12 +68,9 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     if not options.report:
-        try:
+        with told_in_one_line(console):
             wanted = {"backbone": options.backbone, "smallest": options.smallest}
             _run(options, standard(options.experiment, options.id_domain, **wanted))
-        except UserError as error:
-            console.print(f"error: {error}", style="red", soft_wrap=True)
-            raise SystemExit(2) from error
     recorded = options.results == Options.results and not options.smallest
     report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
 
@@ -94,14 +89,7 @@ def _run(options: Options, experiment: Experiment) -> None:
     )
     # what the radii did is kept for the settings that were chosen
     keep = (partial(walls.record, options.results),) if trials else ()
-    protocol.run_missing(experiment, settings, _stage, *keep)
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    """Shows the progress of one training run."""
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+    protocol.run_missing(experiment, settings, stage, *keep)
 
 
 if __name__ == "__main__":

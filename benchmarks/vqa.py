@@ -9,8 +9,6 @@ is a row of benchmarks/results/vqa.csv, and is not repeated; trials are in vqa_t
 """
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
@@ -18,10 +16,10 @@ import tyro
 from questions import report
 from questions.methods import METHODS
 from questions.protocol import Plan, run_missing
-from robust.training import OnStep
+from robust.command import stage, told_in_one_line
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
-from vision.progress import make_console, track
+from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,11 +55,8 @@ def main() -> None:
     options, console = tyro.cli(Options), make_console()
     keep_compiled_programs()
     if not options.report:
-        try:
-            run_missing(_plan(options), _stage)
-        except UserError as error:
-            console.print(f"error: {error}", style="red", soft_wrap=True)
-            raise SystemExit(2) from error
+        with told_in_one_line(console):
+            run_missing(_plan(options), stage)
     recorded = options.results == Options.results and not options.smallest
     report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
 
@@ -72,13 +67,6 @@ def _plan(options: Options) -> Plan:
     if options.smallest:
         return Plan("digits", options.methods, range(1), options.results, epochs=1, tried=1, smallest=True)
     return Plan("emoji", options.methods, range(options.seeds), options.results, epochs=5, tried=options.trials)
-
-
-@contextmanager
-def _stage(name: str) -> Iterator[OnStep]:
-    """Shows the progress of one training run."""
-    with track(make_console(), name) as update:
-        yield lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
 
 
 if __name__ == "__main__":

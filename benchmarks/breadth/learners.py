@@ -1,13 +1,13 @@
 """Methods of learning tasks in turn: each of the main benchmark's, held near the first model or near the last one."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from breadth.sequences import TaskSequence
-from ftp_optax import reanchor, wise_ft
+from ftp_optax import reanchor
+from robust.finetune import between
 from robust.methods import METHODS, RATE
 from robust.training import Knobs, OnStep, Recipe, predictions, train
 from vision.data import Domain, steps_in
@@ -103,7 +103,7 @@ def learn(
             on_step=on_step,
         )
         opt_state = done.opt_state
-        params = _between(done.params, params, knobs["alpha"]) if learner.alphas else done.params
+        params = between(done.params, params, knobs["alpha"]) if learner.alphas else done.params
         models.append(params)
     return models
 
@@ -130,8 +130,3 @@ def forgetting(matrix: np.ndarray) -> float:
 def learned(matrix: np.ndarray) -> float:
     """Mean accuracy on each later task just after it was learned."""
     return float(np.diag(matrix)[1:].mean())
-
-
-@jax.jit
-def _between(tuned: Params, before: Params, alpha: Any) -> Params:
-    return wise_ft(tuned, before, alpha)

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ftp_optax import wise_ft
 from questions.methods import METHODS, RATE
 from questions.scores import Scores, by_kind, overall, predicted, scores
 from questions.shift import shifts
 from questions.sources import SOURCES
 from questions.start import BATCH_SIZE, Start, start
 from robust import rows
+from robust.finetune import between
 from robust.training import Knobs, OnStep, Recipe, Trained, train
 from vision.data import steps_in
 from vision.networks import Params
@@ -130,8 +130,8 @@ def _finish(plan: Plan, name: str, origin: Start, stage: Stage, tried: Mapping[f
     points: list[tuple[str, dict[str, float], Params]] = []
     if name == "vanilla":
         points.append(("zero_shot", {}, origin.params))
-        between = lambda alpha: _between(done.params, origin.params, alpha)
-        points += [("wise_ft", {**knobs, "alpha": alpha}, between(alpha)) for alpha in ALPHAS]
+        towards = lambda alpha: between(done.params, origin.params, alpha)
+        points += [("wise_ft", {**knobs, "alpha": alpha}, towards(alpha)) for alpha in ALPHAS]
     points.append((name, knobs, done.params))  # last: where it is, all the others of the run are too
     for label, setting, params in points:
         found, seconds = scores(origin, params), 0.0 if label == "zero_shot" else done.seconds
@@ -184,11 +184,6 @@ def _measured(found: Scores, drift: float, seconds: float) -> dict[str, Any]:
     accuracies = {"validation_accuracy": found.validation, "id_accuracy": found.id}
     shifted = {"near_accuracy": found.near, "far_accuracy": found.far}
     return {**accuracies, **shifted, "drift": drift, "seconds": seconds, "domains": dict(found.domains)}
-
-
-@jax.jit
-def _between(tuned: Params, anchor: Params, alpha: jax.Array | float) -> Params:
-    return wise_ft(tuned, anchor, alpha)
 
 
 def _drift(params: Params, origin: Start) -> float:

@@ -24,7 +24,7 @@ from vision.evaluation import accuracy
 from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
 
-__all__ = ["Build", "Run", "Scores", "Start", "run", "start"]
+__all__ = ["Build", "Run", "Scores", "Start", "between", "distance", "run", "start"]
 
 Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
 """From the base optimizer and a knob to the method: `lambda adamw, mu: ftp(adamw, hyper_optimizer=optax.adam(mu))`."""
@@ -87,7 +87,7 @@ class Run:
 
     def interpolated(self, alpha: float) -> Scores:
         """Accuracy everywhere of the point `alpha` of the way from the foundation model to this run: WiSE-FT."""
-        return scores(self.start, _between(self.trained.params, self.start.params, alpha))
+        return scores(self.start, between(self.trained.params, self.start.params, alpha))
 
 
 _loaded: dict[tuple[str, str, int, str, bool], "Start"] = {}  # the last one: all methods of a seed start from it
@@ -178,7 +178,7 @@ def run(
         on_step=on_step,
     )
     validation = accuracy(predictions(origin.network, trained.params, task.validation), task.validation)
-    return Run(origin, trained, _distance(trained.params, origin.params), validation)
+    return Run(origin, trained, distance(trained.params, origin.params), validation)
 
 
 def scores(start: Start, params: Params) -> Scores:
@@ -196,10 +196,12 @@ def as_dict(found: Scores) -> dict[str, float | Mapping[str, float]]:
 
 
 @jax.jit
-def _between(tuned: Params, anchor: Params, alpha: jax.Array | float) -> Params:
+def between(tuned: Params, anchor: Params, alpha: jax.Array | float) -> Params:
+    """The point `alpha` of the way from the anchor to tuned weights: WiSE-FT."""
     return wise_ft(tuned, anchor, alpha)
 
 
-def _distance(params: Params, anchor: Params) -> float:
+def distance(params: Params, anchor: Params) -> float:
+    """L2 distance of all parameters."""
     gaps = jax.tree.map(lambda new, old: np.sum(np.square(np.asarray(new) - np.asarray(old))), params, anchor)
     return float(jnp.sqrt(sum(jax.tree.leaves(gaps))))

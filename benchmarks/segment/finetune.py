@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ftp_optax import wise_ft
 from robust.corruptions import corrupted
-from robust.finetune import Start
+from robust.finetune import Start, between, distance
 from robust.foundation import foundation
 from robust.methods import RATE, Method
 from robust.splits import emoji_task
@@ -60,7 +59,7 @@ class Run:
 
     def interpolated(self, alpha: float) -> Params:
         """The point `alpha` of the way from the foundation model to this run: WiSE-FT."""
-        return _between(self.trained.params, self.start.params, alpha)
+        return between(self.trained.params, self.start.params, alpha)
 
 
 @cache
@@ -115,7 +114,7 @@ def fine_tuned(
         on_step=on_step,
     )
     validation = _scored(origin, trained.params, task.validation)[0]
-    return Run(origin, trained, _distance(trained.params, origin.params), validation)
+    return Run(origin, trained, distance(trained.params, origin.params), validation)
 
 
 def measured(origin: Start, params: Params) -> dict[str, Any]:
@@ -163,13 +162,3 @@ def _foundation(world: World, network: Network, params: Params, seed: int, on_st
 def _plain(adamw: optax.GradientTransformation, value: object) -> optax.GradientTransformation:
     del value
     return adamw
-
-
-@jax.jit
-def _between(tuned: Params, anchor: Params, alpha: jax.Array | float) -> Params:
-    return wise_ft(tuned, anchor, alpha)
-
-
-def _distance(params: Params, anchor: Params) -> float:
-    gaps = jax.tree.map(lambda new, old: np.sum(np.square(np.asarray(new) - np.asarray(old))), params, anchor)
-    return float(np.sqrt(sum(jax.tree.leaves(gaps))))
