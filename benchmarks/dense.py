@@ -6,11 +6,8 @@
 
 Scenes are a few emoji on a crop of a photograph, with masks from the artwork's opacity. The foundation model is that of
 the classification benchmark and a small decoder, trained on scenes in six colour styles, once for each seed, and
-cached; it is fine-tuned on scenes in one style and tested in all. Each run is a row of benchmarks/results/dense.csv and
-is not repeated; trials are in dense_trials.csv.
-
-Nothing is recorded yet. The foundation stage is too short as it stands: at seed 0 it finds the objects but not their
-classes (mean IoU .05, which is the background alone), so methods cannot be compared from there.
+cached; both are fine-tuned on scenes in one style and tested in all. Each run is a row of benchmarks/results/dense.csv
+and is not repeated; trials are in dense_trials.csv.
 """
 
 import dataclasses

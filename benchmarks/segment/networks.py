@@ -94,6 +94,10 @@ class SceneNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
+        return self.head(self.features(images), images.shape[1])
+
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """What the decoder is given, finest first."""
         net = self.backbone
         x = (images.astype(jnp.float32) - 127.0) / 128.0
         x = nnx.relu6(net.stem_norm(net.stem(x)))
@@ -102,7 +106,7 @@ class SceneNet(nnx.Module):
             x = block(x)
             if index in _TAPS:
                 taps.append(x)
-        return self.head(taps, images.shape[1])
+        return taps
 
 
 def pretrained_scene_net(num_classes: int, seed: int) -> SceneNet:
@@ -134,8 +138,12 @@ class SmallSceneNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
+        return self.head(self.features(images), images.shape[1])
+
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """What the decoder is given, finest first."""
         fine = nnx.relu(self.stem(images.astype(jnp.float32) / 127.5 - 1))
-        return self.head([fine, nnx.relu(self.body(fine))], images.shape[1])
+        return [fine, nnx.relu(self.body(fine))]
 
 
 def _unit(x: jax.Array) -> jax.Array:

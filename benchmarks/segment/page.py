@@ -6,7 +6,7 @@ from typing import Any
 from robust import summary
 from robust.page import setting
 from robust.summary import Estimate, Line, estimate, paired
-from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_EPOCHS, SEVERITY
+from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_STEPS, SEVERITY
 from segment.networks import WIDTH
 from segment.rows import BOUNDARIES, SCORES, Row
 from segment.worlds import WORLDS
@@ -40,10 +40,10 @@ foundation model, {train} are fine-tuned on, {validation} choose settings, {test
 
 **Model.** The foundation model of the classification benchmark (EfficientNet-Lite0, ImageNet's weights trained on in
 six colour styles) without its classifier, and a fresh decoder: a feature pyramid of {width} channels, with a logit for
-each class and two for the boundary. Both are trained for {foundation_epochs} epoch{plural} on scenes of the same emoji
-in the same styles, and fine-tuned for {epochs} epochs in batches of {batch} on scenes in *{id_style}*, by AdamW without
-weight decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder is constrained like the rest.
-The loss is the mean cross-entropy of the two answers.
+each class and two for the boundary. The decoder alone is trained for {foundation_steps:,} steps on scenes of the same
+emoji in the same styles; then the whole is fine-tuned for {epochs} epochs in batches of {batch} on scenes in
+*{id_style}*, by AdamW without weight decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder
+is constrained like the rest. The loss is the mean cross-entropy of the two answers.
 
 **Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
 pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
@@ -67,8 +67,7 @@ def dense(found: Sequence[Row], trials: Sequence[Row]) -> str:
         styles=len(world.seen),
         **world.scenes,
         width=WIDTH,
-        foundation_epochs=FOUNDATION_EPOCHS[world.name],
-        plural="s" if FOUNDATION_EPOCHS[world.name] > 1 else "",
+        foundation_steps=FOUNDATION_STEPS[world.name],
         epochs=EPOCHS,
         batch=BATCH_SIZE,
         id_style=world.id_style,
