@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _hyper, _units
+from ftp_optax import _hyper, _one_pass, _units
 
 _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest radius
 
@@ -37,15 +37,15 @@ def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
     return _units.layer_max(_units.unit_norms(update, layout), layout)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@functools.partial(jax.jit, static_argnames=("layout", "sums"))
 def inner_products(
-    gradient: jax.Array, last: jax.Array, after: jax.Array, *, layout: _units.Layout
+    gradient: jax.Array, last: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
 ) -> tuple[jax.Array, ...]:
     """``<g_i, c_i>`` and ``|c_i|`` of every unit of the last displacement: all that is read of the large arrays.
 
     The sums wait for ``after`` (`_one_pass`), the leaf before.
     """
-    return _units.unit_sums_of([gradient.astype(last.dtype) * last, jnp.abs(last)], layout, after)
+    return _units.unit_sums_of([gradient.astype(last.dtype) * last, jnp.abs(last)], layout, after, sums)
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "exact"))
@@ -122,7 +122,9 @@ def project(
     Returns:
       The update that ends at the projection, in the parameter's dtype.
     """
-    ratio = projection_ratio(norms, _gamma(radius, reached, layout))
+    radius = _gamma(radius, reached, layout)
+    # `projection_ratio` in a form that is divided last, which XLA computes once a unit and not once an element
+    ratio = radius / jnp.maximum(norms + _EPS, radius)
     if anchor is None:
         return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target

@@ -1,13 +1,14 @@
 """DiGraP, Directional Gradient Projection: removes a learned share of the gradient that fights the anchor's pull."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
@@ -56,7 +57,7 @@ def gap(param: jax.Array, anchor: jax.Array) -> jax.Array:
     return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@functools.partial(jax.jit, static_argnames=("layout", "sums"))
 def strength_hypergradient(
     gradient: jax.Array,
     displacement: jax.Array,
@@ -65,6 +66,7 @@ def strength_hypergradient(
     after: jax.Array,
     *,
     layout: _units.Layout,
+    sums: _one_pass.Sums,
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
@@ -79,20 +81,20 @@ def strength_hypergradient(
     # All sums over the fibers first, then arithmetic on those: did one sum depend on another, XLA would not combine
     # those of several leaves. All-reduces of twelve leaves cut by rows: 11 if it did, 2 as it is.
     products = [gradient * displacement, jnp.square(gradient), jnp.square(displacement)]
-    dots, squares, displacement_squares = _units.unit_sums_of(products, layout, after)
+    dots, squares, displacement_squares = _units.unit_sums_of(products, layout, after, sums)
     lengths = jnp.maximum(jnp.sqrt(squares), _FLOOR)
     give_back_lengths = jnp.maximum(jnp.abs(scale) * jnp.sqrt(displacement_squares), _FLOOR)
     give_back = lambda omega: omega * (scale / give_back_lengths)
     return _hyper.hypergradient(dots / lengths, give_back, omega).reshape(layout.scalars)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@functools.partial(jax.jit, static_argnames=("layout", "sums"))
 def alignment(
-    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout
+    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
 ) -> tuple[jax.Array, jax.Array]:
     """``<g, c>`` and ``|c|^2`` of each layer."""
     products = [gradient.astype(displacement.dtype) * displacement, jnp.square(displacement)]
-    dot, square = _units.layer_sums_of(products, layout, after)
+    dot, square = _units.layer_sums_of(products, layout, after, sums)
     return dot.reshape(layout.scalars), square.reshape(layout.scalars)
 
 
@@ -110,6 +112,37 @@ def without_conflict(
     share = _units.per_layer(share.astype(displacement.dtype), layout, displacement.ndim)
     projected = gradient.astype(displacement.dtype) - share * displacement
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
+
+
+def _slopes(
+    layouts: Sequence[_units.Layout],
+    sums: _one_pass.Sums,
+    gradients: Sequence[jax.Array],
+    displacements: Sequence[jax.Array],
+    scales: jax.Array,
+    strengths: jax.Array,
+) -> jax.Array:
+    """The hyper-gradients of all strengths, one leaf after the other."""
+    counts, slopes = [layout.scalars for layout in layouts], [strengths[:1]]
+    own = zip(gradients, displacements, _hyper.split(scales, counts), _hyper.split(strengths, counts), strict=True)
+    for leaf, layout in zip(own, layouts, strict=True):
+        slopes.append(strength_hypergradient(*leaf, slopes[-1], layout=layout, sums=sums))
+    return _hyper.finite(_hyper.stack(slopes[1:], strengths))
+
+
+def _alignments(
+    layouts: Sequence[_units.Layout],
+    sums: _one_pass.Sums,
+    gradients: Sequence[jax.Array],
+    displacements: Sequence[jax.Array],
+    slopes: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """``<g, c>`` and ``|c|^2`` of all layers, one leaf after the other."""
+    found = [(slopes[:1], slopes[:1])]
+    for gradient, displacement, layout in zip(gradients, displacements, layouts, strict=True):
+        found.append(alignment(gradient, displacement, found[-1][1], layout=layout, sums=sums))
+    dots, squares = (_hyper.stack([pair[k] for pair in found[1:]], slopes) for k in (0, 1))
+    return dots, squares
 
 
 def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes: Any) -> None:
@@ -235,24 +268,17 @@ def digrap(
         gaps = {i: gap(leaves.values[i], anchors[i]) for i in layouts}
         last = gaps if state.displacement is None else _trees.flatten(state.displacement).values
         counts = [layout.scalars for layout in layouts.values()]
-        old, scales = (
-            dict(zip(layouts, _hyper.split(scalars, counts), strict=True))
-            for scalars in (state.strengths, state.scales)
-        )
+        work, pulls = tuple(layouts.values()), [jnp.asarray(gradients.values[i]) for i in layouts]
 
-        slopes = [state.strengths[:1]]
-        for i, layout in layouts.items():
-            leaf = gradients.values[i], last[i], scales[i], old[i]
-            slopes.append(strength_hypergradient(*leaf, slopes[-1], layout=layout))
-        slope = _hyper.finite(_hyper.stack(slopes[1:], state.strengths))
+        slope = _one_pass.by_platform(
+            functools.partial(_slopes, work), pulls, [last[i] for i in layouts], state.scales, state.strengths
+        )
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
 
-        kept = {i: c if state.displacement is None else _hyper.computed_after(slope, c) for i, c in gaps.items()}
-        aligned = [(slope[:1], slope[:1])]
-        for i, layout in layouts.items():
-            aligned.append(alignment(gradients.values[i], kept[i], aligned[-1][1], layout=layout))
-        dots, squares = (_hyper.stack([pair[k] for pair in aligned[1:]], state.scales) for k in (0, 1))
+        known = _hyper.known(slope)
+        kept = {i: c if state.displacement is None else _hyper.computed_after(known, c) for i, c in gaps.items()}
+        dots, squares = _one_pass.by_platform(functools.partial(_alignments, work), pulls, list(kept.values()), slope)
         shares = _hyper.split(shares_of(dots, squares, strengths), counts)
         cleared = {
             i: without_conflict(gradients.values[i], kept[i], share, layout=layout)

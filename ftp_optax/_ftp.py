@@ -1,13 +1,14 @@
 """FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _checks, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _one_pass, _show, _trees, _units
 
 
 @_show.readable
@@ -86,6 +87,24 @@ def _held_out(grads: optax.Updates, leaves: _trees.Leaves, constrained: Iterable
     for i in constrained:
         _checks.floating(found.values[i], leaves.paths[i], "ftp: held_out_grads")
     return found.values
+
+
+def _slopes(
+    layouts: Sequence[_units.Layout],
+    exact: bool,
+    sums: _one_pass.Sums,
+    gradients: Sequence[jax.Array],
+    last: Sequence[jax.Array],
+    radii: jax.Array,
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The hyper-gradients of all radii, one leaf after the other, and the norms of the last displacements' units."""
+    slopes, norms = [radii[:1]], []
+    own = _hyper.split(radii, [layout.scalars for layout in layouts])
+    for gradient, displacement, radius, layout in zip(gradients, last, own, layouts, strict=True):
+        products = _ball.inner_products(gradient, displacement, slopes[-1], layout=layout, sums=sums)
+        slopes.append(_ball.radius_hypergradient(*products, radius, layout=layout, exact=exact))
+        norms.append(products[1])
+    return _hyper.finite(_hyper.stack(slopes[1:], radii)), norms
 
 
 class _Leaf(NamedTuple):
@@ -244,16 +263,17 @@ def ftp(
             for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
         }
 
-        products, slopes = {}, [state.radii[:1]]
-        for i, w in work.items():
-            products[i] = _ball.inner_products(judges[i], w.last, slopes[-1], layout=w.layout)
-            slopes.append(_ball.radius_hypergradient(*products[i], w.radius, layout=w.layout, exact=exact))
-        slope = _hyper.finite(_hyper.stack(slopes[1:], state.radii))
+        slope, last_norms = _one_pass.by_platform(
+            functools.partial(_slopes, tuple(layouts.values()), exact),
+            [jnp.asarray(judges[i]) for i in work],
+            [w.last for w in work.values()],
+            state.radii,
+        )
         slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
 
         before = {
-            i: _ball.current_displacement(w.param, w.anchor, w.last, products[i][1], w.radius, layout=w.layout)
-            for i, w in work.items()
+            i: _ball.current_displacement(w.param, w.anchor, w.last, norms, w.radius, layout=w.layout)
+            for (i, w), norms in zip(work.items(), last_norms, strict=True)
         }
         # leaves of less than 32 bits: the base optimizer works on the master weights
         masters = {i: w for i, w in work.items() if w.param.dtype != w.last.dtype}
@@ -269,8 +289,9 @@ def ftp(
         step_norms = _hyper.stack(lengths, state.radii)
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.radii, step_norms=step_norms)
 
+        known = _hyper.known(slope)
         reached = {
-            i: _hyper.computed_after(slope, before[i] + steps.values[i].astype(w.last.dtype)) for i, w in work.items()
+            i: _hyper.computed_after(known, before[i] + steps.values[i].astype(w.last.dtype)) for i, w in work.items()
         }
         norms = {i: _units.unit_norms(reached[i], w.layout) for i, w in work.items()}
         caps = _hyper.stack([_ball.cap(norms[i], w.layout) for i, w in work.items()], state.radii)

@@ -8,38 +8,61 @@ loop that the compiler unrolls, and vectorises along what is left. That is small
 Bytes accessed round adamw, over adamw's: `ftp` 1.83, with plain sums 1.90; `chain(digrap(), adamw)` 1.94, 2.20.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+T = TypeVar("T")
+
 _MOST_ROWS = 24  # with 32 the compiler leaves a loop
 _FEWEST_ROWS = 12  # what is left, written and read once more, is at most a twelfth
 
 
-def sums(arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array) -> tuple[jax.Array, ...]:
-    """Sums each of several arrays over the same axes, which stay with size 1.
+class Sums(Protocol):
+    """Sums several arrays of one shape and dtype over the same axes, which stay with size 1."""
 
-    Plain sums on a mesh, where every device has its share of an axis, which could not be cut without sending it; and on
-    accelerators, whose compilers fuse several results (it has not been measured on one).
+    def __call__(
+        self, arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array
+    ) -> tuple[jax.Array, ...]: ...
+
+
+def by_platform(compute: Callable[..., T], *operands: Any) -> T:
+    """``compute(sums, *operands)`` with the sums that suit where it runs: `cut` on CPU, elsewhere `plain`.
+
+    Accelerators' compilers fuse several results by themselves (it has not been measured on one). Once for all leaves: a
+    choice is two conditionals, and with two for each leaf compiling took a tenth longer.
+    """
+    sums: dict[str, Sums] = {"cpu": cut, "default": plain}
+    return lax.platform_dependent(*operands, **{name: functools.partial(compute, by) for name, by in sums.items()})
+
+
+def plain(arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array) -> tuple[jax.Array, ...]:
+    """One sum after the other; they wait for nothing."""
+    del after
+    return tuple(jnp.sum(array, axis=axes, keepdims=True) for array in arrays)
+
+
+def cut(arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array) -> tuple[jax.Array, ...]:
+    """All sums in one pass, where an axis can be cut into rows and is not cut already, by a mesh.
 
     Args:
-      arrays: arrays of one shape and dtype.
+      arrays: the arrays.
       axes: the axes to sum over.
-      after: any numbers that a sum over the leaf before gave. On CPU the pass waits for them, so that what is left of
-        the rows is in memory for one leaf at a time; nothing of their values gets into the sums.
+      after: any numbers that a sum over the leaf before gave. The pass waits for the first of them, so that what is
+        left of the rows is in memory for one leaf at a time; nothing of its value gets into the sums.
 
     Returns:
       The sums.
     """
-    plain = lambda after, *arrays: tuple(jnp.sum(array, axis=axes, keepdims=True) for array in arrays)
     rows = {axis: _rows(arrays[0].shape[axis]) for axis in axes}
     axis = max(rows, key=lambda axis: rows[axis], default=0)
-    if not rows.get(axis) or any(not jax.typeof(array).sharding.mesh.empty for array in arrays):
-        return plain(after, *arrays)
-    cut = lambda after, *arrays: plain(after, *_sums_of_rows(arrays, axis, rows[axis], after))
-    return lax.platform_dependent(after, *arrays, cpu=cut, default=plain)
+    if rows.get(axis) and all(jax.typeof(array).sharding.mesh.empty for array in arrays):
+        arrays = _sums_of_rows(arrays, axis, rows[axis], after)
+    return plain(arrays, axes, after)
 
 
 def _rows(size: int) -> int:
@@ -52,6 +75,6 @@ def _sums_of_rows(arrays: Sequence[jax.Array], axis: int, rows: int, after: jax.
     shape = arrays[0].shape
     parts = [array.reshape(*shape[:axis], rows, shape[axis] // rows, *shape[axis + 1 :]) for array in arrays]
     # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
-    parts[0] = jnp.where(jnp.any(jnp.abs(after) < -1), 0, parts[0])
+    parts[0] = jnp.where(jnp.abs(after.ravel()[0]) < -1, 0, parts[0])
     zeros = [jnp.zeros((), part.dtype) for part in parts]
     return tuple(lax.reduce(parts, zeros, lambda some, more: [a + b for a, b in zip(some, more, strict=True)], (axis,)))

@@ -259,9 +259,11 @@ def unit_sums(array: jax.Array, layout: Layout) -> jax.Array:
     return jnp.sum(array, axis=_summed(array, layout), keepdims=True)
 
 
-def unit_sums_of(arrays: Sequence[jax.Array], layout: Layout, after: jax.Array) -> tuple[jax.Array, ...]:
+def unit_sums_of(
+    arrays: Sequence[jax.Array], layout: Layout, after: jax.Array, sums: _one_pass.Sums
+) -> tuple[jax.Array, ...]:
     """`unit_sums` of several arrays that are made of the same ones, read once, `after` a number is known."""
-    return _one_pass.sums(arrays, _summed(arrays[0], layout), after)
+    return sums(arrays, _summed(arrays[0], layout), after)
 
 
 def _summed(array: jax.Array, layout: Layout) -> tuple[int, ...]:
@@ -287,9 +289,11 @@ def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
     return unit_sums(array, _layers_as_units(layout))
 
 
-def layer_sums_of(arrays: Sequence[jax.Array], layout: Layout, after: jax.Array) -> tuple[jax.Array, ...]:
+def layer_sums_of(
+    arrays: Sequence[jax.Array], layout: Layout, after: jax.Array, sums: _one_pass.Sums
+) -> tuple[jax.Array, ...]:
     """`layer_sums` of several arrays, as `unit_sums_of`."""
-    return unit_sums_of(arrays, _layers_as_units(layout), after)
+    return unit_sums_of(arrays, _layers_as_units(layout), after, sums)
 
 
 def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:

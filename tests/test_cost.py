@@ -24,8 +24,8 @@ SIZE = sum(4 * x.size for x in jax.tree.leaves(PARAMS))
 INNER = optax.adamw(1e-3)
 
 
-def compiled(method, params):
-    """The jitted, donated step of a method round adamw."""
+def lowered(method, params):
+    """The jitted, donated step of a method round adamw, not yet compiled."""
     tx = {
         "adamw": lambda: INNER,
         "ftp": lambda: ftp(INNER),
@@ -39,13 +39,13 @@ def compiled(method, params):
         return optax.apply_updates(params, updates), state
 
     state = jax.eval_shape(tx.init, params)
-    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    return jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
 
 
 @functools.cache
 def cost(method):
     """Streams, temporaries, the share of results that reuse donated buffers, and the number of large copies."""
-    program = compiled(method, PARAMS)
+    program = lowered(method, PARAMS).compile()
     memory, analysis = program.memory_analysis(), program.cost_analysis()
     large = [line for line in program.as_text().splitlines() if " copy(" in line and "f32[768," in line]
     reused = memory.alias_size_in_bytes / memory.output_size_in_bytes
@@ -90,7 +90,7 @@ NOISE = re.compile(r", (metadata|backend_config)=.*")
 def loops(method, leaves):
     """The number of different loops over matrices that a step of equal leaves is made of, names apart."""
     params = {f"kernel{i}": jax.ShapeDtypeStruct((256, 512), jnp.float32) for i in range(leaves)}
-    text = compiled(method, params).as_text()
+    text = lowered(method, params).compile().as_text()
     bodies = set()
     for name, body in COMPUTATION.findall(text):
         seen = {}
@@ -106,3 +106,11 @@ def loops(method, leaves):
 def test_leaves_of_one_shape_share_their_loops(method):
     """Each loop is compiled once: which scalar of the stacked ones is the leaf's must not be part of its code."""
     assert loops(method, 6) == loops(method, 3) < 12
+
+
+@pytest.mark.parametrize(("method", "most"), [("adamw", 0), ("ftp", 2), ("digrap", 4)])
+def test_conditionals_do_not_grow_with_the_leaves(method, most):
+    """The platform is asked for once a pass, not once a leaf, which the compiler paid for."""
+    for leaves in (2, 5):
+        params = {f"kernel{i}": jax.ShapeDtypeStruct((256, 512), jnp.float32) for i in range(leaves)}
+        assert lowered(method, params).as_text().count("stablehlo.case") == most

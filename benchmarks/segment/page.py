@@ -42,8 +42,8 @@ foundation model, {train} are fine-tuned on, {validation} choose settings, {test
 six colour styles) without its classifier, and a fresh decoder: a feature pyramid of {width} channels, with a logit for
 each class and two for the boundary. The decoder alone is trained for {foundation_steps:,} steps on scenes of the same
 emoji in the same styles; then the whole is fine-tuned for {epochs} epochs in batches of {batch} on scenes in
-*{id_style}*, by AdamW without weight decay, warm-up over a tenth, cosine decay, gradients clipped to norm 1; the decoder
-is constrained like the rest. The loss is the mean cross-entropy of the two answers.
+*{id_style}*, decoder and all constrained. AdamW without weight decay, warm-up over a tenth, cosine decay, gradients
+clipped to norm 1. The loss is the mean cross-entropy of the two answers.
 
 **Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
 pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
