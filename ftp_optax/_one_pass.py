@@ -74,7 +74,8 @@ def _sums_of_rows(arrays: Sequence[jax.Array], axis: int, rows: int, after: jax.
     """Cuts an axis into rows and adds them up, all arrays in one loop."""
     shape = arrays[0].shape
     parts = [array.reshape(*shape[:axis], rows, shape[axis] // rows, *shape[axis + 1 :]) for array in arrays]
-    # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
-    parts[0] = jnp.where(jnp.abs(after.ravel()[0]) < -1, 0, parts[0])
+    if after.size:  # a leaf without elements gives nothing to wait for
+        # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
+        parts[0] = jnp.where(jnp.abs(after.ravel()[0]) < -1, 0, parts[0])
     zeros = [jnp.zeros((), part.dtype) for part in parts]
     return tuple(lax.reduce(parts, zeros, lambda some, more: [a + b for a, b in zip(some, more, strict=True)], (axis,)))

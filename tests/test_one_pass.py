@@ -58,6 +58,11 @@ def test_nothing_leaks_from_what_is_waited_for(after):
         np.testing.assert_array_equal(got, sums)
 
 
+def test_there_may_be_nothing_to_wait_for():
+    arrays = some((48, 5))
+    np.testing.assert_array_equal(best_here(arrays, (0,), jnp.zeros(0))[0], best_here(arrays, (0,), AFTER)[0])
+
+
 def test_what_is_not_finite_stays_in_its_column():
     arrays = some((48, 5))
     arrays[0] = arrays[0].at[3, 1].set(jnp.nan).at[7, 2].set(jnp.inf)

@@ -20,7 +20,7 @@ __all__ = ["draw_frontier", "draw_walls"]
 
 _FEWEST_SEEDS = 3
 _NAMES = {"vanilla": "base", "ftp+digrap": "ftp+digrap", "l2_sp": "l2-sp", "mars_pgm": "pgm", "ftp_exact": "ftp-lean"}
-_OTHERS = {"zero_shot": ("#444444", "*"), "ftp_scale_free": ("#0072B2", "d"), "lp_ft": ("#882255", "<")}
+_OTHERS = {"zero_shot": ("#444444", "o"), "ftp_scale_free": ("#0072B2", "d"), "lp_ft": ("#882255", "<")}
 _OTHERS |= {"linear_probe": ("#AA4499", ">")}
 
 
