@@ -1,13 +1,14 @@
 """TPGM, Trainable Projected Gradient Method: radii learned on held-out batches, by differentiating through the ball."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _hyper, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
 
@@ -59,10 +60,19 @@ def measured(param: jax.Array, anchor: jax.Array, layout: _units.Layout, norm: N
     return Ball(layout, anchor.astype(wide), displacement, measure(displacement, layout))
 
 
+def ratio(norms: jax.Array, gamma: jax.Array) -> jax.Array:
+    """``clip(gamma / (n_i + 1e-8), 0, 1)``: the share of its displacement that each unit keeps."""
+    return jnp.clip(gamma / (norms + _EPS), 0, 1)
+
+
 def projected(ball: Ball, radius: jax.Array) -> jax.Array:
     """``W0 + clip(gamma / (n_i + 1e-8), 0, 1) D_i``."""
-    gamma = _units.per_layer(radius.astype(ball.norms.dtype), ball.layout, ball.norms.ndim)
-    return ball.anchor + jnp.clip(gamma / (ball.norms + _EPS), 0, 1) * ball.displacement
+    return ball.anchor + ratio(ball.norms, _gamma(ball, radius)) * ball.displacement
+
+
+def _gamma(ball: Ball, radius: jax.Array) -> jax.Array:
+    """The ``(scalars,)`` radii of a leaf, shaped to broadcast against its norms."""
+    return _units.per_layer(radius.astype(ball.norms.dtype), ball.layout, ball.norms.ndim)
 
 
 def bounded(ball: Ball, radius: jax.Array) -> jax.Array:
@@ -96,14 +106,37 @@ def learn(
     """
     counts = [ball.layout.scalars for ball in balls.values()]
 
-    def through(scalars: jax.Array) -> jax.Array:
-        parts = zip(balls.items(), _hyper.split(scalars, counts), strict=True)
-        return loss({i: projected(ball, radius) for (i, ball), radius in parts})
-
-    parts = zip(balls.values(), _hyper.split(radii, counts), strict=True)
-    radii = _hyper.stack([bounded(ball, radius) for ball, radius in parts], radii)
-    slope = _hyper.finite(jax.grad(through)(radii))
+    each = zip(balls.values(), _hyper.split(radii, counts), strict=True)
+    radii = _hyper.stack([bounded(ball, radius) for ball, radius in each], radii)
+    own = _hyper.split(radii, counts)
+    reached = {i: projected(ball, radius) for (i, ball), radius in zip(balls.items(), own, strict=True)}
+    gradients = jax.grad(loss)(reached)
+    products = _one_pass.by_platform(
+        functools.partial(_inner_products, tuple(ball.layout for ball in balls.values())),
+        [gradients[i] for i in balls],
+        [ball.displacement for ball in balls.values()],
+        radii,
+    )
+    slopes = [
+        _hyper.hypergradient(product, functools.partial(ratio, ball.norms), _gamma(ball, radius)).reshape(radius.shape)
+        for product, ball, radius in zip(products, balls.values(), own, strict=True)
+    ]
+    slope = _hyper.finite(_hyper.stack(slopes, radii))
     return _hyper.step(hyper_optimizer, slope, hyper_state, radii)
+
+
+def _inner_products(
+    layouts: Sequence[_units.Layout],
+    sums: _one_pass.Sums,
+    gradients: Sequence[jax.Array],
+    displacements: Sequence[jax.Array],
+    after: jax.Array,
+) -> list[jax.Array]:
+    """``<g_i, D_i>`` of the units of all leaves, one leaf after the other."""
+    found = [after]
+    for gradient, displacement, layout in zip(gradients, displacements, layouts, strict=True):
+        found += _units.unit_sums_of([gradient * displacement], layout, found[-1], sums)
+    return found[1:]
 
 
 def require_norm(norm: str, method: str) -> None:
