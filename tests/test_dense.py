@@ -16,12 +16,13 @@ from robust import protocol as classification
 from robust import summary
 from robust.experiments import standard
 from robust.methods import RATE
-from segment import protocol, rows
+from segment import page, protocol, rows
 from segment.finetune import CORRUPTIONS
+from segment.foundation import trained_decoder
 from segment.networks import SmallSceneNet, pretrained_scene_net
 from segment.protocol import Settings
 from segment.scores import boundaries, boundary_f, mean_iou
-from segment.worlds import WORLDS, scene_task
+from segment.worlds import WORLDS, pretraining_scenes, scene_task
 from vision.errors import UserError
 from vision.networks import path_of, split_model
 
@@ -139,6 +140,22 @@ def run(*flags):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_the_foundation_models_backbone_stays_as_it_is():
+    world = WORLDS["digits"]
+    network, params = split_model(SmallSceneNet(world.num_classes, seed=0))
+    losses = []
+    scenes = pretraining_scenes(world, 0)
+    trained = trained_decoder(network, params, scenes, 24, 0, lambda done, of, loss: losses.append(loss))
+    assert all((trained[part]["kernel"] == params[part]["kernel"]).all() for part in ("stem", "body"))
+    assert len(losses) == 24
+    assert np.mean(losses[-4:]) < 0.7 * losses[0]
+    # trained on features that were computed once, it answers better as a whole
+    loss = lambda params: optax.softmax_cross_entropy_with_integer_labels(
+        network.logits(params, jnp.asarray(scenes.images[:64])), scenes.labels[:64]
+    ).mean()
+    assert loss(trained) < 0.7 * loss(params)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The command at its smallest."""
@@ -195,6 +212,12 @@ def test_the_page_says_what_the_rows_say(finished):
             means = [100 * line.rows[0][column] for column in columns.values()]
             cells = " | ".join(f"{mean:.1f}" for mean in means)
             assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
+
+
+def test_the_recorded_page_is_of_the_recorded_rows():
+    results = ROOT / "benchmarks" / "results"
+    found, trials = rows.read(results / "dense.csv"), rows.read(results / "dense_trials.csv")
+    assert (ROOT / "docs" / "dense.md").read_text() == page.dense(found, trials)
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_others(tmp_path):

@@ -48,7 +48,8 @@ clipped to norm 1. The loss is the mean cross-entropy of the two answers.
 **Scores.** Mean IoU over classes, background included, and the F-score of boundary pixels with one pixel of tolerance;
 pixels of all scenes pooled. *ID*: the style fine-tuned on; *OOD seen*: the mean over the six styles of the foundation
 model; *OOD held out*: the mean over three that no training has seen; *ID corrupted*: the mean over
-{corruptions}, all at severity {severity}, which leave every pixel where it is.
+{corruptions}, all at severity {severity}, which leave every pixel where it is. The numbers are low: pictures are small,
+classes are many, and the decoder has seen little. What counts is what a method changes.
 
 **Protocol.** Every method has one knob. {trials} A seed is another split, other scenes, another foundation model and
 another order. `wise_ft` is vanilla fine-tuning interpolated with the foundation model, at the alpha that is best on the
