@@ -9,6 +9,7 @@ import statistics
 import pytest
 
 from robust import rows, summary
+from segment import rows as dense_rows
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -134,4 +135,17 @@ def test_the_gains_on_the_second_style_are_what_was_recorded():
         for line in (found["zero_shot", None, None], vanilla, ftp)
     )
     assert f"{plain} in domain after {before}; FTP, both as validation chose them, is at {kept}" in text
-    assert "{} in domain, {} on the six, {} on the three".format(*gains(ftp, vanilla)) in text
+    assert "{} in domain, {} on the other five, {} on the three".format(*gains(ftp, vanilla)) in text
+
+
+def test_dense_prediction_is_what_was_recorded():
+    lines = {line.method: line for line in summary.lines(dense_rows.read(ROOT / "benchmarks/results/dense.csv"))}
+    ftp, vanilla = lines["ftp"], lines["vanilla"]
+    columns = ("id_miou", "ood_seen_miou", "ood_held_miou")
+    found = [summary.paired(ftp, vanilla, column) for column in columns]
+    differences = [f"{one.mean:+.1f} ± {one.half:.1f}" for one in found if one is not None]
+    means = [f"{100 * statistics.fmean(row[column] for row in ftp.rows.values()):.1f} %" for column in columns]
+    text = " ".join(README.split())
+    told = "{} points in domain, {} on the styles of the foundation model and {} on those held out"
+    assert told.format(*differences) in text
+    assert "at {}, {} and {}:".format(*means) in text
