@@ -51,6 +51,13 @@ def transformations(method: str, **given: Any) -> None:
             )
 
 
+def choices(method: str, allowed: tuple[str, str], **given: Any) -> None:
+    """Raises ValueError for what is none of two words."""
+    for name, value in given.items():
+        if value not in allowed:
+            raise ValueError(f"{method}: {name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}.")
+
+
 def rules(method: str, **given: Any) -> None:
     """Raises TypeError for what is no rule of a path and a shape."""
     for name, value in given.items():

@@ -151,8 +151,7 @@ def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes:
         raise ValueError(f"digrap: max_strength must lie in (0, 1], got {max_strength}; 1 removes all of the conflict.")
     if isinstance(initial_strength, int | float) and not 0 <= initial_strength <= 1:
         raise ValueError(f"digrap: initial_strength must lie in [0, 1], got {initial_strength}; the default is 0.")
-    if memory not in ("exact", "lean"):
-        raise ValueError(f"digrap: memory must be 'exact' or 'lean', got {memory!r}.")
+    _checks.choices("digrap", ("exact", "lean"), memory=memory)
     _units.require_layer_axes(layer_axes, "digrap")
 
 

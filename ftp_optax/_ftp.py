@@ -55,10 +55,8 @@ def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, 
         )
     if isinstance(initial_radius, int | float) and not (initial_radius > 0 and initial_radius < float("inf")):
         raise ValueError(f"ftp: initial_radius must be positive and finite, got {initial_radius}; the default is 1e-8.")
-    if memory not in ("exact", "lean"):
-        raise ValueError(f"ftp: memory must be 'exact' or 'lean', got {memory!r}.")
-    if hypergradient not in ("released", "exact"):
-        raise ValueError(f"ftp: hypergradient must be 'released' or 'exact', got {hypergradient!r}.")
+    _checks.choices("ftp", ("exact", "lean"), memory=memory)
+    _checks.choices("ftp", ("released", "exact"), hypergradient=hypergradient)
     if memory == "lean" and anchor is not None:
         raise ValueError(
             "ftp: memory='lean' keeps no anchor: call init with the anchor as params, or use memory='exact'."

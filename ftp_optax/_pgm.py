@@ -105,8 +105,7 @@ def pgm(
     _checks.floating_dtypes("pgm", anchor_dtype=anchor_dtype)
     if isinstance(radius, int | float) and not 0 < radius < float("inf"):
         raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
-    if norm not in ("mars", "l2"):
-        raise ValueError(f"pgm: norm must be 'mars' or 'l2', got {norm!r}.")
+    _checks.choices("pgm", ("mars", "l2"), norm=norm)
     _units.require_layer_axes(layer_axes, "pgm")
     inner = optax.with_extra_args_support(inner)
 

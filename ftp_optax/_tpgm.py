@@ -139,12 +139,6 @@ def _inner_products(
     return found[1:]
 
 
-def require_norm(norm: str, method: str) -> None:
-    """Raises if the norm is unknown."""
-    if norm not in ("mars", "l2"):
-        raise ValueError(f"{method}: norm must be 'mars' or 'l2', got {norm!r}.")
-
-
 def tpgm(
     inner: optax.GradientTransformation,
     *,
@@ -218,7 +212,7 @@ def tpgm(
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.rules("tpgm", unit_axes=unit_axes)
     _checks.floating_dtypes("tpgm", anchor_dtype=anchor_dtype)
-    require_norm(norm, "tpgm")
+    _checks.choices("tpgm", ("mars", "l2"), norm=norm)
     _units.require_layer_axes(layer_axes, "tpgm")
     inner = optax.with_extra_args_support(inner)
 

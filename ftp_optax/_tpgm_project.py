@@ -71,7 +71,7 @@ def tpgm_project(
     _checks.rules("tpgm_project", held_out_loss=held_out_loss)
     if not isinstance(batches, Iterable):
         raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
-    _tpgm.require_norm(norm, "tpgm_project")
+    _checks.choices("tpgm_project", ("mars", "l2"), norm=norm)
     _units.require_layer_axes(layer_axes, "tpgm_project")
     leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm_project")
     anchors = _trees.flatten(_anchor.make_anchor(anchor, leaves, layouts, None, "tpgm_project")).values

@@ -22,7 +22,8 @@ _ABOUT = {
     "emoji": """The same objects, drawn by ten artists, in sixteen classes. EfficientNet-Lite0, its ImageNet weights
 trained on with a head for the classes on 45 % of the emoji in six colour styles, is fine-tuned for ten epochs on
 other emoji in ONE style and tested on a third set of emoji in every style: *ID*, the style fine-tuned on; *OOD seen*,
-the mean over colour styles of the foundation model; *OOD held out*, the mean over styles that no training has seen.""",
+the mean over colour styles of the foundation model, but for that one; *OOD held out*, the mean over styles that no
+training has seen.""",
     "digits": """A 153,418-parameter network, pre-trained on six renderings of handwritten digits, is fine-tuned for
 fifteen epochs on digits blended into photographs and tested on other digits in every rendering: *ID*, the
 photographs; *OOD seen*, the mean over the six; *OOD held out*, the mean over low contrast and stripes.""",
