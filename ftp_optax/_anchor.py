@@ -114,6 +114,12 @@ def wide_dtype(leaf: Any) -> Any:
     return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
+def displacement(param: Any, anchor: Any) -> jax.Array:
+    """``W - W0``, in at least float32."""
+    wide = wide_dtype(param)
+    return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
+
+
 def wide_zeros(leaves: _trees.Leaves, layouts: Mapping[int, Any]) -> Any:
     """A params-shaped tree of zeros in `wide_dtype`, `optax.MaskedNode` at unconstrained leaves."""
     return leaves.masked({i: jnp.zeros_like(leaves.values[i], dtype=wide_dtype(leaves.values[i])) for i in layouts})

@@ -51,12 +51,6 @@ class DiGraPState(NamedTuple):
         )
 
 
-def gap(param: jax.Array, anchor: jax.Array) -> jax.Array:
-    """``c = W - W0``, in at least float32."""
-    wide = _anchor.wide_dtype(param)
-    return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
-
-
 @functools.partial(jax.jit, static_argnames=("layout", "sums"))
 def strength_hypergradient(
     gradient: jax.Array,
@@ -264,7 +258,7 @@ def digrap(
         leaves, gradients, anchors, layouts = _anchor.recall(
             state.anchor, params, updates, unit_axes, layer_axes, "digrap"
         )
-        gaps = {i: gap(leaves.values[i], anchors[i]) for i in layouts}
+        gaps = {i: _anchor.displacement(leaves.values[i], anchors[i]) for i in layouts}
         last = gaps if state.displacement is None else _trees.flatten(state.displacement).values
         counts = [layout.scalars for layout in layouts.values()]
         work, pulls = tuple(layouts.values()), [jnp.asarray(gradients.values[i]) for i in layouts]

@@ -129,8 +129,7 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
 def _distance(param: Any, anchor: Any, count: int) -> Number:
     """The l2 distance of a leaf from its anchor, for each of its `count` layers."""
-    dtype = _anchor.wide_dtype(param)
-    gap = jnp.asarray(param, dtype) - jnp.asarray(anchor, dtype)
+    gap = _anchor.displacement(param, anchor)
     layout = _units.of_count("", gap.shape, _units.whole_leaf, count)
     return _number(_units.layer_lengths(gap, layout).reshape(count))
 

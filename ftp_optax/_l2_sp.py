@@ -29,9 +29,8 @@ class AnchorDecayState(NamedTuple):
 @jax.jit
 def pulled(gradient: jax.Array, param: jax.Array, anchor: jax.Array, strength: jax.Array) -> jax.Array:
     """``g + alpha (W - W0)``: the gradient of the loss plus ``alpha/2 |W - W0|^2``."""
-    wide = _anchor.wide_dtype(param)
-    gap = param.astype(wide) - anchor.astype(wide)
-    return (gradient.astype(wide) + strength.astype(wide) * gap).astype(gradient.dtype)
+    gap = _anchor.displacement(param, anchor)
+    return (gradient.astype(gap.dtype) + strength.astype(gap.dtype) * gap).astype(gradient.dtype)
 
 
 def add_decayed_anchor(

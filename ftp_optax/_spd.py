@@ -43,8 +43,8 @@ def selectively_decayed(
     layout: _units.Layout,
 ) -> jax.Array:
     """``u - lambda r c`` where ``<g, W - W0> > 0``, with ``c = W + u - W0`` and ``r`` the share by which it grew."""
-    wide = _anchor.wide_dtype(param)
-    before = param.astype(wide) - anchor.astype(wide)
+    before = _anchor.displacement(param, anchor)
+    wide = before.dtype
     reached = before + update.astype(wide)
     length = _units.layer_lengths(reached, layout)
     grown = (length - _units.layer_lengths(before, layout)) / jnp.where(length > 0, length, 1)

@@ -54,10 +54,9 @@ class Ball(NamedTuple):
 
 def measured(param: jax.Array, anchor: jax.Array, layout: _units.Layout, norm: Norm) -> Ball:
     """The displacement of a leaf and the norms of its units, or of its layers for the l2 norm."""
-    wide = _anchor.wide_dtype(param)
-    displacement = param.astype(wide) - anchor.astype(wide)
+    displacement = _anchor.displacement(param, anchor)
     measure = _units.unit_norms if norm == "mars" else _units.layer_lengths
-    return Ball(layout, anchor.astype(wide), displacement, measure(displacement, layout))
+    return Ball(layout, anchor.astype(displacement.dtype), displacement, measure(displacement, layout))
 
 
 def ratio(norms: jax.Array, gamma: jax.Array) -> jax.Array:
