@@ -112,7 +112,7 @@ def test_rows_of_another_machine_are_not_gone_on_from(tmp_path):
         report.recorded(path, resume=True)
 
 
-RECORDED = ["step_time", "scaling"]
+RECORDED = ["memory", "step_time", "train_step", "scaling"]
 
 
 @pytest.mark.parametrize("part", RECORDED)
