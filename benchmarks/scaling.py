@@ -240,7 +240,9 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         panel.xaxis.set_minor_formatter(NullFormatter())
         if series and axis != "parameters":
             ticks = next(iter(series.values()))[0]
-            panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+            crowded = [before > tick / 1.8 for before, tick in zip([0.0, *ticks], ticks, strict=False)]
+            labels = ["" if close else f"{tick:g}" for close, tick in zip(crowded, ticks, strict=True)]
+            panel.set_xticks(ticks, labels, fontsize=8)
         if name != "collectives":
             panel.set_yscale("log")
             panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
