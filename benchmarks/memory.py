@@ -11,6 +11,7 @@ scalars, one a layer.
 
 import dataclasses
 import gc
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ def main() -> None:
                 progress.advance(task)
     tree = options.tree or "vit-b16, two blocks"
     facts = {"tree": tree, "parameters": trees.count(options.shapes())}
-    report.write(options.results / "memory.json", {"environment": report.environment(), **facts, "rows": rows})
-    (options.results / "memory.md").write_text(page({"rows": rows}))
+    path = options.results / "memory.json"
+    report.write(path, {"environment": report.environment(), **facts, "rows": rows})
+    (options.results / "memory.md").write_text(page(json.loads(path.read_text())))
     _print(rows, facts)
     _draw(rows, options.results / "memory.png", facts)
 

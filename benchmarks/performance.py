@@ -1,6 +1,6 @@
 """Everything that docs/performance.md says, one benchmark after the other.
 
-    python benchmarks/performance.py                         # all four, about an hour on a machine of its own
+    python benchmarks/performance.py                         # all four, an hour and a half on a machine of its own
     python benchmarks/performance.py --only memory scaling   # some of them
     python benchmarks/performance.py --resume                # go on after an interruption
     python benchmarks/performance.py --smallest              # tiny sizes, in CI; its timings mean nothing

@@ -10,6 +10,7 @@ can have as many of as one likes: bytes and collectives are those of real ones, 
 """
 
 import dataclasses
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,10 +95,9 @@ def main() -> None:
             rows += _measure(case, options)
             progress.advance(task)
     growth = _growth(rows)
-    report.write(
-        options.results / "scaling.json", {"environment": report.environment(), "growth": growth, "rows": rows}
-    )
-    (options.results / "scaling.md").write_text(page({"environment": report.environment(), "rows": rows}))
+    path = options.results / "scaling.json"
+    report.write(path, {"environment": report.environment(), "growth": growth, "rows": rows})
+    (options.results / "scaling.md").write_text(page(json.loads(path.read_text())))
     _print(rows, growth)
     _draw(rows, options.results / "scaling.png")
 
