@@ -124,6 +124,7 @@ def test_the_gains_on_the_emoji_are_what_was_recorded():
     assert "{} in domain, {} on the six styles, {} on three".format(*default) in text
     assert "{}, {} and {}".format(*gains(ftp, best)) in text
     assert "{}, {} and {}".format(*gains(found["ftp", 3e-4, 1e-1], best)) in text
+    assert "{}, {} and {}".format(*gains(found["ftp_scale_free", 3e-4, 0.3], best)) in text
 
 
 def test_the_gains_on_the_second_style_are_what_was_recorded():
