@@ -15,8 +15,12 @@ _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest r
 
 
 def projection_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
-    """``clip(gamma / n_i, 0, 1)``: the share of its displacement that each unit keeps."""
-    return jnp.where(norms + _EPS > radius, released_ratio(norms, radius), 1)
+    """``clip(gamma / n_i, 0, 1)``: the share of its displacement that each unit keeps.
+
+    ``gamma / n_i`` outside and 1 / 1 inside, divided last: XLA then computes it once a unit, and not once an element.
+    """
+    outside = norms + _EPS > radius
+    return jnp.where(outside, radius, 1) / jnp.where(outside, norms + _EPS, 1)
 
 
 def released_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
@@ -122,9 +126,7 @@ def project(
     Returns:
       The update that ends at the projection, in the parameter's dtype.
     """
-    radius = _gamma(radius, reached, layout)
-    # `projection_ratio` in a form that is divided last, which XLA computes once a unit and not once an element
-    ratio = radius / jnp.maximum(norms + _EPS, radius)
+    ratio = projection_ratio(norms, _gamma(radius, reached, layout))
     if anchor is None:
         return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target

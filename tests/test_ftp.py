@@ -511,3 +511,13 @@ def test_lean_memory_stays_near_exact_over_3000_steps_of_a_real_training_run():
     for name in params:
         error = jnp.linalg.norm(lean_trained[name] - trained[name]) / jnp.linalg.norm(trained[name] - params[name])
         assert float(error) <= 1e-4
+
+
+def test_a_poisoned_element_leaves_the_others_of_its_unit_alone():
+    """Its norm is NaN, which is outside of no ball: the unit keeps its displacement, and the radius stays finite."""
+    params = {"kernel": jnp.zeros((4, 2))}
+    tx = ftp(optax.sgd(1.0), initial_radius=10.0)
+    grads = {"kernel": jnp.ones((4, 2)).at[1, 0].set(jnp.nan)}
+    updates, state = tx.update(grads, tx.init(params), params)
+    assert np.isnan(updates["kernel"]).sum() == 1
+    assert np.isfinite(state.radii).all()
