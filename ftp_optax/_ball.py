@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _hyper, _one_pass, _units
+from ftp_optax import _anchor, _hyper, _one_pass, _units
 
 _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest radius
 
@@ -82,11 +82,11 @@ def current_displacement(
     are read. Without an anchor the last projected displacement is all there is.
     """
     if anchor is not None and param.dtype == last.dtype:
-        return param - anchor.astype(last.dtype)
+        return _anchor.displacement(param, anchor)
     projected = projection_ratio(norms, _gamma(radius, last, layout)) * last
     if anchor is None:
         return projected
-    seen, info = param.astype(last.dtype) - anchor.astype(last.dtype), jnp.finfo(param.dtype)
+    seen, info = _anchor.displacement(param, anchor), jnp.finfo(param.dtype)
     rounding = info.eps * jnp.abs(anchor.astype(last.dtype) + projected) + info.smallest_subnormal
     return jnp.where(jnp.abs(seen - projected) <= rounding, projected, seen)
 

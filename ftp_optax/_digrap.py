@@ -1,7 +1,6 @@
 """DiGraP, Directional Gradient Projection: removes a learned share of the gradient that fights the anchor's pull."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -106,37 +105,6 @@ def without_conflict(
     share = _units.per_layer(share.astype(displacement.dtype), layout, displacement.ndim)
     projected = gradient.astype(displacement.dtype) - share * displacement
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
-
-
-def _slopes(
-    layouts: Sequence[_units.Layout],
-    sums: _one_pass.Sums,
-    gradients: Sequence[jax.Array],
-    displacements: Sequence[jax.Array],
-    scales: jax.Array,
-    strengths: jax.Array,
-) -> jax.Array:
-    """The hyper-gradients of all strengths, one leaf after the other."""
-    counts, slopes = [layout.scalars for layout in layouts], [strengths[:1]]
-    own = zip(gradients, displacements, _hyper.split(scales, counts), _hyper.split(strengths, counts), strict=True)
-    for leaf, layout in zip(own, layouts, strict=True):
-        slopes.append(strength_hypergradient(*leaf, slopes[-1], layout=layout, sums=sums))
-    return _hyper.finite(_hyper.stack(slopes[1:], strengths))
-
-
-def _alignments(
-    layouts: Sequence[_units.Layout],
-    sums: _one_pass.Sums,
-    gradients: Sequence[jax.Array],
-    displacements: Sequence[jax.Array],
-    slopes: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """``<g, c>`` and ``|c|^2`` of all layers, one leaf after the other."""
-    found = [(slopes[:1], slopes[:1])]
-    for gradient, displacement, layout in zip(gradients, displacements, layouts, strict=True):
-        found.append(alignment(gradient, displacement, found[-1][1], layout=layout, sums=sums))
-    dots, squares = (_hyper.stack([pair[k] for pair in found[1:]], slopes) for k in (0, 1))
-    return dots, squares
 
 
 def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes: Any) -> None:
@@ -261,17 +229,31 @@ def digrap(
         gaps = {i: _anchor.displacement(leaves.values[i], anchors[i]) for i in layouts}
         last = gaps if state.displacement is None else _trees.flatten(state.displacement).values
         counts = [layout.scalars for layout in layouts.values()]
-        work, pulls = tuple(layouts.values()), [jnp.asarray(gradients.values[i]) for i in layouts]
+        pulls = [jnp.asarray(gradients.values[i]) for i in layouts]
 
-        slope = _one_pass.by_platform(
-            functools.partial(_slopes, work), pulls, [last[i] for i in layouts], state.scales, state.strengths
+        slopes = _one_pass.in_turn(
+            [functools.partial(strength_hypergradient, layout=layout) for layout in layouts.values()],
+            zip(
+                pulls,
+                [last[i] for i in layouts],
+                _hyper.split(state.scales, counts),
+                _hyper.split(state.strengths, counts),
+                strict=True,
+            ),
+            state.strengths,
         )
+        slope = _hyper.finite(_hyper.stack(slopes, state.strengths))
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
 
         known = _hyper.known(slope)
         kept = {i: c if state.displacement is None else _hyper.computed_after(known, c) for i, c in gaps.items()}
-        dots, squares = _one_pass.by_platform(functools.partial(_alignments, work), pulls, list(kept.values()), slope)
+        aligned = _one_pass.in_turn(
+            [functools.partial(alignment, layout=layout) for layout in layouts.values()],
+            zip(pulls, kept.values(), strict=True),
+            slope,
+        )
+        dots, squares = (_hyper.stack([pair[k] for pair in aligned], state.scales) for k in (0, 1))
         shares = _hyper.split(shares_of(dots, squares, strengths), counts)
         cleared = {
             i: without_conflict(gradients.values[i], kept[i], share, layout=layout)

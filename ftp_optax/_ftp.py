@@ -1,7 +1,7 @@
 """FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -87,22 +87,19 @@ def _held_out(grads: optax.Updates, leaves: _trees.Leaves, constrained: Iterable
     return found.values
 
 
-def _slopes(
-    layouts: Sequence[_units.Layout],
+def _norms_and_slope(
+    gradient: jax.Array,
+    last: jax.Array,
+    radius: jax.Array,
+    after: jax.Array,
+    *,
+    layout: _units.Layout,
     exact: bool,
     sums: _one_pass.Sums,
-    gradients: Sequence[jax.Array],
-    last: Sequence[jax.Array],
-    radii: jax.Array,
-) -> tuple[jax.Array, list[jax.Array]]:
-    """The hyper-gradients of all radii, one leaf after the other, and the norms of the last displacements' units."""
-    slopes, norms = [radii[:1]], []
-    own = _hyper.split(radii, [layout.scalars for layout in layouts])
-    for gradient, displacement, radius, layout in zip(gradients, last, own, layouts, strict=True):
-        products = _ball.inner_products(gradient, displacement, slopes[-1], layout=layout, sums=sums)
-        slopes.append(_ball.radius_hypergradient(*products, radius, layout=layout, exact=exact))
-        norms.append(products[1])
-    return _hyper.finite(_hyper.stack(slopes[1:], radii)), norms
+) -> tuple[jax.Array, jax.Array]:
+    """The norms of the last displacement's units, and the hyper-gradients of a leaf's radii."""
+    products, norms = _ball.inner_products(gradient, last, after, layout=layout, sums=sums)
+    return norms, _ball.radius_hypergradient(products, norms, radius, layout=layout, exact=exact)
 
 
 class _Leaf(NamedTuple):
@@ -261,17 +258,17 @@ def ftp(
             for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
         }
 
-        slope, last_norms = _one_pass.by_platform(
-            functools.partial(_slopes, tuple(layouts.values()), exact),
-            [jnp.asarray(judges[i]) for i in work],
-            [w.last for w in work.values()],
+        learned = _one_pass.in_turn(
+            [functools.partial(_norms_and_slope, layout=w.layout, exact=exact) for w in work.values()],
+            [(jnp.asarray(judges[i]), w.last, w.radius) for i, w in work.items()],
             state.radii,
         )
+        slope = _hyper.finite(_hyper.stack([slope for _, slope in learned], state.radii))
         slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
 
         before = {
             i: _ball.current_displacement(w.param, w.anchor, w.last, norms, w.radius, layout=w.layout)
-            for (i, w), norms in zip(work.items(), last_norms, strict=True)
+            for (i, w), (norms, _) in zip(work.items(), learned, strict=True)
         }
         # leaves of less than 32 bits: the base optimizer works on the master weights
         masters = {i: w for i, w in work.items() if w.param.dtype != w.last.dtype}

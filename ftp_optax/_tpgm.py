@@ -1,7 +1,7 @@
 """TPGM, Trainable Projected Gradient Method: radii learned on held-out batches, by differentiating through the ball."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -110,10 +110,9 @@ def learn(
     own = _hyper.split(radii, counts)
     reached = {i: projected(ball, radius) for (i, ball), radius in zip(balls.items(), own, strict=True)}
     gradients = jax.grad(loss)(reached)
-    products = _one_pass.by_platform(
-        functools.partial(_inner_products, tuple(ball.layout for ball in balls.values())),
-        [gradients[i] for i in balls],
-        [ball.displacement for ball in balls.values()],
+    products = _one_pass.in_turn(
+        [functools.partial(_inner_product, layout=ball.layout) for ball in balls.values()],
+        [(gradients[i], ball.displacement) for i, ball in balls.items()],
         radii,
     )
     slopes = [
@@ -124,18 +123,11 @@ def learn(
     return _hyper.step(hyper_optimizer, slope, hyper_state, radii)
 
 
-def _inner_products(
-    layouts: Sequence[_units.Layout],
-    sums: _one_pass.Sums,
-    gradients: Sequence[jax.Array],
-    displacements: Sequence[jax.Array],
-    after: jax.Array,
-) -> list[jax.Array]:
-    """``<g_i, D_i>`` of the units of all leaves, one leaf after the other."""
-    found = [after]
-    for gradient, displacement, layout in zip(gradients, displacements, layouts, strict=True):
-        found += _units.unit_sums_of([gradient * displacement], layout, found[-1], sums)
-    return found[1:]
+def _inner_product(
+    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
+) -> jax.Array:
+    """``<g_i, D_i>`` of the units of a leaf."""
+    return _units.unit_sums_of([gradient * displacement], layout, after, sums)[0]
 
 
 def tpgm(
