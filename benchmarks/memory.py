@@ -11,7 +11,6 @@ scalars, one a layer.
 
 import dataclasses
 import gc
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -85,7 +84,7 @@ def main() -> None:
     facts = {"tree": tree, "parameters": trees.count(options.shapes())}
     path = options.results / "memory.json"
     report.write(path, {"environment": report.environment(), **facts, "rows": rows})
-    (options.results / "memory.md").write_text(page(json.loads(path.read_text())))
+    report.write_page(path, page)
     _print(rows, facts)
     _draw(rows, options.results / "memory.png", facts)
 

@@ -10,7 +10,6 @@ can have as many of as one likes: bytes and collectives are those of real ones, 
 """
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,7 +96,7 @@ def main() -> None:
     growth = _growth(rows)
     path = options.results / "scaling.json"
     report.write(path, {"environment": report.environment(), "growth": growth, "rows": rows})
-    (options.results / "scaling.md").write_text(page(json.loads(path.read_text())))
+    report.write_page(path, page)
     _print(rows, growth)
     _draw(rows, options.results / "scaling.png")
 

@@ -12,7 +12,6 @@ is compiled and analysed, but not run. On an accelerator the same command measur
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def main() -> None:
                 environment = report.environment()
                 report.write(path, {"environment": environment, "held_out_loss": methods.HELD_OUT, "rows": rows})
                 progress.advance(task)
-    (options.results / "step_time.md").write_text(page(json.loads(path.read_text())))
+    report.write_page(path, page)
     _print(rows)
     _draw(rows, options.results / "step_time.png")
 

@@ -11,7 +11,6 @@ activations and gradients included.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +104,7 @@ def main() -> None:
                 rows += _measure(case, names, options)
                 report.write(path, {"environment": report.environment(), "rows": rows})
             progress.advance(task)
-    (options.results / "train_step.md").write_text(page(json.loads(path.read_text())))
+    report.write_page(path, page)
     _print(rows)
     _draw(rows, options.results / "train_step.png")
 

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,11 @@ def write(path: Path, result: dict[str, Any]) -> None:
     """Writes the figures as JSON, to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
+
+
+def write_page(path: Path, page: Callable[[dict[str, Any]], str]) -> None:
+    """Writes beside the JSON what the site shows of it: made of what was written, which is rounded."""
+    path.with_suffix(".md").write_text(page(json.loads(path.read_text())))
 
 
 def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:

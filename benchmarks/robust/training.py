@@ -19,7 +19,18 @@ import optax
 from vision.data import Domain, Example, train_batches
 from vision.networks import Network, Params
 
-__all__ = ["Knobs", "OnStep", "Recipe", "Trained", "augmented", "gradient", "learned", "predictions", "train"]
+__all__ = [
+    "Knobs",
+    "OnStep",
+    "Recipe",
+    "Trained",
+    "augmented",
+    "gradient",
+    "in_batches",
+    "learned",
+    "predictions",
+    "train",
+]
 
 SHIFT = 4
 """Pixels by which a training image is moved, at most, in each direction."""
@@ -147,10 +158,15 @@ def learned(opt_state: Any) -> dict[str, jax.Array]:
 def predictions(network: Network, params: Params, domain: Domain, batch_size: int = 128) -> np.ndarray:
     """The predicted class of every image of a domain held in memory."""
     images = np.stack([domain[i]["image"] for i in range(len(domain))])
-    missing = -len(images) % batch_size  # filled up, so that one compiled program serves all domains
+    return in_batches(lambda part: _classes(network.graphdef, network.rest, params, part), images, batch_size)
+
+
+def in_batches(compute: Callable[[np.ndarray], Any], images: np.ndarray, batch_size: int) -> Any:
+    """What a compiled function gives for all images, any tree of arrays, computed some at a time."""
+    missing = -len(images) % batch_size  # filled up, so that one compiled program serves all
     padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    parts = np.split(padded, len(padded) // batch_size)
-    return np.concatenate([_classes(network.graphdef, network.rest, params, part) for part in parts])[: len(images)]
+    parts = [compute(part) for part in np.split(padded, len(padded) // batch_size)]
+    return jax.tree.map(lambda *found: np.concatenate(found)[: len(images)], *parts)
 
 
 def augmented(images: jax.Array, key: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robust.training import OnStep
+from robust.training import OnStep, in_batches
 from vision.data import ArrayDomain
 from vision.networks import Network, Params
 
@@ -40,7 +40,8 @@ def trained_decoder(
     Returns:
         The parameters with the trained decoder.
     """
-    seen, side = _all_features(network, params, scenes.images), scenes.images.shape[1]
+    see = jax.jit(lambda images: network.model(params).features(images))
+    seen, side = in_batches(see, scenes.images, _SEEN_AT_ONCE), scenes.images.shape[1]
     rate = optax.warmup_cosine_decay_schedule(0.0, _RATE, max(1, steps // 10), max(2, steps))
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
 
@@ -62,12 +63,3 @@ def trained_decoder(
         if on_step is not None:
             on_step(done, steps, float(value))
     return {**params, "head": head}
-
-
-def _all_features(network: Network, params: Params, images: np.ndarray) -> list[np.ndarray]:
-    """What the backbone sees in all images, a list from the finest level to the coarsest."""
-    see = jax.jit(lambda images: network.model(params).features(images))
-    missing = -len(images) % _SEEN_AT_ONCE  # filled up, for one compiled program
-    padded = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-    parts = [see(part) for part in np.split(padded, len(padded) // _SEEN_AT_ONCE)]
-    return [np.concatenate(level)[: len(images)] for level in zip(*parts, strict=True)]
