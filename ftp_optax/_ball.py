@@ -31,9 +31,14 @@ def released_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
     return radius / (norms + _EPS)
 
 
-def _gamma(radius: jax.Array, like: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The ``(scalars,)`` radii of a leaf, shaped to broadcast against its displacement."""
-    return _units.per_layer(radius.astype(like.dtype), layout, like.ndim)
+def ratio_of(norms: jax.Array, radius: jax.Array, layout: _units.Layout) -> jax.Array:
+    """`projection_ratio` of a leaf or stack of leaves, whose ``(scalars,)`` radii are shaped to fit its norms."""
+    return projection_ratio(norms, _gamma(radius, norms, layout))
+
+
+def _gamma(radius: jax.Array, norms: jax.Array, layout: _units.Layout) -> jax.Array:
+    """The ``(scalars,)`` radii, shaped to broadcast against the norms."""
+    return _units.per_layer(radius.astype(norms.dtype), layout, norms.ndim)
 
 
 def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
@@ -54,7 +59,7 @@ def inner_products(
 
 @functools.partial(jax.jit, static_argnames=("layout", "exact"))
 def radius_hypergradient(
-    products: jax.Array, norms: jax.Array, radius: jax.Array, *, layout: _units.Layout, exact: bool
+    products: jax.Array, norms: jax.Array, radius: jax.Array, layout: _units.Layout, *, exact: bool
 ) -> jax.Array:
     """``d/dgamma < g, ratio_i(gamma) c_i >``: the derivative of the loss by the radius of the last projection.
 
@@ -65,15 +70,12 @@ def radius_hypergradient(
     return slope.reshape(layout.scalars)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@jax.jit
 def current_displacement(
     param: jax.Array,
     anchor: jax.Array | None,
     last: jax.Array,
-    norms: jax.Array,
-    radius: jax.Array,
-    *,
-    layout: _units.Layout,
+    ratio: jax.Array,
 ) -> jax.Array:
     """``W - W0`` before the step, in at least float32.
 
@@ -83,7 +85,7 @@ def current_displacement(
     """
     if anchor is not None and param.dtype == last.dtype:
         return _anchor.displacement(param, anchor)
-    projected = projection_ratio(norms, _gamma(radius, last, layout)) * last
+    projected = ratio * last
     if anchor is None:
         return projected
     seen, info = _anchor.displacement(param, anchor), jnp.finfo(param.dtype)
@@ -101,16 +103,13 @@ def bounded(radii: jax.Array, caps: jax.Array) -> jax.Array:
     return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(caps), jnp.inf, jnp.maximum(caps, _EPS)))
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
+@jax.jit
 def project(
     param: jax.Array,
     anchor: jax.Array | None,
     update: jax.Array,
     reached: jax.Array,
-    norms: jax.Array,
-    radius: jax.Array,
-    *,
-    layout: _units.Layout,
+    ratio: jax.Array,
 ) -> jax.Array:
     """Projects where the base optimizer led to: ``W0 + clip(gamma / n_i, 0, 1) c_i``.
 
@@ -119,14 +118,11 @@ def project(
       anchor: its anchor, or None with lean memory.
       update: the base optimizer's update.
       reached: ``c``, the displacement after it.
-      norms: ``|c_i|``, the norms of its units.
-      radius: the radius of each layer.
-      layout: how the leaf is split.
+      ratio: ``clip(gamma / n_i, 0, 1)`` of its units.
 
     Returns:
       The update that ends at the projection, in the parameter's dtype.
     """
-    ratio = projection_ratio(norms, _gamma(radius, reached, layout))
     if anchor is None:
         return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _trees, _units
+from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _stacks, _trees, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
@@ -51,30 +51,34 @@ class DiGraPState(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("layout", "sums"))
+def fiber_sums(
+    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
+) -> tuple[jax.Array, ...]:
+    """``<g_i, c_i>``, ``|g_i|^2`` and ``|c_i|^2`` of every fiber: all that is read of the large arrays.
+
+    The sums wait for ``after`` (`_one_pass`), the leaf before.
+    """
+    gradient = gradient.astype(displacement.dtype)
+    products = [gradient * displacement, jnp.square(gradient), jnp.square(displacement)]
+    return _units.unit_sums_of(products, layout, after, sums)
+
+
+@functools.partial(jax.jit, static_argnames=("layout",))
 def strength_hypergradient(
-    gradient: jax.Array,
-    displacement: jax.Array,
+    dots: jax.Array,
+    squares: jax.Array,
+    displacement_squares: jax.Array,
     scale: jax.Array,
     strength: jax.Array,
-    after: jax.Array,
-    *,
     layout: _units.Layout,
-    sums: _one_pass.Sums,
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
     The last step was ``W - alpha (g - omega p)``, so the loss changes by ``alpha <g_next, p>`` with omega; the
     normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
-    displacement times one scale a layer. The sums wait for ``after`` (`_one_pass`), the leaf before.
+    displacement times one scale a layer. Of both only the `fiber_sums` are needed.
     """
-    gradient = gradient.astype(displacement.dtype)
-    scale, omega = (
-        _units.per_layer(x.astype(displacement.dtype), layout, displacement.ndim) for x in (scale, strength)
-    )
-    # All sums over the fibers first, then arithmetic on those: did one sum depend on another, XLA would not combine
-    # those of several leaves. All-reduces of twelve leaves cut by rows: 11 if it did, 2 as it is.
-    products = [gradient * displacement, jnp.square(gradient), jnp.square(displacement)]
-    dots, squares, displacement_squares = _units.unit_sums_of(products, layout, after, sums)
+    scale, omega = (_units.per_layer(x.astype(dots.dtype), layout, dots.ndim) for x in (scale, strength))
     lengths = jnp.maximum(jnp.sqrt(squares), _FLOOR)
     give_back_lengths = jnp.maximum(jnp.abs(scale) * jnp.sqrt(displacement_squares), _FLOOR)
     give_back = lambda omega: omega * (scale / give_back_lengths)
@@ -84,11 +88,15 @@ def strength_hypergradient(
 @functools.partial(jax.jit, static_argnames=("layout", "sums"))
 def alignment(
     gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
-) -> tuple[jax.Array, jax.Array]:
-    """``<g, c>`` and ``|c|^2`` of each layer."""
+) -> tuple[jax.Array, ...]:
+    """``<g_i, c_i>`` and ``|c_i|^2`` of every fiber, which add up to those of the layers."""
     products = [gradient.astype(displacement.dtype) * displacement, jnp.square(displacement)]
-    dot, square = _units.layer_sums_of(products, layout, after, sums)
-    return dot.reshape(layout.scalars), square.reshape(layout.scalars)
+    return _units.unit_sums_of(products, layout, after, sums)
+
+
+def layer_totals(sums: jax.Array, layout: _units.Layout) -> jax.Array:
+    """The sums of all fibers of each layer, shape ``(scalars,)``."""
+    return _units.layer_sums(sums, layout).reshape(layout.scalars)
 
 
 def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Array:
@@ -99,7 +107,7 @@ def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Arra
 
 @functools.partial(jax.jit, static_argnames=("layout",))
 def without_conflict(
-    gradient: jax.Array, displacement: jax.Array, share: jax.Array, *, layout: _units.Layout
+    gradient: jax.Array, displacement: jax.Array, share: jax.Array, layout: _units.Layout
 ) -> jax.Array:
     """``g - share c``, and ``g`` itself where the share is 0."""
     share = _units.per_layer(share.astype(displacement.dtype), layout, displacement.ndim)
@@ -226,43 +234,54 @@ def digrap(
         leaves, gradients, anchors, layouts = _anchor.recall(
             state.anchor, params, updates, unit_axes, layer_axes, "digrap"
         )
-        gaps = {i: _anchor.displacement(leaves.values[i], anchors[i]) for i in layouts}
-        last = gaps if state.displacement is None else _trees.flatten(state.displacement).values
         counts = [layout.scalars for layout in layouts.values()]
-        pulls = [jnp.asarray(gradients.values[i]) for i in layouts]
+        constrained = lambda values: [jnp.asarray(values[i]) for i in layouts]
+        pulls = constrained(gradients.values)
+        gaps = [_anchor.displacement(leaves.values[i], anchors[i]) for i in layouts]
+        last = gaps if state.displacement is None else constrained(_trees.flatten(state.displacement).values)
 
-        slopes = _one_pass.in_turn(
-            [functools.partial(strength_hypergradient, layout=layout) for layout in layouts.values()],
-            zip(
-                pulls,
-                [last[i] for i in layouts],
-                _hyper.split(state.scales, counts),
-                _hyper.split(state.strengths, counts),
-                strict=True,
-            ),
+        small = _stacks.vectors([*layouts.values()], pulls, gaps, last)
+        pulling = small.of(pulls)
+        sums = _one_pass.in_turn(
+            [functools.partial(fiber_sums, layout=layout) for layout in small.layouts],
+            zip(pulling, small.of(last), strict=True),
             state.strengths,
         )
-        slope = _hyper.finite(_hyper.stack(slopes, state.strengths))
+        fibers = _stacks.units(small, [dots for dots, *_ in sums])
+        slopes = [
+            strength_hypergradient(*own)
+            for own in zip(
+                *(fibers.of([own[k] for own in sums]) for k in range(3)),
+                fibers.split(state.scales),
+                fibers.split(state.strengths),
+                fibers.layouts,
+                strict=True,
+            )
+        ]
+        slope = _hyper.finite(fibers.join(slopes, state.strengths))
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
         strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
 
         known = _hyper.known(slope)
-        kept = {i: c if state.displacement is None else _hyper.computed_after(known, c) for i, c in gaps.items()}
+        kept = small.of(gaps)
+        kept = kept if state.displacement is None else [_hyper.computed_after(known, gap) for gap in kept]
         aligned = _one_pass.in_turn(
-            [functools.partial(alignment, layout=layout) for layout in layouts.values()],
-            zip(pulls, kept.values(), strict=True),
+            [functools.partial(alignment, layout=layout) for layout in small.layouts],
+            zip(pulling, kept, strict=True),
             slope,
         )
-        dots, squares = (_hyper.stack([pair[k] for pair in aligned], state.scales) for k in (0, 1))
-        shares = _hyper.split(shares_of(dots, squares, strengths), counts)
-        cleared = {
-            i: without_conflict(gradients.values[i], kept[i], share, layout=layout)
-            for (i, layout), share in zip(layouts.items(), shares, strict=True)
-        }
-        return gradients.replaced(cleared), state._replace(
+        totals = lambda found: [layer_totals(*own) for own in zip(fibers.of(found), fibers.layouts, strict=True)]
+        dots, squares = (fibers.join(totals([own[k] for own in aligned]), state.scales) for k in (0, 1))
+        shares = _hyper.split(shares_of(dots, squares, strengths), _hyper.places(counts))
+        kept = small.apart(kept)
+        cleared = [without_conflict(*own) for own in zip(pulls, kept, shares, layouts.values(), strict=True)]
+        placed = lambda arrays: dict(zip(layouts, arrays, strict=True))
+        return gradients.replaced(placed(cleared)), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            displacement=None if state.displacement is None else _trees.flatten(state.displacement).replaced(kept),
+            displacement=None
+            if state.displacement is None
+            else _trees.flatten(state.displacement).replaced(placed(kept)),
             scales=dots / (squares + _EPS),
         )
 

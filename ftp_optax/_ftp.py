@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _checks, _hyper, _one_pass, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _one_pass, _show, _stacks, _trees, _units
 
 
 @_show.readable
@@ -85,31 +85,6 @@ def _held_out(grads: optax.Updates, leaves: _trees.Leaves, constrained: Iterable
     for i in constrained:
         _checks.floating(found.values[i], leaves.paths[i], "ftp: held_out_grads")
     return found.values
-
-
-def _norms_and_slope(
-    gradient: jax.Array,
-    last: jax.Array,
-    radius: jax.Array,
-    after: jax.Array,
-    *,
-    layout: _units.Layout,
-    exact: bool,
-    sums: _one_pass.Sums,
-) -> tuple[jax.Array, jax.Array]:
-    """The norms of the last displacement's units, and the hyper-gradients of a leaf's radii."""
-    products, norms = _ball.inner_products(gradient, last, after, layout=layout, sums=sums)
-    return norms, _ball.radius_hypergradient(products, norms, radius, layout=layout, exact=exact)
-
-
-class _Leaf(NamedTuple):
-    """What one step needs of one constrained leaf."""
-
-    layout: _units.Layout
-    param: jax.Array
-    anchor: Any  # an array, or None with lean memory
-    last: jax.Array
-    radius: jax.Array
 
 
 def ftp(
@@ -250,55 +225,63 @@ def ftp(
         _checks.states("ftp", state, FTPState)
         recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "ftp")
         leaves, gradients, last, layouts = recalled
+        constrained = lambda values: [jnp.asarray(values[i]) for i in layouts]
+        weights, last = constrained(leaves.values), constrained(last)
+        anchors = [None] * len(last) if state.anchor is None else constrained(_trees.flatten(state.anchor).values)
         judges = gradients.values if held_out_grads is None else _held_out(held_out_grads, leaves, layouts)
-        anchors = None if state.anchor is None else _trees.flatten(state.anchor).values
-        counts = [layout.scalars for layout in layouts.values()]
-        work = {
-            i: _Leaf(layout, jnp.asarray(leaves.values[i]), anchors and anchors[i], last[i], radius)
-            for (i, layout), radius in zip(layouts.items(), _hyper.split(state.radii, counts), strict=True)
-        }
+        judges = constrained(judges)
 
-        learned = _one_pass.in_turn(
-            [functools.partial(_norms_and_slope, layout=w.layout, exact=exact) for w in work.values()],
-            [(jnp.asarray(judges[i]), w.last, w.radius) for i, w in work.items()],
+        small = _stacks.vectors([*layouts.values()], weights, judges, last)
+        sums = _one_pass.in_turn(
+            [functools.partial(_ball.inner_products, layout=layout) for layout in small.layouts],
+            zip(small.of(judges), small.of(last), strict=True),
             state.radii,
         )
-        slope = _hyper.finite(_hyper.stack([slope for _, slope in learned], state.radii))
+        units = _stacks.units(small, [norms for _, norms in sums])
+        products, norms = (units.of([own[k] for own in sums]) for k in (0, 1))
+        balls = [*zip(norms, units.split(state.radii), units.layouts, strict=True)]
+        slopes = [
+            _ball.radius_hypergradient(product, *ball, exact=exact)
+            for product, ball in zip(products, balls, strict=True)
+        ]
+        slope = _hyper.finite(units.join(slopes, state.radii))
         slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
 
-        before = {
-            i: _ball.current_displacement(w.param, w.anchor, w.last, norms, w.radius, layout=w.layout)
-            for (i, w), (norms, _) in zip(work.items(), learned, strict=True)
-        }
+        ratios = small.apart(units.apart([_ball.ratio_of(*ball) for ball in balls]))
+        before = [_ball.current_displacement(*own) for own in zip(weights, anchors, last, ratios, strict=True)]
         # leaves of less than 32 bits: the base optimizer works on the master weights
-        masters = {i: w for i, w in work.items() if w.param.dtype != w.last.dtype}
+        masters = {
+            i: anchor.astype(c.dtype) + c
+            for i, weight, anchor, c in zip(layouts, weights, anchors, before, strict=True)
+            if anchor is not None and weight.dtype != c.dtype
+        }
         step, inner_state = inner.update(
-            gradients.replaced({i: gradients.values[i].astype(w.last.dtype) for i, w in masters.items()}),
+            gradients.replaced({i: gradients.values[i].astype(master.dtype) for i, master in masters.items()}),
             state.inner_state,
-            leaves.replaced({i: w.anchor.astype(w.last.dtype) + before[i] for i, w in masters.items()}),
+            leaves.replaced(masters),
             **extra_args,
         )
 
         steps = _trees.flatten(step)
-        lengths = [_ball.step_norm(steps.values[i], w.layout) for i, w in work.items()]
+        moves = constrained(steps.values)
+        lengths = [_ball.step_norm(move, layout) for move, layout in zip(moves, layouts.values(), strict=True)]
         step_norms = _hyper.stack(lengths, state.radii)
         moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.radii, step_norms=step_norms)
 
         known = _hyper.known(slope)
-        reached = {
-            i: _hyper.computed_after(known, before[i] + steps.values[i].astype(w.last.dtype)) for i, w in work.items()
-        }
-        norms = {i: _units.unit_norms(reached[i], w.layout) for i, w in work.items()}
-        caps = _hyper.stack([_ball.cap(norms[i], w.layout) for i, w in work.items()], state.radii)
-        radii = _ball.bounded(moved, caps)
-        projected = {
-            i: _ball.project(w.param, w.anchor, steps.values[i], reached[i], norms[i], radius, layout=w.layout)
-            for (i, w), radius in zip(work.items(), _hyper.split(radii, counts), strict=True)
-        }
-        return steps.replaced(projected), state._replace(
+        reached = small.of([c + move.astype(c.dtype) for c, move in zip(before, moves, strict=True)])
+        reached = [_hyper.computed_after(known, c) for c in reached]
+        norms = units.of([_units.unit_norms(c, layout) for c, layout in zip(reached, small.layouts, strict=True)])
+        caps = [_ball.cap(norm, layout) for norm, layout in zip(norms, units.layouts, strict=True)]
+        radii = _ball.bounded(moved, units.join(caps, state.radii))
+        balls = zip(norms, units.split(radii), units.layouts, strict=True)
+        ratios, reached = small.apart(units.apart([_ball.ratio_of(*ball) for ball in balls])), small.apart(reached)
+        projected = [_ball.project(*own) for own in zip(weights, anchors, moves, reached, ratios, strict=True)]
+        placed = lambda arrays: dict(zip(layouts, arrays, strict=True))
+        return steps.replaced(placed(projected)), state._replace(
             radii=radii,
             hyper_state=hyper_state,
-            displacement=_trees.flatten(state.displacement).replaced(reached),
+            displacement=_trees.flatten(state.displacement).replaced(placed(reached)),
             inner_state=inner_state,
         )
 

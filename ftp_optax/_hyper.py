@@ -12,6 +12,7 @@ would inherit every matrix's PartitionSpec, and one array means one all-reduce o
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -52,22 +53,28 @@ def stack(parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
     return jnp.concatenate([p.astype(like.dtype) for p in parts]) if parts else jnp.zeros_like(like)
 
 
-def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
-    """Cuts the one array into the leaves' own scalars.
+def places(counts: Sequence[int]) -> list[np.ndarray]:
+    """Where the leaves' own scalars lie in the one array."""
+    ends = np.cumsum([0, *counts])
+    return [np.arange(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def split(scalars: jax.Array, places: Sequence[np.ndarray]) -> list[jax.Array]:
+    """Cuts the one array into the leaves' own scalars, found at `places`.
 
     They are looked up, not sliced: XLA makes a slice part of every loop that reads it, its offset a constant in the
     code, so that no two leaves share a loop. Looked up, leaves of one shape do, and each loop is compiled once: a step
     over six equal leaves is made of as many as one over three (`tests/test_cost.py`).
     """
-    if sum(counts) != scalars.shape[0]:
+    count = sum(place.size for place in places)
+    if count != scalars.shape[0]:
         raise ValueError(
-            f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(counts)} layers: it was made with "
+            f"The state has {scalars.shape[0]} learned scalars, its leaves have {count} layers: it was made with "
             "another layer_axes."
         )
-    starts = np.cumsum([0, *counts])
     # two at least, the second one for nothing: a constant of one element would go into the code as well
-    places = [np.arange(start, start + max(2, count)) for start, count in zip(starts, counts, strict=False)]
-    return [jnp.take(scalars, place, mode="clip")[:count] for place, count in zip(places, counts, strict=True)]
+    two = [np.append(place, place + 1) if place.size == 1 else place for place in places]
+    return [jnp.take(scalars, place, mode="clip")[: own.size] for place, own in zip(two, places, strict=True)]
 
 
 def finite(hypergradients: jax.Array) -> jax.Array:

@@ -73,7 +73,7 @@ def test_ftp_adds_eight_streams_and_no_temporary(method):
     assert reused > 0.999
 
 
-@pytest.mark.parametrize(("method", "streams", "temporary"), [("lean", 20.25, 1.02), ("digrap", 19.5, 0.01)])
+@pytest.mark.parametrize(("method", "streams", "temporary"), [("lean", 20.25, 1.02), ("digrap", 19.5, 0.015)])
 def test_lean_and_digrap_reuse_every_donated_buffer(method, streams, temporary):
     """Lean still keeps the base optimizer's update for a while: a temporary of the parameters' size."""
     found, kept, reused, copies = cost(method)
@@ -114,3 +114,16 @@ def test_conditionals_do_not_grow_with_the_leaves(method, most):
     for leaves in (2, 5):
         params = {f"kernel{i}": jax.ShapeDtypeStruct((256, 512), jnp.float32) for i in range(leaves)}
         assert lowered(method, params).as_text().count("stablehlo.case") == most
+
+
+@pytest.mark.parametrize(("method", "most"), [("adamw", 6), ("ftp", 14), ("digrap", 16)])
+def test_a_layer_adds_few_loops(method, most):
+    """What compiling takes time for; one layer is a kernel and a bias. Without `_stacks` `ftp` took 22, `digrap` 24."""
+
+    def count(layers):
+        shapes = {"kernel": (384, 192), "bias": (192,)}
+        layer = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+        text = lowered(method, {f"layer{i:02}": layer for i in range(layers)}).compile().as_text()
+        return len(re.findall(r" (?:fusion|reduce|reduce-window)\(", text[text.index("\nENTRY") :]))
+
+    assert (count(24) - count(8)) / 16 <= most
