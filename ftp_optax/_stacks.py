@@ -4,7 +4,7 @@ Compiling a step takes time for every operation, whatever the size of its arrays
 unit norms, a thousandth of its elements, and most leaves are vectors, a thousandth of the parameters. Every layer of a
 leaf has learned scalars of its own, so that stacked they compute what they would compute alone.
 
-Tracing and compiling over adamw's, 600 leaves: `ftp` TODO, without TODO; `digrap` TODO, TODO.
+Tracing and compiling over adamw's, 600 leaves: `ftp` 3.1 to 3.8, without 4.8; `digrap` 4.0 to 4.8, without 6.0.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -13,10 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ftp_optax import _hyper, _units
 
-_MOST = 16  # leaves
+_MOST = 16  # leaves: XLA counts a whole stack as read wherever one of its arrays is
 _LARGEST = 2**13  # elements; copying larger arrays would cost more than it saves
 
 
@@ -74,11 +75,14 @@ def _grouped(
     arrays: Sequence[Sequence[jax.Array]],
     chosen: Callable[[jax.Array], bool],
 ) -> Stacks:
-    """Stacks small chosen leaves of one layout, shape and dtypes; none on a mesh, which may place them differently."""
+    """Stacks small chosen leaves of one layout, shape and dtypes.
+
+    None on a mesh, which may place them differently; none outside of jit, where every stack's size would be compiled.
+    """
     groups: dict[Hashable, list[int]] = {}
     for i, (layout, *own) in enumerate(zip(layouts, *arrays, strict=True)):
         small = all(array.size <= _LARGEST and chosen(array) for array in own)
-        free = all(jax.typeof(array).sharding.mesh.empty for array in own)
+        free = all(isinstance(array, Tracer) and jax.typeof(array).sharding.mesh.empty for array in own)
         kind = (layout, *((array.shape, array.dtype) for array in own))
         groups.setdefault(kind if small and free else i, []).append(i)
     members = [group[k : k + _MOST] for group in groups.values() for k in range(0, len(group), _MOST)]

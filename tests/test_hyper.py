@@ -104,7 +104,7 @@ def test_a_toy_case_where_the_released_sign_is_another():
     """Two units, one inside: the released sum is positive, the chain rule's negative."""
     layout = _units.resolve("kernel", (2, 2), _units.flax_units, 0)
     last, gradient = jnp.array([[2.0, 0.1], [2.0, 0.1]]), jnp.array([[-1.0, 9.0], [-1.0, 9.0]])
-    products = _ball.inner_products(gradient, last, jnp.zeros(1), layout=layout, sums=_one_pass.plain)
+    products = _ball.inner_products(gradient, last, jnp.zeros(()), layout=layout, sums=_one_pass.plain)
     slope = {
         exact: float(_ball.radius_hypergradient(*products, jnp.array([1.0]), layout, exact=exact)[0])
         for exact in (False, True)
@@ -122,7 +122,7 @@ def test_hypergradient_is_the_inner_product_with_the_rules_derivative():
 def test_strength_hypergradient_floors_norms():
     layout = _units.resolve("bias", (3,), _units.flax_fibers, 0)
     none = jnp.zeros(1)
-    sums = _digrap.fiber_sums(jnp.zeros(3), jnp.zeros(3), none, layout=layout, sums=_one_pass.plain)
+    sums = _digrap.fiber_sums(jnp.zeros(3), jnp.zeros(3), jnp.zeros(()), layout=layout, sums=_one_pass.plain)
     slope = _digrap.strength_hypergradient(*sums, none, jnp.array([0.5]), layout)
     np.testing.assert_array_equal(slope, [0.0])
 

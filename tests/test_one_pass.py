@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from ftp_optax import _one_pass
 
-AFTER = jnp.zeros(1)
+AFTER = jnp.zeros(())
 
 
 def best_here(arrays, axes, after):

@@ -19,14 +19,25 @@ def drawn(shapes=SHAPES):
     return [jnp.asarray(draw(shape), jnp.float32) for shape in shapes]
 
 
+def under_jit(function, *arguments):
+    """What a function returns under jit, where leaves are stacked; no array must be in it."""
+    found = []
+    jax.eval_shape(lambda *given: found.append(function(*given)), *arguments)
+    return found[0]
+
+
+def vectors_of(layouts, *trees):
+    return under_jit(lambda *given: _stacks.vectors(layouts, *given), *trees)
+
+
 def units_of(leaves):
-    vectors = _stacks.vectors(LAYOUTS, leaves)
+    vectors = vectors_of(LAYOUTS, leaves)
     sums = [_units.unit_norms(x, layout) for x, layout in zip(vectors.of(leaves), vectors.layouts, strict=True)]
-    return vectors, _stacks.units(vectors, sums), sums
+    return vectors, under_jit(lambda given: _stacks.units(vectors, given), sums), sums
 
 
 def test_vectors_of_one_length_are_one_stack_and_nothing_else_is():
-    assert _stacks.vectors(LAYOUTS, drawn()).members == [[0, 2, 6], [1], [3], [4, 8], [5], [7], [9]]
+    assert vectors_of(LAYOUTS, drawn()).members == [[0, 2, 6], [1], [3], [4, 8], [5], [7], [9]]
 
 
 def test_units_of_one_shape_are_one_stack():
@@ -63,12 +74,12 @@ def test_every_leaf_meets_its_own_scalars():
 def test_large_vectors_stay_apart():
     layout = _units.resolve("bias", (2**13 + 1,), _units.flax_units, 0)
     large = [jnp.zeros(2**13 + 1)] * 3
-    assert _stacks.vectors([layout] * 3, large).members == [[0], [1], [2]]
+    assert vectors_of([layout] * 3, large).members == [[0], [1], [2]]
 
 
 def test_a_stack_has_at_most_sixteen_leaves():
     layout = _units.resolve("bias", (3,), _units.flax_units, 0)
-    members = _stacks.vectors([layout] * 40, [jnp.zeros(3)] * 40).members
+    members = vectors_of([layout] * 40, [jnp.zeros(3)] * 40).members
     assert [len(own) for own in members] == [16, 16, 8]
     assert sorted(i for own in members for i in own) == [*range(40)]
 
@@ -77,10 +88,10 @@ def test_a_stack_has_at_most_sixteen_leaves():
 def test_leaves_that_differ_in_anything_stay_apart(other):
     layouts = [_units.resolve("bias", (3,), rule, 0) for rule in (_units.flax_units, elementwise)]
     if other == "layout":
-        assert _stacks.vectors(layouts, [jnp.zeros(3)] * 2).members == [[0], [1]]
+        assert vectors_of(layouts, [jnp.zeros(3)] * 2).members == [[0], [1]]
     else:
         gradients = [jnp.zeros(3), jnp.zeros(3, jnp.bfloat16)]
-        assert _stacks.vectors(layouts[:1] * 2, [jnp.zeros(3)] * 2, gradients).members == [[0], [1]]
+        assert vectors_of(layouts[:1] * 2, [jnp.zeros(3)] * 2, gradients).members == [[0], [1]]
 
 
 def test_on_a_mesh_nothing_is_stacked():
@@ -91,6 +102,11 @@ def test_on_a_mesh_nothing_is_stacked():
     seen = []
     jax.jit(lambda arrays: seen.append(_stacks.vectors([layout] * 2, arrays).members))(placed)
     assert seen == [[[0], [1]]]
+
+
+def test_outside_of_jit_nothing_is_stacked():
+    """There every size of a stack would be a program of its own."""
+    assert all(len(own) == 1 for own in _stacks.vectors(LAYOUTS, drawn()).members)
 
 
 @pytest.mark.parametrize("build", [ftp, lambda inner: optax.chain(digrap(), inner)])

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -93,6 +94,19 @@ def test_weights_are_cast_to_the_models_dtype(tmp_path: Path, kind: str) -> None
     weights.load_pretrained(save(kind, tmp_path, saved), loaded)
     expected = saved.head.kernel[...].astype(jnp.bfloat16)
     np.testing.assert_array_equal(loaded.head.kernel[...], expected)
+
+
+def test_loaded_weights_are_committed_to_a_device_as_the_old_ones_were(tmp_path: Path) -> None:
+    """Weights that were, beside a fresh head that was not: after a step all are, and it compiles a second time."""
+    path = tmp_path / "net.safetensors"
+    weights.save_safetensors(path, Net(5))
+    free, placed = Net(3), Net(3)
+    nnx.update(placed, jax.device_put(nnx.state(placed, nnx.Param), jax.devices()[1]))
+    for model, committed in ((free, False), (placed, True)):
+        weights.load_pretrained(path, model)
+        leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+        assert {leaf.committed for leaf in leaves} == {committed}
+    assert {leaf.device for leaf in leaves} == {jax.devices()[1]}
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "orbax"])

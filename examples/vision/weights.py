@@ -160,7 +160,8 @@ def fill_model(
         old = variables[path][...]
         # Cast by NumPy, on the host: JAX would compile one program for each shape.
         new = np.array(arrays[path], old.dtype, order="C")
-        variables[path][...] = jax.device_put(new, old.sharding)
+        # Committed to a device only if the old one was: a step whose arguments become so compiles a second time.
+        variables[path][...] = jax.device_put(new, old.sharding if old.committed else None)
     return tuple(sorted(skipped))
 
 
