@@ -11,6 +11,7 @@ os.environ.setdefault(
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -18,6 +19,17 @@ if not hasattr(jax, "enable_x64"):  # before JAX 0.8
     from jax.experimental import enable_x64
 
     jax.enable_x64 = enable_x64
+
+
+# Each has a fixture that takes long to make: runs of the main job, a foundation model.
+MADE_ONCE = {"continual", "corruptions", "dense", "efficientnet", "finetune", "foundation", "robustness", "vqa"}
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of such a file go to one worker, so that its fixture is made once; all others where there is room."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in MADE_ONCE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_sessionfinish(session, exitstatus):
