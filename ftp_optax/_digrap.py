@@ -89,9 +89,13 @@ def strength_hypergradient(
 def alignment(
     gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
 ) -> tuple[jax.Array, ...]:
-    """``<g_i, c_i>`` and ``|c_i|^2`` of every fiber, which add up to those of the layers."""
+    """``<g_i, c_i>`` and ``|c_i|^2`` of every fiber, which add up to those of the layers.
+
+    On a mesh those of the layers at once: what is summed there is sent.
+    """
     products = [gradient.astype(displacement.dtype) * displacement, jnp.square(displacement)]
-    return _units.unit_sums_of(products, layout, after, sums)
+    sums_of = _units.layer_sums_of if _one_pass.on_a_mesh(gradient) else _units.unit_sums_of
+    return sums_of(products, layout, after, sums)
 
 
 def layer_totals(sums: jax.Array, layout: _units.Layout) -> jax.Array:

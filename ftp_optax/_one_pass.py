@@ -52,15 +52,26 @@ def in_turn(pieces: Sequence[Callable[..., T]], leaves: Iterable[Sequence[jax.Ar
     def compute(sums: Sums, leaves: Sequence[Sequence[jax.Array]], after: jax.Array) -> list[T]:
         found: list[T] = []
         for piece, leaf in zip(pieces, leaves, strict=True):
-            # one number, so that a leaf's program does not depend on its neighbour's shape; an empty leaf gives none
-            after = after.ravel()[0] if after.size else jnp.zeros((), after.dtype)
-            found.append(piece(*leaf, after, sums=sums))
+            found.append(piece(*leaf, _number(after), sums=sums))
             after = jax.tree.leaves(found[-1])[-1]
         return found
 
     sums: dict[str, Sums] = {"cpu": cut, "default": plain}
     computes = {name: functools.partial(compute, by) for name, by in sums.items()}
     return lax.platform_dependent([tuple(leaf) for leaf in leaves], after, **computes)
+
+
+def on_a_mesh(array: jax.Array) -> bool:
+    """Whether the array may be cut already, by a mesh of devices."""
+    return not jax.typeof(array).sharding.mesh.empty
+
+
+def _number(array: jax.Array) -> jax.Array:
+    """The array's first number, for a leaf's program must not depend on its neighbour's shape.
+
+    0 if it has none, or lies on a mesh, where nothing waits and the first number is not everywhere.
+    """
+    return jnp.zeros((), array.dtype) if on_a_mesh(array) or not array.size else array.ravel()[0]
 
 
 def plain(arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array) -> tuple[jax.Array, ...]:
@@ -83,7 +94,7 @@ def cut(arrays: Sequence[jax.Array], axes: tuple[int, ...], after: jax.Array) ->
     """
     rows = {axis: _rows(arrays[0].shape[axis]) for axis in axes}
     axis = max(rows, key=lambda axis: rows[axis], default=0)
-    if not rows.get(axis) or not all(jax.typeof(array).sharding.mesh.empty for array in arrays):
+    if not rows.get(axis) or any(on_a_mesh(array) for array in arrays):
         return plain(arrays, axes, after)
     arrays = _sums_of_rows(arrays, axis, rows[axis], after)
     left = math.prod(arrays[0].shape[axis] for axis in axes)

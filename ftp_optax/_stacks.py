@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from ftp_optax import _hyper, _units
+from ftp_optax import _hyper, _one_pass, _units
 
 _MOST = 16  # leaves: XLA counts a whole stack as read wherever one of its arrays is
 _LARGEST = 2**13  # elements; copying larger arrays would cost more than it saves
@@ -82,7 +82,7 @@ def _grouped(
     groups: dict[Hashable, list[int]] = {}
     for i, (layout, *own) in enumerate(zip(layouts, *arrays, strict=True)):
         small = all(array.size <= _LARGEST and chosen(array) for array in own)
-        free = all(isinstance(array, Tracer) and jax.typeof(array).sharding.mesh.empty for array in own)
+        free = all(isinstance(array, Tracer) and not _one_pass.on_a_mesh(array) for array in own)
         kind = (layout, *((array.shape, array.dtype) for array in own))
         groups.setdefault(kind if small and free else i, []).append(i)
     members = [group[k : k + _MOST] for group in groups.values() for k in range(0, len(group), _MOST)]

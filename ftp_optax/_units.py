@@ -289,6 +289,13 @@ def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
     return unit_sums(array, _layers_as_units(layout))
 
 
+def layer_sums_of(
+    arrays: Sequence[jax.Array], layout: Layout, after: jax.Array, sums: _one_pass.Sums
+) -> tuple[jax.Array, ...]:
+    """`layer_sums` of several arrays, as `unit_sums_of`."""
+    return unit_sums_of(arrays, _layers_as_units(layout), after, sums)
+
+
 def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:
     """The l2 norm of every layer, axes kept; of elements whose squares overflow or vanish too."""
     others = tuple(range(len(layout.layers), array.ndim))
