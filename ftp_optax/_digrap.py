@@ -247,7 +247,8 @@ def digrap(
         small = _stacks.vectors([*layouts.values()], pulls, gaps, last)
         pulling = small.of(pulls)
         sums = _one_pass.in_turn(
-            [functools.partial(fiber_sums, layout=layout) for layout in small.layouts],
+            fiber_sums,
+            small.layouts,
             zip(pulling, small.of(last), strict=True),
             state.strengths,
         )
@@ -269,14 +270,10 @@ def digrap(
         known = _hyper.known(slope)
         kept = small.of(gaps)
         kept = kept if state.displacement is None else [_hyper.computed_after(known, gap) for gap in kept]
-        aligned = _one_pass.in_turn(
-            [functools.partial(alignment, layout=layout) for layout in small.layouts],
-            zip(pulling, kept, strict=True),
-            slope,
-        )
+        aligned = _one_pass.in_turn(alignment, small.layouts, zip(pulling, kept, strict=True), slope)
         totals = lambda found: [layer_totals(*own) for own in zip(fibers.of(found), fibers.layouts, strict=True)]
         dots, squares = (fibers.join(totals([own[k] for own in aligned]), state.scales) for k in (0, 1))
-        shares = _hyper.split(shares_of(dots, squares, strengths), _hyper.places(counts))
+        shares = _hyper.split(shares_of(dots, squares, strengths), counts)
         kept = small.apart(kept)
         cleared = [without_conflict(*own) for own in zip(pulls, kept, shares, layouts.values(), strict=True)]
         placed = lambda arrays: dict(zip(layouts, arrays, strict=True))

@@ -1,6 +1,5 @@
 """FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
 
-import functools
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -233,7 +232,8 @@ def ftp(
 
         small = _stacks.vectors([*layouts.values()], weights, judges, last)
         sums = _one_pass.in_turn(
-            [functools.partial(_ball.inner_products, layout=layout) for layout in small.layouts],
+            _ball.inner_products,
+            small.layouts,
             zip(small.of(judges), small.of(last), strict=True),
             state.radii,
         )

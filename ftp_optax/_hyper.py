@@ -59,8 +59,13 @@ def places(counts: Sequence[int]) -> list[np.ndarray]:
     return [np.arange(start, end) for start, end in itertools.pairwise(ends)]
 
 
-def split(scalars: jax.Array, places: Sequence[np.ndarray]) -> list[jax.Array]:
-    """Cuts the one array into the leaves' own scalars, found at `places`.
+def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
+    """Cuts the one array into the leaves' own scalars."""
+    return look_up(scalars, places(counts))
+
+
+def look_up(scalars: jax.Array, places: Sequence[np.ndarray]) -> list[jax.Array]:
+    """The scalars that lie at `places` in the one array.
 
     They are looked up, not sliced: XLA makes a slice part of every loop that reads it, its offset a constant in the
     code, so that no two leaves share a loop. Looked up, leaves of one shape do, and each loop is compiled once: a step

@@ -57,7 +57,7 @@ def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Numb
     for one in states:
         record = _trees.aligned(_record(one), leaves, f"{field}: the state")
         chosen = [path for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
-        parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _hyper.places(_counts(one, len(chosen))))
+        parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
         found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
     return found
 
@@ -68,7 +68,7 @@ def projected(state: Any, leaves: _trees.Leaves) -> Iterator[tuple[str, jax.Arra
         record = _trees.aligned(_trees.flatten(one.displacement), leaves, "layer_table: the state")
         rows = [(path, leaf) for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
         if hasattr(one, "radii"):
-            parts = _hyper.split(jax.tree.leaves(one.radii)[0], _hyper.places(_counts(one, len(rows))))
+            parts = _hyper.split(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
             yield from ((path, jnp.asarray(leaf), part) for (path, leaf), part in zip(rows, parts, strict=True))
 
 

@@ -12,7 +12,7 @@ Bytes accessed round adamw, over adamw's: `ftp` 1.83, with plain sums 1.91; `cha
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,15 +33,18 @@ class Sums(Protocol):
     ) -> tuple[jax.Array, ...]: ...
 
 
-def in_turn(pieces: Sequence[Callable[..., T]], leaves: Iterable[Sequence[jax.Array]], after: jax.Array) -> list[T]:
-    """``piece(*leaf, after, sums=sums)`` of every leaf, one after the other, with the sums that suit where it runs.
+def in_turn(
+    piece: Callable[..., T], layouts: Sequence[Any], leaves: Iterable[Sequence[jax.Array]], after: jax.Array
+) -> list[T]:
+    """``piece(*leaf, after, layout=layout, sums=sums)`` of every leaf in turn, with the sums that suit where it runs.
 
     `cut` on CPU, elsewhere `plain`: accelerators' compilers fuse several results by themselves (it has not been
     measured on one). Chosen once for all leaves: a choice is two conditionals, and with two for each leaf compiling
     took a tenth longer.
 
     Args:
-      pieces: what to compute of each leaf.
+      piece: what to compute of a leaf.
+      layouts: how each leaf is split.
       leaves: the arrays of each leaf.
       after: what the first leaf waits for; each other one waits for the last result of the one before.
 
@@ -51,8 +54,8 @@ def in_turn(pieces: Sequence[Callable[..., T]], leaves: Iterable[Sequence[jax.Ar
 
     def compute(sums: Sums, leaves: Sequence[Sequence[jax.Array]], after: jax.Array) -> list[T]:
         found: list[T] = []
-        for piece, leaf in zip(pieces, leaves, strict=True):
-            found.append(piece(*leaf, _number(after), sums=sums))
+        for layout, leaf in zip(layouts, leaves, strict=True):
+            found.append(piece(*leaf, _number(after), layout=layout, sums=sums))
             after = jax.tree.leaves(found[-1])[-1]
         return found
 

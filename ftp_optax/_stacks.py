@@ -39,7 +39,7 @@ class Stacks(NamedTuple):
         return [jnp.stack([arrays[i] for i in own]) if len(own) > 1 else arrays[own[0]] for own in self.members]
 
     def apart(self, stacks: Sequence[jax.Array]) -> list[jax.Array]:
-        """The leaves' arrays, looked up for the reason that `_hyper.split` gives."""
+        """The leaves' arrays, looked up for the reason that `_hyper.look_up` gives."""
         found = {}
         for own, stack in zip(self.members, stacks, strict=True):
             for k, leaf in enumerate(own):
@@ -49,7 +49,7 @@ class Stacks(NamedTuple):
 
     def split(self, scalars: jax.Array) -> list[jax.Array]:
         """Cuts the one array of all learned scalars into the stacks' own."""
-        return _hyper.split(scalars, self.places)
+        return _hyper.look_up(scalars, self.places)
 
     def join(self, parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
         """Joins the stacks' own scalars into one array of the shape and dtype of `like`."""

@@ -105,13 +105,14 @@ def learn(
     """
     counts = [ball.layout.scalars for ball in balls.values()]
 
-    each = zip(balls.values(), _hyper.split(radii, _hyper.places(counts)), strict=True)
+    each = zip(balls.values(), _hyper.split(radii, counts), strict=True)
     radii = _hyper.stack([bounded(ball, radius) for ball, radius in each], radii)
-    own = _hyper.split(radii, _hyper.places(counts))
+    own = _hyper.split(radii, counts)
     reached = {i: projected(ball, radius) for (i, ball), radius in zip(balls.items(), own, strict=True)}
     gradients = jax.grad(loss)(reached)
     products = _one_pass.in_turn(
-        [functools.partial(_inner_product, layout=ball.layout) for ball in balls.values()],
+        _inner_product,
+        [ball.layout for ball in balls.values()],
         [(gradients[i], ball.displacement) for i, ball in balls.items()],
         radii,
     )
@@ -241,7 +242,7 @@ def tpgm(
         loss = lambda new: held_out_loss(stepped.replaced(cast(new)))
         radii, hyper_state = learn(balls, loss, state.radii, hyper_optimizer, state.hyper_state)
 
-        each = _hyper.split(radii, _hyper.places([layout.scalars for layout in layouts.values()]))
+        each = _hyper.split(radii, [layout.scalars for layout in layouts.values()])
         final = cast({i: projected(balls[i], radius) for i, radius in zip(layouts, each, strict=True)})
         moves = {i: target - jnp.asarray(leaves.values[i]) for i, target in final.items()}
         return _trees.flatten(step).replaced(moves), state._replace(

@@ -93,7 +93,7 @@ def tpgm_project(
         steps += 1
     if not steps:
         raise ValueError("tpgm_project: batches is empty; give one held-out batch for each step of the radii.")
-    parts = zip(_balls(params, anchors, layouts, norm).items(), _hyper.split(radii, _hyper.places(counts)), strict=True)
+    parts = zip(_balls(params, anchors, layouts, norm).items(), _hyper.split(radii, counts), strict=True)
     return _replaced(params, {i: _tpgm.projected(ball, radius) for (i, ball), radius in parts})
 
 

@@ -16,8 +16,8 @@ AFTER = jnp.zeros(())
 
 def best_here(arrays, axes, after):
     """The sums that suit the platform, as a step takes them."""
-    piece = lambda one, other, after, *, sums: sums([one, other], axes, after)
-    return _one_pass.in_turn([piece], [arrays], after)[0]
+    piece = lambda one, other, after, *, layout, sums: sums([one, other], layout, after)
+    return _one_pass.in_turn(piece, [axes], [arrays], after)[0]
 
 
 def some(shape, dtype=jnp.float32):
