@@ -126,6 +126,7 @@ def finished(tmp_path_factory):
     flags = ("--smallest", "--methods", "vanilla", "ftp", "tpgm", "lp_ft", "--results", folder, "--docs", folder)
     done = run(*flags)
     assert done.returncode == 0, done.stderr
+    (folder / "told.txt").write_text(done.stdout)
     return folder, flags
 
 
@@ -145,6 +146,13 @@ def test_the_command_runs_every_kind_of_method(finished):
     trials = rows.read(folder / "robustness_trials.csv")
     assert len(trials) == 8
     assert all(one["id_accuracy"] is None for one in trials)
+
+
+def test_the_first_seeds_run_is_one_of_its_trials(finished):
+    folder, _ = finished
+    told = (folder / "told.txt").read_text()
+    assert "vanilla, trial of lr" in told
+    assert "vanilla, seed 0" not in told
 
 
 def test_a_run_that_is_there_is_not_repeated(finished):

@@ -1,6 +1,6 @@
 """The protocol: three trials a method on validation images of one seed, then every seed with the setting chosen."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,10 +77,9 @@ def run_missing(
         with stage(f"{experiment.name}, foundation model {seed}") as on_step:
             origin_of(experiment, seed, on_step)
         for name in settings.methods:
-            if seed == settings.seeds[0]:
-                _try(experiment, settings, name, stage)
+            trials = _tried(experiment, settings, name, stage) if seed == settings.seeds[0] else {}
             if not _is_done(experiment, settings, name, seed):
-                finished = _final(experiment, settings, name, seed, stage)
+                finished = _final(experiment, settings, name, seed, stage, trials)
                 on_done(experiment, name, seed, finished)
 
 
@@ -116,10 +115,11 @@ def _best(experiment: Experiment, trials: Path | None, name: str) -> float | Non
     return max(tried, key=lambda value: found[value]) if tried else None  # max takes the first of equals
 
 
-def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) -> None:
+def _tried(experiment: Experiment, settings: Settings, name: str, stage: Stage) -> dict[float, Run]:
+    """Appends the trials that are missing; gives back their runs, by setting: one of them is the first seed's run."""
     if settings.trials is None:
-        return
-    method, seed = METHODS[name], settings.seeds[0]
+        return {}
+    method, seed, runs = METHODS[name], settings.seeds[0], {}
     present = {rows.key_of(row) for row in rows.read(settings.trials)}
     for value in method.values[: settings.tried]:
         knobs = {**chosen(experiment, settings.trials, name), method.knob: value}
@@ -129,12 +129,18 @@ def _try(experiment: Experiment, settings: Settings, name: str, stage: Stage) ->
                 done = fine_tuned(experiment, method, knobs, seed, on_step)
             row |= {"validation_accuracy": done.validation, "drift": done.drift, "seconds": done.trained.seconds}
             rows.append(settings.trials, row)
+            runs[value] = done
+    return runs
 
 
-def _final(experiment: Experiment, settings: Settings, name: str, seed: int, stage: Stage) -> Run:
+def _final(
+    experiment: Experiment, settings: Settings, name: str, seed: int, stage: Stage, trials: Mapping[float, Run]
+) -> Run:
     knobs = chosen(experiment, settings.trials, name)
-    with stage(f"{experiment.name}, {name}, seed {seed}") as on_step:
-        done = fine_tuned(experiment, METHODS[name], knobs, seed, on_step)
+    done = trials.get(knobs[METHODS[name].knob])
+    if done is None:
+        with stage(f"{experiment.name}, {name}, seed {seed}") as on_step:
+            done = fine_tuned(experiment, METHODS[name], knobs, seed, on_step)
     if name == "vanilla":
         first = blank_row(experiment, "zero_shot", {}, seed) | measured(scores(done.start, done.start.params), 0.0, 0.0)
         rows.append(settings.results, first)
