@@ -1,7 +1,6 @@
 """Corruptions: of the right kind, harder with severity, the same for everyone."""
 
-import csv
-import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from breadth import corruptions_report
+from breadth.corruptions_report import COLUMNS, FILE
+from robust import rows, summary
 from robust.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +61,39 @@ def test_the_command_measures_every_kind_once(tmp_path):
     command = [sys.executable, ROOT / "benchmarks" / "corruptions.py", "--smallest", "--results", tmp_path]
     command += ["--methods", "vanilla"]
     subprocess.run(command, check=True, capture_output=True)
-    with open(tmp_path / "corruptions.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == ["zero_shot", "vanilla+wise_ft", "vanilla"]
-    for row in rows:
-        kinds = json.loads(row["kinds"])
-        assert set(kinds) == set(CORRUPTIONS)
-        mean = np.mean([value for values in kinds.values() for value in values])
-        assert float(row["corrupted"]) == pytest.approx(mean, abs=1e-3)
-    before = (tmp_path / "corruptions.csv").read_bytes()
+    found = rows.read(tmp_path / FILE, COLUMNS)
+    assert [row["method"] for row in found] == ["zero_shot", "wise_ft", "vanilla"]
+    for row in found:
+        assert set(row["kinds"]) == set(CORRUPTIONS)
+        mean = np.mean([value for values in row["kinds"].values() for value in values])
+        assert row["corrupted_accuracy"] == pytest.approx(mean, abs=1e-3)
+    before = (tmp_path / FILE).read_bytes()
     subprocess.run(command, check=True, capture_output=True)
-    assert (tmp_path / "corruptions.csv").read_bytes() == before
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_families_are_means_of_their_kinds():
+    kinds = {kind: [0.5] for kind in CORRUPTIONS} | {"fog": [0.1, 0.3], "snow": [0.6, 0.8]}
+    row = {"method": "ftp", "seed": 3, "clean_accuracy": 0.9, "corrupted_accuracy": 0.5, "kinds": kinds}
+    values = corruptions_report.by_family([row])["ftp"]
+    assert values["weather"] == {3: pytest.approx((0.2 + 0.7 + 0.5 + 0.5) / 4)}
+    assert [values[name][3] for name in ("clean", "corrupted", "noise", "digital")] == [0.9, 0.5, 0.5, 0.5]
+
+
+def test_every_kind_is_of_one_family():
+    kinds = [kind for family in corruptions_report.FAMILIES.values() for kind in family]
+    assert sorted(kinds) == sorted(CORRUPTIONS)
+
+
+def test_the_recorded_tables_are_the_recorded_rows(tmp_path):
+    found = rows.read(RESULTS / FILE, COLUMNS)
+    (tmp_path / FILE).write_bytes((RESULTS / FILE).read_bytes())
+    corruptions_report.write(tmp_path)
+    page = (ROOT / "docs" / "corruptions.md").read_text()
+    said = set(re.findall(r"\d+\.\d", page))
+    for group in summary.groups(found):
+        name = f"corruptions-{group.experiment}.md"
+        assert (RESULTS / name).read_text() == (tmp_path / name).read_text()
+        assert name in page
+        said -= set(re.findall(r"\d+\.\d", (RESULTS / name).read_text()))
+    assert not said - {"0.7"}  # alpha

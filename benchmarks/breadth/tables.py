@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from robust.summary import Estimate, estimate
+from measure import report
+from robust.summary import estimate
+from robust.tables import ENOUGH_SEEDS
 
 __all__ = ["Values", "header", "markdown", "table"]
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """By method and by condition (the table's columns): one number, a share, for each seed."""
-
-_ENOUGH_SEEDS = 3
 
 
 def table(values: Values, peer: str) -> list[list[str]]:
@@ -32,22 +32,15 @@ def header(values: Values) -> list[str]:
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """The table as Markdown, methods as code."""
-    rule = ["---", *["--:"] * (len(head) - 1)]
-    named = [[f"`{line[0]}`", *line[1:]] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [list(head), rule, *named])
-
-
-def shown(found: Estimate) -> str:
-    """`58.2 ± 1.1`."""
-    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
+    return report.markdown(head, [[f"`{line[0]}`", *line[1:]] for line in lines])
 
 
 def _cell(mine: Mapping[int, float], peers: Mapping[int, float], compared: bool) -> str:
     if not mine:
         return ""
-    text = shown(estimate(list(mine.values())))
+    text = str(estimate(list(mine.values())))
     seeds = sorted(mine.keys() & peers.keys())
-    if not compared or len(seeds) < _ENOUGH_SEEDS:
+    if not compared or len(seeds) < ENOUGH_SEEDS:
         return text
     gap = estimate([mine[seed] - peers[seed] for seed in seeds])
-    return f"**{text}**" if gap.half is not None and abs(gap.mean) > gap.half > 0 else text
+    return f"**{text}**" if gap.clear else text

@@ -70,9 +70,9 @@ def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
     return found["rows"]
 
 
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for the site, which includes it as it is."""
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table for the site, which includes it as it is; the first columns are flush left."""
+    lines = [columns, ["---"] * left + ["---:"] * (len(columns) - left), *rows]
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from measure.report import markdown
 from questions import tables
 from questions.domains import FAR, NEAR, PER_PICTURE
 from questions.protocol import COLUMNS
@@ -10,12 +11,10 @@ from questions.start import Amounts
 from questions.tables import SCORES, Shift, correlations, domain_mean, kind_mean
 from questions.wordings import KINDS
 from robust import rows, summary
-from robust.page import setting
-from robust.summary import Estimate, Line, estimate, paired
+from robust.summary import Line
+from robust.tables import curve, differences, figure, scores
 
 __all__ = ["vqa"]
-
-_ENOUGH_SEEDS = 3
 
 _AMOUNTS = Amounts()
 
@@ -87,6 +86,11 @@ Accuracy in what the foundation stage taught and the fine-tuning pictures never 
 """
 
 
+_UNEVEN = """Methods with fewer seeds are unfinished, and not in the figure: their means, here and below, are over other
+splits. Compare them by the paired differences.
+"""
+
+
 def vqa(results: Path) -> str:
     """The page."""
     found, shifts = rows.read(results / "vqa.csv", COLUMNS), tables.shifts(results)
@@ -94,10 +98,11 @@ def vqa(results: Path) -> str:
     parts = [
         _INTRODUCTION,
         "## What fine-tuning keeps\n",
-        _figure("vqa.png", "Accuracy in domain against shifted accuracy by method; loss against distance."),
-        _scores(lines),
-        *(_differences(lines, peer) for peer in tables.PEERS),
-        _curve(summary.curve(found, "wise_ft")),
+        figure("vqa.png", "Accuracy in domain against shifted accuracy by method; loss against distance."),
+        scores(lines, SCORES),
+        _UNEVEN if len({len(line.rows) for line in lines}) > 1 else "",
+        differences(lines, SCORES),
+        curve(found, SCORES),
         _ABOUT_FORGOTTEN,
         _forgotten(lines),
         _ABOUT_KINDS,
@@ -105,42 +110,9 @@ def vqa(results: Path) -> str:
         _DISTANCES,
         _domains(lines, list(shifts), list(shifts.values())),
         _CORRELATIONS,
-        _table(("method", *Shift._fields), [[_code(line), *_plain(correlations(line, shifts))] for line in lines]),
+        markdown(("method", *Shift._fields), [[_code(line), *_plain(correlations(line, shifts))] for line in lines]),
     ]
-    return "\n".join(parts)
-
-
-def _scores(lines: Sequence[Line]) -> str:
-    body = [
-        [_code(line), setting(line), str(len(line.rows)), f"{100 * line.validation:.1f}", *map(_shown, _over(line))]
-        for line in lines
-    ]
-    uneven = len({len(line.rows) for line in lines}) > 1
-    note = (
-        "Methods with fewer seeds are unfinished, and not in the figure: their means, here and below, are over other\n"
-        "splits. Compare them by the paired differences.\n"
-    )
-    return _table(("method", "setting", "seeds", "validation", *SCORES), body, left=2) + ("\n" + note if uneven else "")
-
-
-def _differences(lines: Sequence[Line], peer_name: str) -> str:
-    """Each method minus a peer, paired by seed."""
-    peer = next(line for line in lines if line.method == peer_name)
-    head = (
-        f"Points above `{peer_name}`, paired by seed; bold where the interval excludes zero and there are\n"
-        f"{_ENOUGH_SEEDS} seeds or more, not corrected for the number of comparisons.\n"
-    )
-    body = [
-        [_code(line), *(_signed(paired(line, peer, column), _common(line, peer)) for column in SCORES.values())]
-        for line in lines
-        if line.method not in (peer_name, "zero_shot")
-    ]
-    return f"{head}\n{_table(('method', *SCORES), body)}"
-
-
-def _curve(curve: Sequence[Line]) -> str:
-    body = [[f"{line.alpha:g}", *map(_shown, _over(line))] for line in curve]
-    return f"WiSE-FT's curve:\n\n{_table(('alpha', *SCORES), body)}"
+    return "\n".join(part for part in parts if part)
 
 
 def _forgotten(lines: Sequence[Line]) -> str:
@@ -148,14 +120,14 @@ def _forgotten(lines: Sequence[Line]) -> str:
         [title, *(f"{kind_mean(line, (domain,), kind):.1f}" for line in lines)]
         for title, (domain, kind) in _FORGOTTEN.items()
     ]
-    return _table(("", *map(_code, lines)), body)
+    return markdown(("", *map(_code, lines)), body)
 
 
 def _kinds(lines: Sequence[Line]) -> str:
     parts = []
     for title, domains in (("In domain", ("id",)), ("Mean over all shifts", NEAR + FAR)):
         body = [[_code(line), *(f"{kind_mean(line, domains, kind):.1f}" for kind in KINDS)] for line in lines]
-        parts.append(f"{title}:\n\n{_table(('method', *KINDS), body)}")
+        parts.append(f"{title}:\n\n{markdown(('method', *KINDS), body)}")
     return "\n".join(parts)
 
 
@@ -166,24 +138,7 @@ def _domains(lines: Sequence[Line], names: Sequence[str], shifts: Sequence[Shift
         [name, degree(name), *_plain(shift), *(f"{domain_mean(line, name):.1f}" for line in lines)]
         for name, shift in zip(names, shifts, strict=True)
     ]
-    return _table(head, body, left=2)
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> str:
-    rule = ["---"] * left + ["--:"] * (len(head) - left)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)) + "\n"
-
-
-def _figure(name: str, alternative: str) -> str:
-    return f"```{{figure}} ../benchmarks/results/{name}\n:class: on-white\n:alt: {alternative}\n```\n"
-
-
-def _over(line: Line) -> list[Estimate]:
-    return [estimate([row[column] for row in line.rows.values()]) for column in SCORES.values()]
-
-
-def _common(line: Line, peer: Line) -> int:
-    return len(line.rows.keys() & peer.rows.keys())
+    return markdown(head, body, left=2)
 
 
 def _code(line: Line) -> str:
@@ -192,15 +147,3 @@ def _code(line: Line) -> str:
 
 def _plain(shift: Shift) -> list[str]:
     return [f"{value:.2f}" for value in shift]
-
-
-def _shown(found: Estimate) -> str:
-    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
-
-
-def _signed(found: Estimate | None, seeds: int) -> str:
-    if found is None:
-        return ""
-    text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
-    clear = found.half is not None and abs(found.mean) > found.half and seeds >= _ENOUGH_SEEDS
-    return f"**{text}**" if clear else text

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from questions.methods import METHODS, RATE
 from questions.scores import Scores, by_kind, overall, predicted, scores
 from questions.shift import shifts
 from questions.sources import SOURCES
 from questions.start import BATCH_SIZE, Start, start
 from robust import rows
-from robust.finetune import between
+from robust.finetune import between, distance
 from robust.training import Knobs, OnStep, Recipe, Trained, train
 from vision.data import steps_in
 from vision.networks import Params
@@ -116,7 +113,7 @@ def _try(plan: Plan, name: str, origin: Start, stage: Stage) -> dict[float, Trai
             done = tried[value] = _fine_tuned(plan, name, knobs, origin, on_step)
         judge = origin.validation
         row["validation_accuracy"] = overall(by_kind(predicted(origin.network, done.params, judge), judge))
-        row |= {"drift": _drift(done.params, origin), "seconds": done.seconds}
+        row |= {"drift": distance(done.params, origin.params), "seconds": done.seconds}
         rows.append(plan.trials, row, COLUMNS)
     return tried
 
@@ -135,7 +132,7 @@ def _finish(plan: Plan, name: str, origin: Start, stage: Stage, tried: Mapping[f
     points.append((name, knobs, done.params))  # last: where it is, all the others of the run are too
     for label, setting, params in points:
         found, seconds = scores(origin, params), 0.0 if label == "zero_shot" else done.seconds
-        row = _row(plan, label, setting, origin.seed) | _measured(found, _drift(params, origin), seconds)
+        row = _row(plan, label, setting, origin.seed) | _measured(found, distance(params, origin.params), seconds)
         rows.append(plan.final, row, COLUMNS)
 
 
@@ -184,9 +181,3 @@ def _measured(found: Scores, drift: float, seconds: float) -> dict[str, Any]:
     accuracies = {"validation_accuracy": found.validation, "id_accuracy": found.id}
     shifted = {"near_accuracy": found.near, "far_accuracy": found.far}
     return {**accuracies, **shifted, "drift": drift, "seconds": seconds, "domains": dict(found.domains)}
-
-
-def _drift(params: Params, origin: Start) -> float:
-    """L2 distance of all parameters from the foundation model."""
-    gaps = jax.tree.map(lambda new, old: np.square(np.asarray(new) - np.asarray(old)).sum(), params, origin.params)
-    return float(np.sqrt(sum(jax.tree.leaves(gaps))))

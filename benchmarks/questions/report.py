@@ -4,13 +4,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from measure.report import environment, print_table
+from measure.report import environment
 from measure.report import write as write_json
 from questions import figure, page, tables
 from questions.protocol import COLUMNS
 from robust import rows, summary
-from robust.page import setting
-from robust.report import shown
+from robust.tables import print_lines
 
 __all__ = ["write"]
 
@@ -27,24 +26,11 @@ def write(results: Path, console: Console, docs: Path | None = None) -> None:
     if not {"zero_shot", "vanilla"} <= {row["method"] for row in found}:
         console.print("no report: vanilla has no rows yet, and everything is compared with it")
         return
-    shifts = tables.shifts(results)
-    _print(found, console)
+    lines, shifts = summary.lines(found), tables.shifts(results)
+    print_lines("Visual question answering: accuracy in %, mean and 95 % interval over seeds", lines, tables.SCORES)
     figure.draw(found, shifts, results / "vqa.png")
     distances = {name: shift._asdict() for name, shift in shifts.items()}
-    data = {"environment": environment(), "shifts": distances, "table": tables.as_data(found, shifts)}
+    data = {"environment": environment(), "shifts": distances, "table": tables.as_data(lines, shifts)}
     write_json(results / "vqa.json", data)
     if docs is not None:
         (docs / "vqa.md").write_text(page.vqa(results), "utf-8")
-
-
-def _print(found: list[rows.Row], console: Console) -> None:
-    lines = summary.lines(found)
-    score = lambda line, column: shown(summary.estimate([row[column] for row in line.rows.values()]))
-    body = [
-        [line.method, setting(line), str(len(line.rows)), *(score(line, c) for c in tables.SCORES.values())]
-        for line in lines
-    ]
-    title = "Visual question answering: accuracy in %, mean and 95 % interval over seeds"
-    with_head = ("method", "setting", "seeds", *tables.SCORES)
-    print_table(title, "near and far: means over shifted test domains", with_head, [body])
-    console.print()

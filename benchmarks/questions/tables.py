@@ -14,16 +14,12 @@ from questions.scores import loss, overall
 from questions.shift import SPACES
 from questions.wordings import KINDS
 from robust import summary
-from robust.rows import Row
-from robust.summary import Line, estimate, paired
+from robust.summary import Line
 
-__all__ = ["PEERS", "SCORES", "Shift", "as_data", "correlations", "domain_mean", "kind_mean", "loss_mean", "shifts"]
+__all__ = ["SCORES", "Shift", "as_data", "correlations", "domain_mean", "kind_mean", "loss_mean", "shifts"]
 
 SCORES = {"ID": "id_accuracy", "near": "near_accuracy", "far": "far_accuracy"}
 """Columns of the tables, by heading."""
-
-PEERS = ("vanilla", "wise_ft")
-"""What every method is compared with."""
 
 
 class Shift(NamedTuple):
@@ -65,25 +61,13 @@ def correlations(line: Line, found: Mapping[str, Shift]) -> Shift:
     return Shift(*(float(np.corrcoef(column, losses)[0, 1]) if np.ptp(losses) else 0.0 for column in columns))
 
 
-def as_data(rows: Sequence[Row], found: Mapping[str, Shift]) -> list[dict[str, Any]]:
+def as_data(lines: Sequence[Line], found: Mapping[str, Shift]) -> list[dict[str, Any]]:
     """The whole report as plain data, for JSON."""
-    lines = summary.lines(rows)
-    peers = {line.method: line for line in lines if line.method in PEERS}
-    plain = lambda one: one._asdict() if one is not None else None
-    over = lambda line, column: estimate([row[column] for row in line.rows.values()])
     return [
-        {
-            "method": line.method,
-            "hyperparameters": dict(line.hyperparameters),
-            "seeds": sorted(line.rows),
-            "scores": {title: plain(over(line, column)) for title, column in SCORES.items()},
-            "minus": {
-                name: {title: plain(paired(line, peer, column)) for title, column in SCORES.items()}
-                for name, peer in peers.items()
-                if name != line.method
-            },
+        one
+        | {
             "domains": {name: domain_mean(line, name) for name in found},
             "correlations": correlations(line, found)._asdict(),
         }
-        for line in lines
+        for line, one in zip(lines, summary.as_data(lines, SCORES), strict=True)
     ]

@@ -14,7 +14,7 @@ from measure.style import METHODS as STYLE
 from measure.style import clean, save
 from robust import summary
 from robust.rows import Row
-from robust.summary import SCORES, Line, estimate
+from robust.summary import SCORES, Line
 
 __all__ = ["draw_frontier", "draw_walls"]
 
@@ -77,12 +77,11 @@ def draw_walls(source: Path, path: Path) -> None:
 
 
 def _point(line: Line, name: str) -> tuple[float, float]:
-    mean = lambda column: estimate([row[column] for row in line.rows.values()]).mean
-    return mean(SCORES["ID"]), mean(SCORES[name])
+    return line.score(SCORES["ID"]).mean, line.score(SCORES[name]).mean
 
 
 def _bars(line: Line, name: str) -> list[float | None]:
-    return [estimate([row[SCORES[n]] for row in line.rows.values()]).half for n in ("ID", name)]
+    return [line.score(SCORES[n]).half for n in ("ID", name)]
 
 
 def _style(method: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ COLUMNS = (
 test images are empty in trials, which look at validation images only."""
 
 _TEXTS = ("experiment", "backbone", "id_domain", "method")
-_DATA = ("hyperparameters", "domains", "accuracies")  # JSON
+_DATA = ("hyperparameters", "domains", "accuracies", "kinds")  # JSON
 _COUNTS = ("seed", "images")
 
 Row = dict[str, Any]

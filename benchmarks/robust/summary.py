@@ -25,6 +25,18 @@ class Estimate(NamedTuple):
     mean: float
     half: float | None
 
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.half is not None and abs(self.mean) > self.half > 0
+
+    def __format__(self, sign: str) -> str:
+        """`58.2 ± 1.1`; with the mean's sign where the format is `+`."""
+        return f"{self.mean:{sign}.1f}" + (f" ± {self.half:.1f}" if self.half is not None else "")
+
+    def __str__(self) -> str:
+        return format(self)
+
 
 class Group(NamedTuple):
     """What rows must share to be compared."""
@@ -62,6 +74,10 @@ class Line(NamedTuple):
     def validation(self) -> float:
         """Mean accuracy on validation images."""
         return statistics.fmean(row["validation_accuracy"] for row in self.rows.values())
+
+    def score(self, column: str) -> Estimate:
+        """One column over the seeds."""
+        return estimate([row[column] for row in self.rows.values()])
 
 
 def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
@@ -106,9 +122,8 @@ def paired(line: Line, peer: Line, column: str) -> Estimate | None:
     return estimate([line.rows[s][column] - peer.rows[s][column] for s in seeds]) if seeds else None
 
 
-def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The whole table as plain data, for JSON."""
-    found = lines(rows)
+def as_data(found: Sequence[Line], columns: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The whole table as plain data, for JSON; columns by heading."""
     peers = {line.method: line for line in found if line.method in PEERS}
     return [
         {
@@ -116,19 +131,15 @@ def as_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "hyperparameters": dict(line.hyperparameters),
             "seeds": sorted(line.rows),
             "validation": 100 * line.validation,
-            "scores": {name: _plain(_over_seeds(line, column)) for name, column in SCORES.items()},
+            "scores": {name: line.score(column)._asdict() for name, column in columns.items()},
             "minus": {
-                name: {title: _plain(paired(line, peer, column)) for title, column in SCORES.items()}
+                name: {title: _plain(paired(line, peer, column)) for title, column in columns.items()}
                 for name, peer in peers.items()
                 if name != line.method
             },
         }
         for line in found
     ]
-
-
-def _over_seeds(line: Line, column: str) -> Estimate:
-    return estimate([row[column] for row in line.rows.values()])
 
 
 def _plain(found: Estimate | None) -> dict[str, float | None] | None:

@@ -1,20 +1,15 @@
 """The page docs/dense.md: every number of it comes from the rows."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from robust import summary
-from robust.page import setting
-from robust.summary import Estimate, Line, estimate, paired
+from robust import summary, tables
+from robust.summary import Line
 from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_STEPS, SEVERITY
 from segment.networks import WIDTH
 from segment.rows import BOUNDARIES, SCORES, Row
 from segment.worlds import WORLDS
 
-__all__ = ["as_data", "dense", "setting", "shown"]
-
-PEERS = ("vanilla", "wise_ft")
-_ENOUGH_SEEDS = 3
+__all__ = ["dense"]
 
 _INTRODUCTION = """# Dense prediction
 
@@ -83,42 +78,19 @@ def dense(found: Sequence[Row], trials: Sequence[Row]) -> str:
         introduction,
         warning,
         f"## Classes\n\n{_seeds(lines)}\n",
-        _table(lines, SCORES),
-        "```{figure} ../benchmarks/results/dense.png\n:class: on-white\n:alt: Mean IoU in the style fine-tuned on "
-        "against that elsewhere, by method.\n\nMeans over seeds; small points are the seeds.\n```\n",
-        _curve(found),
-        _differences(lines, SCORES),
+        tables.scores(lines, SCORES),
+        tables.figure(
+            "dense.png",
+            "Mean IoU in the style fine-tuned on against that elsewhere, by method.",
+            "Means over seeds; small points are the seeds.",
+        ),
+        tables.curve(found, SCORES),
+        tables.differences(lines, SCORES),
         "## Boundaries\n",
-        _table(lines, BOUNDARIES),
-        _differences(lines, BOUNDARIES),
+        tables.scores(lines, BOUNDARIES),
+        tables.differences(lines, BOUNDARIES),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def as_data(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """The tables as plain data, for JSON."""
-    lines = summary.lines(found)
-    peers = {line.method: line for line in lines if line.method in PEERS}
-    columns = SCORES | {f"{heading}, boundary F": column for heading, column in BOUNDARIES.items()}
-    return [
-        {
-            "method": line.method,
-            "hyperparameters": dict(line.hyperparameters),
-            "seeds": sorted(line.rows),
-            "scores": {name: _over_seeds(line, column)._asdict() for name, column in columns.items()},
-            "minus": {
-                name: {title: _plain(paired(line, peer, column)) for title, column in columns.items()}
-                for name, peer in peers.items()
-                if name != line.method
-            },
-        }
-        for line in lines
-    ]
-
-
-def shown(found: Estimate) -> str:
-    """`58.2 ± 1.1`."""
-    return f"{found.mean:.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
 
 
 def _tried(trials: Sequence[Row]) -> str:
@@ -143,65 +115,3 @@ def _seeds(lines: Sequence[Line]) -> str:
     if len(by_count) > 1:
         said.append("Means over unequal seeds are over other splits: compare them by the paired differences below.")
     return "\n".join(said)
-
-
-def _table(lines: Sequence[Line], columns: Mapping[str, str]) -> str:
-    body = [
-        _row(
-            f"`{line.method}`",
-            setting(line),
-            str(len(line.rows)),
-            *(shown(_over_seeds(line, column)) for column in columns.values()),
-        )
-        for line in lines
-    ]
-    return "\n".join([_row("method", "setting", "seeds", *columns), _rule(2, 1 + len(columns)), *body, ""])
-
-
-def _curve(found: Sequence[Row]) -> str:
-    body = [
-        _row(f"{line.alpha:g}", *(shown(_over_seeds(line, column)) for column in SCORES.values()))
-        for line in summary.curve(found, "wise_ft")
-    ]
-    return "\n".join(["WiSE-FT's curve:\n", _row("alpha", *SCORES), _rule(0, 1 + len(SCORES)), *body, ""])
-
-
-def _differences(lines: Sequence[Line], columns: Mapping[str, str]) -> str:
-    """Each method minus vanilla fine-tuning and minus WiSE-FT, paired by seed."""
-    peers = {line.method: line for line in lines if line.method in PEERS}
-    parts = []
-    for name in PEERS:
-        parts += [
-            f"Points above `{name}`, paired by seed; bold where the interval excludes zero and there are\n"
-            f"{_ENOUGH_SEEDS} seeds or more, not corrected for the number of comparisons.\n",
-            _row("method", "seeds", *columns),
-            _rule(1, 1 + len(columns)),
-        ]
-        for line in lines:
-            if line.method not in (name, "zero_shot") and (common := line.rows.keys() & peers[name].rows.keys()):
-                cells = [paired(line, peers[name], column) for column in columns.values()]
-                parts.append(_row(f"`{line.method}`", str(len(common)), *(_signed(c, len(common)) for c in cells)))
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _over_seeds(line: Line, column: str) -> Estimate:
-    return estimate([row[column] for row in line.rows.values()])
-
-
-def _signed(found: Estimate | None, seeds: int) -> str:
-    assert found is not None
-    text = f"{found.mean:+.1f}" + (f" ± {found.half:.1f}" if found.half is not None else "")
-    return f"**{text}**" if seeds >= _ENOUGH_SEEDS and found.half is not None and abs(found.mean) > found.half else text
-
-
-def _plain(found: Estimate | None) -> dict[str, float | None] | None:
-    return found._asdict() if found is not None else None
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _rule(texts: int, numbers: int) -> str:
-    return _row(*["---"] * texts, *["--:"] * numbers)
