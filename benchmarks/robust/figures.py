@@ -14,11 +14,11 @@ from measure.style import METHODS as STYLE
 from measure.style import clean, save
 from robust import summary
 from robust.rows import Row
-from robust.summary import SCORES, Line
+from robust.summary import SCORES, Line, paired
+from robust.tables import ENOUGH_SEEDS
 
 __all__ = ["draw_frontier", "draw_walls"]
 
-_FEWEST_SEEDS = 3
 _NAMES = {"vanilla": "base", "ftp+digrap": "ftp+digrap", "l2_sp": "l2-sp", "mars_pgm": "pgm", "ftp_exact": "ftp-lean"}
 _OTHERS = {"zero_shot": ("#444444", "o"), "ftp_scale_free": ("#0072B2", "d"), "lp_ft": ("#882255", "<")}
 _OTHERS |= {"linear_probe": ("#AA4499", ">")}
@@ -27,23 +27,26 @@ _OTHERS |= {"linear_probe": ("#AA4499", ">")}
 def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     """ID accuracy against OOD accuracy, domains seen and held out; the line is WiSE-FT.
 
-    Bars are 95 % intervals, left out below three seeds: that of two is wider than the axes.
+    Bars are the 95 % intervals of the differences to plain fine-tuning, paired by seed: what seeds have in common, a
+    hard split, says nothing about methods. The foundation model has none, and no method below three seeds: that of two
+    is wider than the axes.
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
     found = [line for line in summary.lines(rows) if line.alpha is None]
+    vanilla = next(line for line in found if line.method == "vanilla")
     path_points = [
         *(line for line in found if line.method == "zero_shot"),
         *summary.curve(rows, "wise_ft"),
-        *(line for line in found if line.method == "vanilla"),
+        vanilla,
     ]
     for axes, name in zip(panels, ("OOD seen", "OOD held out"), strict=True):
         ids, oods = zip(*(_point(line, name) for line in path_points), strict=True)
         axes.plot(ids, oods, color="#444444", lw=1.2, marker=".", ms=5, label="WiSE-FT", zorder=1)
         for line in found:
             colour, marker = _style(line.method)
-            errors = [[bar or 0.0] if len(line.rows) >= _FEWEST_SEEDS else [0.0] for bar in _bars(line, name)]
+            x_bar, y_bar = (_bar(line, vanilla, column) for column in ("ID", name))
             axes.errorbar(
-                *_point(line, name), xerr=errors[0], yerr=errors[1], color=colour, marker=marker, ms=8, lw=0.8, ls="",
+                *_point(line, name), xerr=x_bar, yerr=y_bar, color=colour, marker=marker, ms=8, lw=0.8, ls="",
                 label=line.method,
             )  # fmt: skip
         axes.set_xlabel("accuracy on the domain fine-tuned on (%)")
@@ -80,8 +83,10 @@ def _point(line: Line, name: str) -> tuple[float, float]:
     return line.score(SCORES["ID"]).mean, line.score(SCORES[name]).mean
 
 
-def _bars(line: Line, name: str) -> list[float | None]:
-    return [line.score(SCORES[n]).half for n in ("ID", name)]
+def _bar(line: Line, vanilla: Line, name: str) -> float:
+    gap = paired(line, vanilla, SCORES[name])
+    shown = line.method != "zero_shot" and len(line.rows) >= ENOUGH_SEEDS
+    return gap.half if shown and gap is not None and gap.half is not None else 0.0
 
 
 def _style(method: str) -> tuple[str, str]:

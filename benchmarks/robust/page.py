@@ -72,7 +72,11 @@ def _section(group: Group, rows: Sequence[Row], results: Path) -> str:
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(group, results)}\n",
         _uneven(lines),
         tables.scores(lines, SCORES),
-        figure(f"robustness-{name}.png", "Accuracy in domain against out of domain, by method, with intervals."),
+        figure(
+            f"robustness-{name}.png",
+            "Accuracy in domain against out of domain, by method, with intervals.",
+            "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
+        ),
         f"### Paired differences\n\n{tables.differences(lines, SCORES)}",
         _all_settings(rows),
         tables.curve(rows, SCORES),
