@@ -1,8 +1,8 @@
 """Does it hold for dense prediction? The class and the boundary of every pixel of emoji scenes, by method.
 
-    python benchmarks/dense.py --methods vanilla ftp digrap --seeds 3    # resumable at any moment
-    python benchmarks/dense.py --report                                  # tables and figures of what is there
-    python benchmarks/dense.py --smallest                                # scenes of digits, a minute; what CI runs
+    python benchmarks/dense.py               # an hour of one core, resumable at any moment
+    python benchmarks/dense.py --report      # tables and figures of what is there
+    python benchmarks/dense.py --smallest    # scenes of digits, a minute; what CI runs
 
 Scenes are a few emoji on a crop of a photograph, with masks from the artwork's opacity. The foundation model is that of
 the classification benchmark and a small decoder, trained on scenes in six colour styles, once for each seed, and
@@ -35,7 +35,7 @@ class Options:
     methods: tuple[str, ...] = DEFAULT_METHODS
     """Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other."""
 
-    seeds: int = 3
+    seeds: int = 5
     """Number of seeds, from 0: of split, scenes, foundation model and training."""
 
     trials: int = 3
