@@ -10,12 +10,12 @@ from measure.style import clean, plt, save
 from questions.domains import FAR, NEAR
 from questions.tables import SCORES, Shift, loss_mean
 from robust import summary
+from robust.figures import paired_bar
 from robust.rows import Row
-from robust.summary import Line, estimate
+from robust.summary import Line
 
 __all__ = ["draw"]
 
-_FEWEST_SEEDS = 3  # the interval of two is wider than the axes
 _NAMES = {"vanilla": "base", "l2_sp": "l2-sp"}
 _OTHERS = {"zero_shot": ("#444444", "X"), "digrap_from_1": ("#009E73", "v")}
 _COMPARED = ("vanilla", "ftp")
@@ -40,15 +40,15 @@ def draw(rows: Sequence[Row], shifts: Mapping[str, Shift], path: Path) -> None:
 def _frontier(axes: Any, rows: Sequence[Row], lines: Sequence[Line], name: str) -> None:
     ends = {line.method: line for line in lines if line.method in ("zero_shot", "vanilla")}
     curve = [ends["zero_shot"], *summary.curve(rows, "wise_ft"), ends["vanilla"]]
-    points = [[_score(line, title).mean for line in curve] for title in ("ID", name)]
+    points = [[line.score(SCORES[title]).mean for line in curve] for title in ("ID", name)]
     axes.plot(*points, color="#444444", lw=1.2, marker=".", ms=5, label="wise_ft", zorder=1)
     for line in lines:
         if line.method != "wise_ft":
-            own, other = _score(line, "ID"), _score(line, name)
-            bars = [(one.half or 0.0) if len(line.rows) >= _FEWEST_SEEDS else 0.0 for one in (own, other)]
+            own, other = (line.score(SCORES[title]).mean for title in ("ID", name))
+            x_bar, y_bar = (paired_bar(line, ends["vanilla"], SCORES[title]) for title in ("ID", name))
             colour, marker = _style(line.method)
             axes.errorbar(
-                own.mean, other.mean, xerr=bars[0], yerr=bars[1], color=colour, marker=marker, ms=8, lw=0.8, ls="",
+                own, other, xerr=x_bar, yerr=y_bar, color=colour, marker=marker, ms=8, lw=0.8, ls="",
                 label=line.method,
             )  # fmt: skip
     axes.set_xlabel("accuracy in domain (%)")
@@ -73,10 +73,6 @@ def _losses(axes: Any, lines: Sequence[Line], shifts: Mapping[str, Shift]) -> No
     axes.set_ylabel("accuracy lost to the shift (points)")
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     clean(axes)
-
-
-def _score(line: Line, title: str) -> summary.Estimate:
-    return estimate([row[SCORES[title]] for row in line.rows.values()])
 
 
 def _style(method: str) -> tuple[str, str]:

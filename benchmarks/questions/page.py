@@ -98,7 +98,11 @@ def vqa(results: Path) -> str:
     parts = [
         _INTRODUCTION,
         "## What fine-tuning keeps\n",
-        figure("vqa.png", "Accuracy in domain against shifted accuracy by method; loss against distance."),
+        figure(
+            "vqa.png",
+            "Accuracy in domain against shifted accuracy by method; loss against distance.",
+            "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
+        ),
         scores(lines, SCORES),
         _UNEVEN if len({len(line.rows) for line in lines}) > 1 else "",
         differences(lines, SCORES),

@@ -17,7 +17,7 @@ from robust.rows import Row
 from robust.summary import SCORES, Line, paired
 from robust.tables import ENOUGH_SEEDS
 
-__all__ = ["draw_frontier", "draw_walls"]
+__all__ = ["draw_frontier", "draw_walls", "paired_bar"]
 
 _NAMES = {"vanilla": "base", "ftp+digrap": "ftp+digrap", "l2_sp": "l2-sp", "mars_pgm": "pgm", "ftp_exact": "ftp-lean"}
 _OTHERS = {"zero_shot": ("#444444", "o"), "ftp_scale_free": ("#0072B2", "d"), "lp_ft": ("#882255", "<")}
@@ -27,9 +27,7 @@ _OTHERS |= {"linear_probe": ("#AA4499", ">")}
 def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
     """ID accuracy against OOD accuracy, domains seen and held out; the line is WiSE-FT.
 
-    Bars are the 95 % intervals of the differences to plain fine-tuning, paired by seed: what seeds have in common, a
-    hard split, says nothing about methods. The foundation model has none, and no method below three seeds: that of two
-    is wider than the axes.
+    Bars are those of `paired_bar`.
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
     found = [line for line in summary.lines(rows) if line.alpha is None]
@@ -44,7 +42,7 @@ def draw_frontier(rows: Sequence[Row], title: str, path: Path) -> None:
         axes.plot(ids, oods, color="#444444", lw=1.2, marker=".", ms=5, label="WiSE-FT", zorder=1)
         for line in found:
             colour, marker = _style(line.method)
-            x_bar, y_bar = (_bar(line, vanilla, column) for column in ("ID", name))
+            x_bar, y_bar = (paired_bar(line, vanilla, SCORES[title]) for title in ("ID", name))
             axes.errorbar(
                 *_point(line, name), xerr=x_bar, yerr=y_bar, color=colour, marker=marker, ms=8, lw=0.8, ls="",
                 label=line.method,
@@ -79,14 +77,19 @@ def draw_walls(source: Path, path: Path) -> None:
     save(figure, path)
 
 
-def _point(line: Line, name: str) -> tuple[float, float]:
-    return line.score(SCORES["ID"]).mean, line.score(SCORES[name]).mean
+def paired_bar(line: Line, vanilla: Line, column: str) -> float:
+    """Half the 95 % interval of a method's difference to plain fine-tuning, paired by seed.
 
-
-def _bar(line: Line, vanilla: Line, name: str) -> float:
-    gap = paired(line, vanilla, SCORES[name])
+    What seeds have in common, a hard split, says nothing about methods. The foundation model has none, and no method
+    below three seeds: that of two is wider than the axes.
+    """
+    gap = paired(line, vanilla, column)
     shown = line.method != "zero_shot" and len(line.rows) >= ENOUGH_SEEDS
     return gap.half if shown and gap is not None and gap.half is not None else 0.0
+
+
+def _point(line: Line, name: str) -> tuple[float, float]:
+    return line.score(SCORES["ID"]).mean, line.score(SCORES[name]).mean
 
 
 def _style(method: str) -> tuple[str, str]:
