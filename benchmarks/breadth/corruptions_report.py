@@ -51,7 +51,7 @@ def write(results: Path) -> None:
 
 
 def by_family(found: Sequence[Row]) -> Values:
-    """Accuracy on clean images, under all corruptions, and by family, for each method and seed."""
+    """Accuracy on clean images, under all corruptions, and by family; of a method's settings the last one's."""
     scores: dict[str, Callable[[Row], float]] = {
         "clean": lambda row: row["clean_accuracy"],
         "corrupted": lambda row: row["corrupted_accuracy"],
