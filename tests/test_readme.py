@@ -112,8 +112,7 @@ def emoji_lines(style):
 
 def gains(ftp: summary.Line, peer: summary.Line) -> list[str]:
     """In domain, on the styles seen before and on those held out."""
-    differences = [summary.paired(ftp, peer, column) for column in summary.SCORES.values()]
-    return [f"{found.mean:+.1f} ± {found.half:.1f}" for found in differences if found is not None]
+    return [f"{summary.paired(ftp, peer, column):+}" for column in summary.SCORES.values()]
 
 
 def test_the_gains_on_the_emoji_are_what_was_recorded():
@@ -125,6 +124,8 @@ def test_the_gains_on_the_emoji_are_what_was_recorded():
     assert "{}, {} and {}".format(*gains(ftp, best)) in text
     assert "{}, {} and {}".format(*gains(found["ftp", 3e-4, 1e-1], best)) in text
     assert "{}, {} and {}".format(*gains(found["ftp_scale_free", 3e-4, 0.3], best)) in text
+    assert "{}, {} and {}".format(*gains(found["ftp_exact", 3e-4, 1e-2], best)) in text
+    assert "{}, {} and {}".format(*gains(found["tpgm", 3e-4, 1e-1], best)) in text
 
 
 def test_the_gains_on_the_second_style_are_what_was_recorded():
