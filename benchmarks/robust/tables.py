@@ -7,7 +7,7 @@ from robust import summary
 from robust.rows import Row
 from robust.summary import PEERS, Line, paired
 
-__all__ = ["ENOUGH_SEEDS", "curve", "differences", "figure", "print_lines", "scores", "setting"]
+__all__ = ["ENOUGH_SEEDS", "curve", "differences", "figure", "gap", "print_lines", "scores", "setting"]
 
 ENOUGH_SEEDS = 3
 """From how many on an interval is taken at its word: that of two differences that happen to be equal is nothing."""
