@@ -107,7 +107,7 @@ def main() -> None:
     result = {"environment": report.environment(), "rows": rows}
     report.write(options.results / "scale_on_paper.json", result)
     large = [row for row in rows if row["model"] in LARGE]
-    (options.results / "scale_on_paper.md").write_text(_markdown(large))
+    (options.results / "scale_on_paper.md").write_text(report.markdown(COLUMNS, [_cells(row) for row in large]))
 
 
 def _case(mesh: tuple[int, int], model: str, **sizes: int) -> Case:
@@ -255,12 +255,6 @@ def _print(rows: list[dict[str, Any]]) -> None:
         groups.setdefault(_place(row), []).append(_cells(row))
     caption = "adamw alone and inside each method. The arithmetic agreed with every compiled program."
     report.print_table("Scale on paper", caption, COLUMNS, list(groups.values()))
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of docs/scale.md."""
-    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *(_cells(row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from measure.report import markdown
 from past.grids import SCALE_KNOBS, scale_axes
 from past.trials import Row, Trial
 
@@ -46,8 +47,7 @@ def show(experiment: str, rows: Sequence[Row], task: str, results: Path, console
         table.add_row(*line)
     console.print(table)
     path = results / f"past_{experiment}_{task}"
-    markdown = [header, ["---", *["---:"] * (len(header) - 1)], *lines]
-    path.with_suffix(".md").write_text("".join("| " + " | ".join(line) + " |\n" for line in markdown))
+    path.with_suffix(".md").write_text(markdown(header, lines))
     {"scale": _draw_scale, "judges": _draw_judges, "strengths": _draw_strengths}[experiment](
         rows, task, path.with_suffix(".png")
     )

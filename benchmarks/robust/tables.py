@@ -47,8 +47,8 @@ def scores(lines: Sequence[Line], columns: Columns) -> str:
 
 def differences(lines: Sequence[Line], columns: Columns) -> str:
     """Each method minus plain fine-tuning and minus WiSE-FT, paired by seed."""
-    parts = []
-    for peer in sorted((line for line in lines if line.method in PEERS), key=lambda line: PEERS.index(line.method)):
+    parts, by_method = [], {line.method: line for line in lines}
+    for peer in (by_method[name] for name in PEERS if name in by_method):
         body = []
         for line in lines:
             common = line.rows.keys() & peer.rows.keys()

@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 from measure.style import METHODS as STYLE
 from measure.style import clean, save
 from robust import summary
-from robust.summary import Line, estimate
+from robust.summary import Line
 from segment.rows import SCORES, Row
 
 __all__ = ["draw_frontier"]
@@ -44,7 +44,7 @@ def draw_frontier(found: Sequence[Row], path: Path) -> None:
 
 
 def _mean(line: Line, heading: str) -> float:
-    return estimate([row[SCORES[heading]] for row in line.rows.values()]).mean
+    return line.score(SCORES[heading]).mean
 
 
 def _label(line: Line) -> str:
