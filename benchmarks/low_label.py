@@ -6,8 +6,8 @@
     python benchmarks/low_label.py --smallest                     # seconds; what CI runs
 
 1, 5, 10, 50 and 100 % of the fine-tuning images, nested and stratified, each trained on for as many STEPS as all of
-them are. Settings are those that benchmarks/robustness.py chose with all labels; nothing is chosen here. Each run is a
-row of benchmarks/results/low_label.csv, and is not repeated.
+them are. Settings are those that benchmarks/robustness.py chose with all labels; nothing is chosen here, and 100 % is
+that benchmark's own run. Each run is a row of benchmarks/results/low_label.csv, and is not repeated.
 """
 
 import dataclasses
@@ -23,13 +23,16 @@ from breadth.shares import few_labels
 from robust import protocol, rows
 from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
-from robust.finetune import Run, Scores, Start, scores
+from robust.finetune import Start
 from robust.methods import METHODS
 from vision.cache import keep_compiled_programs
 from vision.progress import make_console
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.5, 0.7)  # of WiSE-FT, from vanilla fine-tuning
+
+Knobs = dict[str, float]
+Subset = dict[str, float]  # share and images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,29 +79,44 @@ def _run(options: Options, experiment: Experiment) -> None:
         for share in shares:
             origin, images = few_labels(whole, share, seed)
             for method in options.methods:
-                _fill(options.results / FILE, experiment, method, seed, origin, {"share": share, "images": images})
+                _fill(options, experiment, method, seed, origin, {"share": share, "images": images})
 
 
-def _fill(file: Path, experiment: Experiment, method: str, seed: int, origin: Start, subset: dict[str, float]) -> None:
+def _fill(options: Options, experiment: Experiment, method: str, seed: int, origin: Start, subset: Subset) -> None:
     """Fine-tunes on a subset if its row is missing; the run's own row comes last, after those that are made from it."""
-    knobs = protocol.chosen(experiment, RESULTS / "robustness_trials.csv", method)
+    file, knobs = options.results / FILE, protocol.chosen(experiment, RESULTS / "robustness_trials.csv", method)
     own = protocol.blank_row(experiment, method, knobs, seed) | subset
     if _key(own) in {_key(row) for row in rows.read(file, COLUMNS)}:
         return
-    with stage(f"{experiment.name}, {method}, {subset['images']} images, seed {seed}") as on_step:
-        run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step, origin)
-    for name, more, found, part in _points(method, run):
-        row = protocol.blank_row(experiment, name, knobs | more, seed) | subset
-        rows.append(file, row | protocol.measured(found, part * run.drift, run.trained.seconds), COLUMNS)
+    found = (
+        [] if experiment.smallest or subset["share"] < 1 else _of_the_main_benchmark(experiment, method, knobs, seed)
+    )
+    if not found:
+        with stage(f"{experiment.name}, {method}, {subset['images']} images, seed {seed}") as on_step:
+            run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step, origin)
+        found = [
+            protocol.blank_row(experiment, name, settings, seed)
+            | protocol.measured(run.interpolated(part), part * run.drift, run.trained.seconds)
+            for name, settings, part in _points(method, knobs)
+        ]
+    for row in found:
+        rows.append(file, row | subset, COLUMNS)
 
 
-def _points(method: str, run: Run) -> Iterator[tuple[str, dict[str, float], Scores, float]]:
-    """Each model to measure: its name, its own settings, its scores, its place between foundation and fine-tuning."""
+def _of_the_main_benchmark(experiment: Experiment, method: str, knobs: Knobs, seed: int) -> list[rows.Row]:
+    """What benchmarks/robustness.py has of the same run with all labels; nothing if anything is missing."""
+    there = {rows.key_of(row): row for row in rows.read(RESULTS / "robustness.csv")}
+    wanted = [rows.key_of(protocol.blank_row(experiment, name, also, seed)) for name, also, _ in _points(method, knobs)]
+    return [there[key] for key in wanted] if there.keys() >= set(wanted) else []
+
+
+def _points(method: str, knobs: Knobs) -> Iterator[tuple[str, Knobs, float]]:
+    """Each model to measure: its name, its settings, its place between the foundation model and the run's end."""
     if method == "vanilla":
-        yield "zero_shot", {}, scores(run.start, run.start.params), 0.0
+        yield "zero_shot", {}, 0.0
         for alpha in ALPHAS:
-            yield "wise_ft", {"alpha": alpha}, run.interpolated(alpha), alpha
-    yield method, {}, run.scores, 1.0
+            yield "wise_ft", knobs | {"alpha": alpha}, alpha
+    yield method, knobs, 1.0
 
 
 def _key(row: rows.Row) -> tuple[Any, ...]:

@@ -79,6 +79,16 @@ def test_the_command_at_its_smallest_fills_what_is_missing_and_nothing_else(tmp_
     assert len((tmp_path / FILE).read_bytes().splitlines()) == len(lines)
 
 
+def test_with_all_labels_the_rows_are_the_main_benchmarks():
+    results = ROOT / "benchmarks" / "results"
+    main = {rows.key_of(row): row for row in rows.read(results / "robustness.csv")}
+    found = [row for row in rows.read(results / FILE, COLUMNS) if row["share"] == 1]
+    assert found
+    for row in found:
+        assert row["images"] > 0
+        assert {name: row[name] for name in rows.COLUMNS} == main[rows.key_of(row)]
+
+
 def test_the_recorded_tables_are_the_recorded_rows(tmp_path):
     alphas = {"0.5", "0.7"}
     assert numbers_beyond_the_tables("low_label", FILE, low_label_report.write, tmp_path) <= alphas
