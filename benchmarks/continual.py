@@ -12,20 +12,23 @@ in continual_trials.csv. examples/continual.py is the recipe in its shortest for
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import tyro
 
 from breadth import continual_report
 from breadth.continual_report import COLUMNS, FILE
-from breadth.learners import LEARNERS, Learner, accuracies, average, forgetting, learn, learned
+from breadth.learners import LEARNERS, accuracies, average, forgetting, learn, learned
 from breadth.sequences import TaskSequence, digits_sequence, emoji_sequence
-from robust import protocol, rows
+from robust import rows
 from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
-from robust.methods import RATE
+from robust.protocol import known, recorded
+from robust.study import Settings, Study
+from robust.training import OnStep
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
 from vision.networks import Params
@@ -74,77 +77,63 @@ def main() -> None:
 def _run(options: Options, experiment: Experiment) -> None:
     if unknown := [name for name in options.methods if name not in LEARNERS]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(LEARNERS)}")
-    for seed in range(1 if options.smallest else options.seeds):
-        with stage(f"{experiment.name}, foundation model {seed}") as on_step:
-            digits = experiment.name == "digits"
-            tasks = digits_sequence(seed, options.smallest, on_step) if digits else emoji_sequence(seed, on_step)
-        for name in options.methods:
-            if seed == 0 and options.trials > 1 and not options.smallest:
-                _try(options, experiment, name, tasks)
-            _fill(options, experiment, name, seed, tasks)
+    tries = options.trials > 1 and not options.smallest
+    study = InTurn(
+        experiment=experiment,
+        results=rows.File(options.results / FILE, COLUMNS),
+        trials=rows.File(options.results / "continual_trials.csv", COLUMNS) if tries else None,
+        tried=options.trials,
+    )
+    study.run_missing(options.methods, range(1 if options.smallest else options.seeds), stage)
 
 
-def _try(options: Options, experiment: Experiment, name: str, tasks: TaskSequence) -> None:
-    learner, file = LEARNERS[name], options.results / "continual_trials.csv"
-    for value in learner.values[: options.trials]:
-        row = _blank(experiment, name, _chosen(options, experiment, name) | {learner.knob: value}, 0)
-        if rows.key_of(row) not in {rows.key_of(there) for there in rows.read(file, COLUMNS)}:
-            started = time.perf_counter()
-            model = _models(experiment, learner, row["hyperparameters"], tasks, 0, f"trial of {name}")[-1]
-            found = accuracies(tasks, model, list(tasks.validation.values()))
-            seconds = time.perf_counter() - started
-            rows.append(file, row | {"validation_accuracy": float(np.mean(found)), "seconds": seconds}, COLUMNS)
+class Learned(NamedTuple):
+    """The models before the first task and after each, and the time that they took."""
+
+    models: list[Params]
+    seconds: float
 
 
-def _fill(options: Options, experiment: Experiment, name: str, seed: int, tasks: TaskSequence) -> None:
-    file = options.results / FILE
-    row = _blank(experiment, name, _chosen(options, experiment, name), seed)
-    if rows.key_of(row) in {rows.key_of(there) for there in rows.read(file, COLUMNS)}:
-        return
-    started = time.perf_counter()
-    models = _models(experiment, LEARNERS[name], row["hyperparameters"], tasks, seed, name)
-    matrix = np.array([accuracies(tasks, model, list(tasks.test.values())) for model in models])
-    found = {
-        "validation_accuracy": float(np.mean(accuracies(tasks, models[-1], list(tasks.validation.values())))),
-        "average_accuracy": average(matrix),
-        "forgetting": forgetting(matrix),
-        "learned_accuracy": learned(matrix),
-        "seconds": time.perf_counter() - started,
-        "accuracies": matrix.tolist(),
-    }
-    rows.append(file, row | found, COLUMNS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InTurn(Study[TaskSequence, Learned]):
+    """Learning the tasks of one experiment in turn.
 
+    Attributes:
+        experiment: The main benchmark's, whose foundation model begins.
+    """
 
-def _models(
-    experiment: Experiment, learner: Learner, knobs: dict[str, float], tasks: TaskSequence, seed: int, what: str
-) -> list[Params]:
-    length = LENGTHS[experiment.name] | ({"epochs": 1} if experiment.smallest else {})
-    with stage(f"{experiment.name}, {what}, seed {seed}") as on_step:
-        return learn(learner, knobs, tasks, seed, **length, on_step=on_step)
+    experiment: Experiment
 
+    methods: ClassVar = LEARNERS
 
-def _chosen(options: Options, experiment: Experiment, name: str) -> dict[str, float]:
-    """The setting best on validation images; without trials here, what the main benchmark chose."""
-    learner = LEARNERS[name]
-    knobs = protocol.chosen(experiment, RESULTS / "robustness_trials.csv", learner.method)
-    knobs |= {learner.knob: learner.values[0]} if learner.alphas or learner.settings else {}
-    found = rows.read(options.results / "continual_trials.csv", COLUMNS)
-    for wanted in dict.fromkeys(("vanilla", name)):  # the learning rate is vanilla's
-        knob = LEARNERS[wanted].knob
-        mine = [
-            row
-            for row in found
-            if (row["experiment"], row["method"]) == (experiment.name, wanted)
-            and row["hyperparameters"][knob] in LEARNERS[wanted].values
-        ]
-        if mine:
-            knobs[knob] = max(mine, key=lambda row: row["validation_accuracy"])["hyperparameters"][knob]
-    return knobs
+    def known(self, name: str, knobs: Settings, seed: int) -> rows.Row:
+        return known(self.experiment, name, knobs, seed)
 
+    def default(self, name: str) -> Settings:
+        """What the main benchmark chose, or the first of the settings that are other here."""
+        learner = LEARNERS[name]
+        other = {learner.knob: learner.values[0]} if learner.alphas or learner.settings else {}
+        return recorded(self.experiment).chosen(learner.method) | other
 
-def _blank(experiment: Experiment, name: str, knobs: dict[str, float], seed: int) -> dict[str, Any]:
-    row = protocol.blank_row(experiment, name, {RATE: knobs[RATE], **knobs}, seed)
-    return dict.fromkeys(COLUMNS) | {"accuracies": []} | {key: row[key] for key in COLUMNS if key in row}
+    def start(self, seed: int, on_step: OnStep) -> TaskSequence:
+        is_digits = self.experiment.name == "digits"
+        return digits_sequence(seed, self.experiment.smallest, on_step) if is_digits else emoji_sequence(seed, on_step)
+
+    def train(self, origin: TaskSequence, name: str, knobs: Settings, seed: int, on_step: OnStep) -> Learned:
+        length = LENGTHS[self.experiment.name] | ({"epochs": 1} if self.experiment.smallest else {})
+        started = time.perf_counter()
+        models = learn(LEARNERS[name], knobs, origin, seed, **length, on_step=on_step)
+        return Learned(models, time.perf_counter() - started)
+
+    def judged(self, origin: TaskSequence, run: Learned) -> rows.Row:
+        found = accuracies(origin, run.models[-1], list(origin.validation.values()))
+        return {"validation_accuracy": float(np.mean(found)), "seconds": run.seconds}
+
+    def measured(self, origin: TaskSequence, run: Learned, name: str, knobs: Settings, seed: int) -> Iterator[rows.Row]:
+        matrix = np.array([accuracies(origin, model, list(origin.test.values())) for model in run.models])
+        found = {"average_accuracy": average(matrix), "forgetting": forgetting(matrix)}
+        found |= {"learned_accuracy": learned(matrix), "accuracies": matrix.tolist()}
+        yield self.known(name, knobs, seed) | self.judged(origin, run) | found
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ import tyro
 
 from breadth import corruptions_report
 from breadth.corruptions_report import COLUMNS, FILE
-from robust import protocol, rows
+from robust import rows
 from robust.command import stage, told_in_one_line
 from robust.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from robust.experiments import Experiment, standard
-from robust.finetune import Run, Start, between
-from robust.methods import METHODS
+from robust.finetune import Run, Start
+from robust.protocol import Classification, recorded
+from robust.study import Settings, points
 from robust.training import predictions
 from vision.cache import keep_compiled_programs
 from vision.data import ArrayDomain
@@ -73,41 +74,35 @@ def main() -> None:
 
 def _run(options: Options, experiment: Experiment) -> None:
     severities = SEVERITIES[2:3] if options.smallest else SEVERITIES
-    for seed in range(1 if options.smallest else options.seeds):
-        for method in options.methods:
-            _fill(options.results / FILE, experiment, method, seed, severities)
+    study = Corrupted(results=rows.File(options.results / FILE, COLUMNS), experiment=experiment, severities=severities)
+    study.run_missing(options.methods, range(1 if options.smallest else options.seeds), stage)
 
 
-def _fill(file: Path, experiment: Experiment, method: str, seed: int, severities: tuple[int, ...]) -> None:
-    """Fine-tunes and measures if the row is missing; the run's own comes last, after those that are made from it."""
-    knobs = protocol.chosen(experiment, RESULTS / "robustness_trials.csv", method)
-    own = rows.key_of(_blank(experiment, method, knobs, seed))
-    if own in {rows.key_of(row) for row in rows.read(file, COLUMNS)}:
-        return
-    with stage(f"{experiment.name}, {method}, seed {seed}") as on_step:
-        run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step)
-    for name, more, params in _points(method, run):
-        kinds = {kind: [_accuracy(run.start, params, (kind, s), seed) for s in severities] for kind in CORRUPTIONS}
-        found = {
-            "clean_accuracy": _accuracy(run.start, params, None, seed),
-            "corrupted_accuracy": statistics.fmean(value for values in kinds.values() for value in values),
-            "kinds": kinds,
-        }
-        rows.append(file, _blank(experiment, name, knobs | more, seed) | found, COLUMNS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corrupted(Classification):
+    """The main benchmark's runs, measured under corruptions.
 
+    Attributes:
+        severities: Of each kind of corruption.
+    """
 
-def _points(method: str, run: Run) -> Iterator[tuple[str, dict[str, float], Params]]:
-    """Each model to measure: its name, its own settings, its parameters."""
-    origin, tuned, vanilla = run.start.params, run.trained.params, method == "vanilla"
-    if vanilla:
-        yield "zero_shot", {}, origin
-    yield "wise_ft" if vanilla else f"{method}+wise_ft", {"alpha": ALPHA}, between(tuned, origin, ALPHA)
-    yield method, {}, tuned
+    severities: tuple[int, ...]
 
+    def default(self, name: str) -> Settings:
+        return recorded(self.experiment).chosen(name)
 
-def _blank(experiment: Experiment, method: str, knobs: dict[str, float], seed: int) -> rows.Row:
-    row = protocol.blank_row(experiment, method, knobs, seed)
-    return {column: row.get(column) for column in COLUMNS}
+    def measured(self, origin: Start, run: Run[Start], name: str, knobs: Settings, seed: int) -> Iterator[rows.Row]:
+        for label, settings, alpha in points(name, knobs, (ALPHA,)):
+            params = run.at(alpha)
+            kinds = {
+                kind: [_accuracy(origin, params, (kind, severity), seed) for severity in self.severities]
+                for kind in CORRUPTIONS
+            }
+            yield self.known(label, settings, seed) | {
+                "clean_accuracy": _accuracy(origin, params, None, seed),
+                "corrupted_accuracy": statistics.fmean(value for values in kinds.values() for value in values),
+                "kinds": kinds,
+            }
 
 
 def _accuracy(origin: Start, params: Params, corruption: tuple[str, int] | None, seed: int) -> float:

@@ -18,8 +18,8 @@ import tyro
 
 from robust.command import stage, told_in_one_line
 from robust.methods import METHODS
-from segment import gallery, protocol, report
-from segment.protocol import Settings
+from segment import gallery, report, rows
+from segment.protocol import Segmentation
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
 from vision.progress import make_console
@@ -69,15 +69,15 @@ def _run(options: Options) -> None:
     known = [name for name, method in METHODS.items() if not method.probe_first]
     if unknown := [name for name in options.methods if name not in known]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(known)}")
-    settings = Settings(
-        "digits" if options.smallest else "emoji",
-        options.methods,
-        range(1 if options.smallest else options.seeds),
-        options.results / "dense.csv",
-        options.results / "dense_trials.csv",
-        tried=1 if options.smallest else options.trials,
+    files = [rows.File(options.results / name, rows.COLUMNS) for name in ("dense.csv", "dense_trials.csv")]
+    study = Segmentation(
+        world="digits" if options.smallest else "emoji",
+        results=files[0],
+        trials=files[1] if options.trials > 1 and not options.smallest else None,
+        tried=options.trials,
     )
-    protocol.run_missing(settings, stage, partial(gallery.record, options.results))
+    seeds = range(1 if options.smallest else options.seeds)
+    study.run_missing(options.methods, seeds, stage, partial(gallery.record, options.results))
 
 
 if __name__ == "__main__":

@@ -11,28 +11,28 @@ that benchmark's own run. Each run is a row of benchmarks/results/low_label.csv,
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
 from breadth import low_label_report
 from breadth.low_label_report import COLUMNS, FILE
-from breadth.shares import few_labels
-from robust import protocol, rows
+from breadth.shares import few_labels, images_kept
+from robust import rows
 from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
-from robust.finetune import Start
-from robust.methods import METHODS
+from robust.finetune import Run, Start
+from robust.protocol import Classification, origin_of, recorded
+from robust.study import Settings, points
+from robust.training import OnStep
 from vision.cache import keep_compiled_programs
 from vision.progress import make_console
 
 RESULTS = Path(__file__).parent / "results"
 ALPHAS = (0.5, 0.7)  # of WiSE-FT, from vanilla fine-tuning
-
-Knobs = dict[str, float]
-Subset = dict[str, float]  # share and images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,55 +72,56 @@ def main() -> None:
 
 
 def _run(options: Options, experiment: Experiment) -> None:
-    shares = (0.1, 1.0) if options.smallest else options.shares
-    for seed in range(1 if options.smallest else options.seeds):
-        with stage(f"{experiment.name}, foundation model {seed}") as on_step:
-            whole = protocol.origin_of(experiment, seed, on_step)
-        for share in shares:
-            origin, images = few_labels(whole, share, seed)
-            for method in options.methods:
-                _fill(options, experiment, method, seed, origin, {"share": share, "images": images})
+    seeds = range(1 if options.smallest else options.seeds)
+    file = rows.File(options.results / FILE, COLUMNS, also=("share",))
+    for share in (0.1, 1.0) if options.smallest else options.shares:
+        study = FewLabels(results=file, experiment=experiment, share=share)
+        if share == 1 and not experiment.smallest:
+            study.take_main_runs(options.methods, seeds)
+        study.run_missing(options.methods, seeds, stage)
 
 
-def _fill(options: Options, experiment: Experiment, method: str, seed: int, origin: Start, subset: Subset) -> None:
-    """Fine-tunes on a subset if its row is missing; the run's own row comes last, after those that are made from it."""
-    file, knobs = options.results / FILE, protocol.chosen(experiment, RESULTS / "robustness_trials.csv", method)
-    own = protocol.blank_row(experiment, method, knobs, seed) | subset
-    if _key(own) in {_key(row) for row in rows.read(file, COLUMNS)}:
-        return
-    found = (
-        [] if experiment.smallest or subset["share"] < 1 else _of_the_main_benchmark(experiment, method, knobs, seed)
-    )
-    if not found:
-        with stage(f"{experiment.name}, {method}, {subset['images']} images, seed {seed}") as on_step:
-            run = protocol.fine_tuned(experiment, METHODS[method], knobs, seed, on_step, origin)
-        found = [
-            protocol.blank_row(experiment, name, settings, seed)
-            | protocol.measured(run.interpolated(part), part * run.drift, run.trained.seconds)
-            for name, settings, part in _points(method, knobs)
-        ]
-    for row in found:
-        rows.append(file, row | subset, COLUMNS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewLabels(Classification):
+    """The main benchmark's runs, with a share of the labels.
 
+    Attributes:
+        share: Of the fine-tuning images.
+    """
 
-def _of_the_main_benchmark(experiment: Experiment, method: str, knobs: Knobs, seed: int) -> list[rows.Row]:
-    """What benchmarks/robustness.py has of the same run with all labels; nothing if anything is missing."""
-    there = {rows.key_of(row): row for row in rows.read(RESULTS / "robustness.csv")}
-    wanted = [rows.key_of(protocol.blank_row(experiment, name, also, seed)) for name, also, _ in _points(method, knobs)]
-    return [there[key] for key in wanted] if there.keys() >= set(wanted) else []
+    share: float
 
+    def title(self) -> str:
+        return f"{self.experiment.name}, {100 * self.share:g} % of the labels"
 
-def _points(method: str, knobs: Knobs) -> Iterator[tuple[str, Knobs, float]]:
-    """Each model to measure: its name, its settings, its place between the foundation model and the run's end."""
-    if method == "vanilla":
-        yield "zero_shot", {}, 0.0
-        for alpha in ALPHAS:
-            yield "wise_ft", knobs | {"alpha": alpha}, alpha
-    yield method, knobs, 1.0
+    def known(self, name: str, knobs: Settings, seed: int) -> rows.Row:
+        return super().known(name, knobs, seed) | {"share": self.share}
 
+    def start(self, seed: int, on_step: OnStep) -> Start:
+        return few_labels(super().start(seed, on_step), self.share, seed)
 
-def _key(row: rows.Row) -> tuple[Any, ...]:
-    return rows.key_of(row), row["share"]
+    def default(self, name: str) -> Settings:
+        return recorded(self.experiment).chosen(name)
+
+    def alphas(self, name: str) -> tuple[float, ...]:
+        return ALPHAS if name == "vanilla" else ()
+
+    def measured(self, origin: Start, run: Run[Start], name: str, knobs: Settings, seed: int) -> Iterator[rows.Row]:
+        for row in super().measured(origin, run, name, knobs, seed):
+            yield row | {"images": images_kept(len(origin.task.train), self.share)}
+
+    def take_main_runs(self, names: Sequence[str], seeds: Sequence[int]) -> None:
+        """With all labels a run is the main benchmark's: takes what is recorded there and is not here."""
+        there = {rows.key_of(row): row for row in recorded(self.experiment).results.read()}
+        for seed, name in itertools.product(seeds, names):
+            knobs = self.chosen(name)
+            if self.known(name, knobs, seed) in self.results:
+                continue
+            wanted = [self.known(label, own, seed) for label, own, _ in points(name, knobs, self.alphas(name))]
+            if all(rows.key_of(row) in there for row in wanted):
+                images = len(origin_of(self.experiment, seed).task.train)
+                for row in wanted:
+                    self.results.append(there[rows.key_of(row)] | row | {"images": images})
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from typing import Literal
 
 import tyro
 
-from robust import protocol, report, walls
+from robust import report, rows, walls
 from robust.command import stage, told_in_one_line
 from robust.experiments import Experiment, standard
 from robust.methods import METHODS
-from robust.protocol import Settings
+from robust.protocol import Classification
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
 from vision.progress import make_console
@@ -78,18 +78,16 @@ def main() -> None:
 def _run(options: Options, experiment: Experiment) -> None:
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
-    seeds = range(1 if options.smallest else options.seeds)
-    trials = options.results / "robustness_trials.csv" if options.trials > 1 else None
-    settings = Settings(
-        options.methods,
-        seeds,
-        options.results / "robustness.csv",
-        trials,
+    trials = rows.File(options.results / "robustness_trials.csv") if options.trials > 1 else None
+    study = Classification(
+        experiment=experiment,
+        results=rows.File(options.results / "robustness.csv"),
+        trials=trials,
         tried=min(options.trials, 2) if options.smallest else options.trials,
     )
     # what the radii did is kept for the settings that were chosen
-    keep = (partial(walls.record, options.results),) if trials else ()
-    protocol.run_missing(experiment, settings, stage, *keep)
+    keep = (partial(walls.record, options.results, experiment),) if trials else ()
+    study.run_missing(options.methods, range(1 if options.smallest else options.seeds), stage, *keep)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import tyro
 
 from questions import report
 from questions.methods import METHODS
-from questions.protocol import Plan, run_missing
+from questions.protocol import COLUMNS, Questions, shifts_file
+from robust import rows
 from robust.command import stage, told_in_one_line
 from vision.cache import keep_compiled_programs
 from vision.errors import UserError
@@ -56,17 +57,25 @@ def main() -> None:
     keep_compiled_programs()
     if not options.report:
         with told_in_one_line(console):
-            run_missing(_plan(options), stage)
+            _run(options)
     recorded = options.results == Options.results and not options.smallest
     report.write(options.results, console, options.docs or (ROOT / "docs" if recorded else None))
 
 
-def _plan(options: Options) -> Plan:
+def _run(options: Options) -> None:
     if unknown := [name for name in options.methods if name not in METHODS]:
         raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
-    if options.smallest:
-        return Plan("digits", options.methods, range(1), options.results, epochs=1, tried=1, smallest=True)
-    return Plan("emoji", options.methods, range(options.seeds), options.results, epochs=5, tried=options.trials)
+    files = [rows.File(options.results / name, COLUMNS) for name in ("vqa.csv", "vqa_trials.csv")]
+    study = Questions(
+        source="digits" if options.smallest else "emoji",
+        epochs=1 if options.smallest else 5,
+        shifts=shifts_file(options.results),
+        smallest=options.smallest,
+        results=files[0],
+        trials=files[1] if options.trials > 1 and not options.smallest else None,
+        tried=options.trials,
+    )
+    study.run_missing(options.methods, range(1 if options.smallest else options.seeds), stage)
 
 
 if __name__ == "__main__":

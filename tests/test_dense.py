@@ -12,15 +12,15 @@ import optax
 import pytest
 
 import dense
-from robust import protocol as classification
 from robust import summary
 from robust.experiments import standard
 from robust.methods import RATE
-from segment import page, protocol, rows
+from robust.protocol import recorded
+from segment import page, rows
 from segment.finetune import CORRUPTIONS
 from segment.foundation import trained_decoder
 from segment.networks import SmallSceneNet, pretrained_scene_net
-from segment.protocol import Settings
+from segment.protocol import Segmentation
 from segment.scores import boundaries, boundary_f, mean_iou
 from segment.worlds import WORLDS, pretraining_scenes, scene_task
 from vision.errors import UserError
@@ -117,22 +117,13 @@ def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
     assert (scene_task(world, 1).id_test.images != task.id_test.images).any()
 
 
-def row(method, hyperparameters, **scores):
-    same = {"experiment": "digits", "backbone": "small-scene-net", "id_domain": "black"}
-    return rows.blank(**same, method=method, hyperparameters=hyperparameters, seed=0, **scores)
-
-
-def test_the_trial_best_in_validation_is_chosen_and_without_trials_classifications(tmp_path):
-    settings = Settings("digits", METHODS, (0,), tmp_path / "dense.csv", tmp_path / "trials.csv")
-    recorded = ROOT / "benchmarks" / "results" / "robustness_trials.csv"
-    elsewhere = classification.chosen(standard("digits"), recorded, "ftp")
-    assert protocol.chosen(settings, "ftp") == elsewhere
+def test_without_trials_the_settings_are_classifications_and_trials_are_judged_by_mean_iou(tmp_path):
+    files = {name: rows.File(tmp_path / f"{name}.csv", rows.COLUMNS) for name in ("results", "trials")}
+    study = Segmentation(world="digits", **files)
+    assert study.chosen("ftp") == recorded(standard("digits")).chosen("ftp")
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
-        rows.append(settings.trials, row("vanilla", {RATE: rate}, validation_miou=found))
-    for mu, found in ((1e-2, 0.4), (3e-3, 0.4), (1e-1, 0.3)):
-        # better on test scenes, which must not matter
-        rows.append(settings.trials, row("ftp", {RATE: 3e-3, "mu": mu}, validation_miou=found, id_miou=mu))
-    assert protocol.chosen(settings, "ftp") == {RATE: 3e-3, "mu": 1e-2}
+        study.trials.append(study.known("vanilla", {RATE: rate}, 0) | {"validation_miou": found, "id_miou": -found})
+    assert study.chosen("vanilla") == {RATE: 3e-3}
 
 
 def run(*flags):

@@ -58,27 +58,13 @@ def test_other_columns_are_refused(tmp_path):
         rows.read(file)
 
 
-def test_the_trial_best_in_validation_is_chosen_and_the_default_of_equals(tmp_path):
-    trials = tmp_path / "trials.csv"
-    assert protocol.chosen(DIGITS, trials, "ftp") == {RATE: 1e-3, "mu": 1e-2}
-    for rate, found in ((1e-3, 0.7), (3e-4, 0.6), (3e-3, 0.8)):
-        rows.append(trials, row("vanilla", 0, {RATE: rate}, validation_accuracy=found, id_accuracy=None))
-    for mu, found in ((1e-2, 0.7), (3e-3, 0.7), (1e-1, 0.7)):
-        # better on test images, which must not matter
-        rows.append(trials, row("ftp", 0, {RATE: 3e-3, "mu": mu}, validation_accuracy=found, id_accuracy=mu))
-    assert protocol.chosen(DIGITS, trials, "vanilla") == {RATE: 3e-3}
-    assert protocol.chosen(DIGITS, trials, "ftp") == {RATE: 3e-3, "mu": 1e-2}
-
-
 def test_every_method_gets_as_many_trials():
     assert {len(method.values) for method in METHODS.values()} == {3}
 
 
-def test_backbones_are_other_runs_with_choices_and_tables_of_their_own(tmp_path):
+def test_backbones_are_other_runs_with_tables_of_their_own():
     other = row(hyperparameters={RATE: 3e-3}, validation_accuracy=0.9) | {"backbone": "resnet"}
     assert rows.key_of(other) != rows.key_of(row(hyperparameters={RATE: 3e-3}))
-    rows.append(tmp_path / "trials.csv", other)
-    assert protocol.chosen(DIGITS, tmp_path / "trials.csv", "vanilla") == {RATE: 1e-3}
     assert [group.name for group in summary.groups([row(), other])] == ["digits-photo", "digits-photo-resnet"]
 
 

@@ -122,17 +122,6 @@ def row(method, seed=0, hyperparameters=None, **scores):
     return {**dict.fromkeys(COLUMNS), **same, **own, **scores}
 
 
-def test_the_trial_best_in_validation_is_chosen_and_the_default_of_equals(tmp_path):
-    plan = protocol.Plan("emoji", ("ftp",), (0,), tmp_path, epochs=1)
-    assert protocol.chosen(plan, "ftp") == {"lr": 1e-3, "mu": 1e-2}
-    for rate, found in ((1e-3, 0.7), (3e-4, 0.6), (3e-3, 0.8)):
-        rows.append(plan.trials, row("vanilla", 0, {"lr": rate}, validation_accuracy=found), COLUMNS)
-    for mu in (1e-2, 3e-3, 1e-1):  # better on test pictures, which must not matter
-        scores = {"validation_accuracy": 0.7, "id_accuracy": mu}
-        rows.append(plan.trials, row("ftp", 0, {"lr": 3e-3, "mu": mu}, **scores), COLUMNS)
-    assert protocol.chosen(plan, "ftp") == {"lr": 3e-3, "mu": 1e-2}
-
-
 def test_every_method_gets_as_many_trials():
     assert {len(method.values) for method in METHODS.values()} == {3}
 

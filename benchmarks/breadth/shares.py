@@ -7,11 +7,11 @@ import numpy as np
 from robust.finetune import Start
 from vision.data import ArrayDomain
 
-__all__ = ["few_labels", "stratified_order"]
+__all__ = ["few_labels", "images_kept", "stratified_order"]
 
 
-def few_labels(origin: Start, share: float, seed: int) -> tuple[Start, int]:
-    """The same task with a share of its fine-tuning images, and their number, which is at least one.
+def few_labels(origin: Start, share: float, seed: int) -> Start:
+    """The same task with a share of its fine-tuning images.
 
     The images that are kept take the places of the others, so that an epoch has as many steps as with all of them: with
     as many epochs instead of steps, 1 % of the digits would be one step, and any method would stay at the foundation
@@ -19,18 +19,22 @@ def few_labels(origin: Start, share: float, seed: int) -> tuple[Start, int]:
 
     Args:
         origin: The task with all labels, and the foundation model.
-        share: In 0..1.
+        share: In 0..1; with 1 the images stay in their own order, so that a run is the main benchmark's.
         seed: Of the order. For one seed the smaller subset is within the larger.
     """
     train = origin.task.train
     if share == 1:
-        return origin, len(train)  # in their own order: the main benchmark's very run
+        return origin
     assert isinstance(train, ArrayDomain)
-    count = max(1, round(share * len(train)))
-    kept = stratified_order(train.labels, seed)[:count]
+    kept = stratified_order(train.labels, seed)[: images_kept(len(train), share)]
     places = np.resize(kept, len(train))
     domain = ArrayDomain(train.name, train.images[places], train.labels[places])
-    return replace(origin, task=replace(origin.task, train=domain)), count
+    return replace(origin, task=replace(origin.task, train=domain))
+
+
+def images_kept(images: int, share: float) -> int:
+    """How many images a share of some is: at least one."""
+    return max(1, round(share * images))
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

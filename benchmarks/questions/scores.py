@@ -37,6 +37,11 @@ class Scores(NamedTuple):
     far: float
     domains: Mapping[str, Kinds]
 
+    def columns(self) -> dict[str, Any]:
+        """As a row of the results."""
+        groups = {"id_accuracy": self.id, "near_accuracy": self.near, "far_accuracy": self.far}
+        return {"validation_accuracy": self.validation, **groups, "domains": dict(self.domains)}
+
 
 def scores(start: Start, params: Params) -> Scores:
     """Accuracy of some weights everywhere."""

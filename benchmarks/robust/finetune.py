@@ -1,11 +1,10 @@
 """One run of the robustness benchmark: a foundation model, one method, one style, and what became of the others."""
 
-import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,18 @@ from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
 
 __all__ = ["Build", "Run", "Scores", "Start", "between", "distance", "run", "start"]
+
+
+class HasParams(Protocol):
+    """What a run starts from, as far as the run itself goes."""
+
+    @property
+    def params(self) -> Params:
+        """The foundation model's parameters."""
+        ...
+
+
+Origin = TypeVar("Origin", bound=HasParams)
 
 Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
 """From the base optimizer and a knob to the method: `lambda adamw, mu: ftp(adamw, hyper_optimizer=optax.adam(mu))`."""
@@ -63,31 +74,38 @@ class Scores:
     held_out: float
     domains: Mapping[str, float]
 
+    def columns(self) -> dict[str, Any]:
+        """As a row of the results."""
+        groups = {"id_accuracy": self.id, "ood_seen_accuracy": self.seen, "ood_held_accuracy": self.held_out}
+        return {"validation_accuracy": self.validation, **groups, "domains": dict(self.domains)}
+
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(Generic[Origin]):
     """A finished run.
 
     Attributes:
         start: Where it started from.
         trained: What it ended with.
-        drift: L2 distance of all parameters from the foundation model.
-        validation: Accuracy on the ID validation images.
+        validation: Its score on the ID validation data.
     """
 
-    start: Start
+    start: Origin
     trained: Trained
-    drift: float
     validation: float
 
     @functools.cached_property
-    def scores(self) -> Scores:
-        """Accuracy everywhere. Looked at once per method, when its hyper-parameters are chosen."""
-        return scores(self.start, self.trained.params)
+    def drift(self) -> float:
+        """L2 distance of all parameters from the foundation model."""
+        return distance(self.trained.params, self.start.params)
 
-    def interpolated(self, alpha: float) -> Scores:
-        """Accuracy everywhere of the point `alpha` of the way from the foundation model to this run: WiSE-FT."""
-        return scores(self.start, between(self.trained.params, self.start.params, alpha))
+    def at(self, alpha: float) -> Params:
+        """The point `alpha` of the way from the foundation model to this run: WiSE-FT; exact at both ends."""
+        return between(self.trained.params, self.start.params, alpha)
+
+    def cost(self, alpha: float = 1.0) -> dict[str, float]:
+        """How far that point is from the foundation model, and what it took to train."""
+        return {"drift": alpha * self.drift, "seconds": self.trained.seconds if alpha else 0.0}
 
 
 _loaded: dict[tuple[str, str, int, str, bool], "Start"] = {}  # the last one: all methods of a seed start from it
@@ -147,7 +165,7 @@ def run(
     held_out: bool = False,
     origin: Start | None = None,
     on_step: OnStep | None = None,
-) -> Run:
+) -> Run[Start]:
     """Fine-tunes the foundation model with one method: AdamW, warm-up and cosine decay, gradients clipped to norm 1.
 
     Args:
@@ -178,7 +196,7 @@ def run(
         on_step=on_step,
     )
     validation = accuracy(predictions(origin.network, trained.params, task.validation), task.validation)
-    return Run(origin, trained, distance(trained.params, origin.params), validation)
+    return Run(origin, trained, validation)
 
 
 def scores(start: Start, params: Params) -> Scores:
@@ -188,11 +206,6 @@ def scores(start: Start, params: Params) -> Scores:
     domains = {name: measure(domain) for name, domain in task.ood.items()}
     mean = lambda group: statistics.fmean(domains[name] for name in task.ood_groups[group])
     return Scores(measure(task.validation), measure(task.id_test), mean("seen"), mean("held out"), domains)
-
-
-def as_dict(found: Scores) -> dict[str, float | Mapping[str, float]]:
-    """Plain data, for files."""
-    return dataclasses.asdict(found)
 
 
 @jax.jit

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from measure.report import markdown
-from robust import protocol, summary, tables
+from robust import summary, tables
 from robust.experiments import main_backbone
 from robust.methods import METHODS, RATE
 from robust.rows import Row, read
+from robust.study import DEFAULT_RATE
 from robust.summary import SCORES, Group, Line
 from robust.tables import figure, gap, setting
 
@@ -120,7 +121,7 @@ def _all_settings(rows: Sequence[Row]) -> str:
     head = (
         "### Both learning rates\n\n"
         "Every setting that was run over seeds: the one that the trials chose, and the default at "
-        f"{protocol.DEFAULT_RATE:g}, as\nreleased where it is. In brackets: points above vanilla fine-tuning at the "
+        f"{DEFAULT_RATE:g}, as\nreleased where it is. In brackets: points above vanilla fine-tuning at the "
         "same learning rate, paired by seed.\n"
     )
     body = []

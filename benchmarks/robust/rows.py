@@ -3,12 +3,13 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vision.errors import UserError
 
-__all__ = ["COLUMNS", "Key", "append", "key_of", "read"]
+__all__ = ["COLUMNS", "File", "Key", "Row", "append", "key_of", "read"]
 
 COLUMNS = (
     "experiment",
@@ -72,14 +73,42 @@ def read(path: Path, columns: Sequence[str] = COLUMNS) -> list[Row]:
 
 
 def append(path: Path, row: Row, columns: Sequence[str] = COLUMNS) -> None:
-    """Adds a row, in one write, so that two processes may fill one file."""
+    """Adds a row, in one write, so that two processes may fill one file. What the row lacks stays empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = [_json(row[name]) if name in _DATA else row[name] for name in columns]
+    line = [_json(row.get(name, {})) if name in _DATA else row.get(name) for name in columns]
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if file.tell() == 0:
             writer.writerow(columns)
         writer.writerow("" if cell is None else f"{cell:.5g}" if isinstance(cell, float) else cell for cell in line)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of rows, with what tells its runs apart.
+
+    Attributes:
+        path: Of the file.
+        columns: Of the file.
+        also: Those columns that tell runs apart beside the key's.
+    """
+
+    path: Path
+    columns: Sequence[str] = COLUMNS
+    also: tuple[str, ...] = ()
+
+    def read(self) -> list[Row]:
+        """All rows."""
+        return read(self.path, self.columns)
+
+    def append(self, row: Row) -> None:
+        """Adds a row."""
+        append(self.path, row, self.columns)
+
+    def __contains__(self, row: Row) -> bool:
+        """Whether the file has a row of the same run."""
+        own = lambda row: (key_of(row), *(row[name] for name in self.also))
+        return own(row) in map(own, self.read())
 
 
 def _parsed(row: Mapping[str, str]) -> Row:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ftp_optax import drift, radii, strengths
 from robust.experiments import Experiment, main_backbone
-from robust.finetune import Run
+from robust.finetune import Run, Start
 from vision.networks import Params, depth_order, path_of
 
 __all__ = ["record"]
@@ -16,7 +16,7 @@ __all__ = ["record"]
 _WALL = 0.999  # of the radius: projection puts a unit on the wall up to rounding
 
 
-def record(results: Path, experiment: Experiment, method: str, seed: int, run: Run) -> None:
+def record(results: Path, experiment: Experiment, method: str, seed: int, run: Run[Start]) -> None:
     """Writes `robustness_walls/EXPERIMENT-ID-METHOD.json` for the first seed of a method that learns scalars.
 
     Of the experiment's main network only.

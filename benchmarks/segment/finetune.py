@@ -3,7 +3,6 @@
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from robust.corruptions import corrupted
-from robust.finetune import Start, between, distance
+from robust.finetune import Run, Start
 from robust.foundation import foundation
 from robust.methods import RATE, Method
 from robust.splits import emoji_task
-from robust.training import Knobs, OnStep, Recipe, Trained, predictions, train
+from robust.training import Knobs, OnStep, Recipe, predictions, train
 from segment.foundation import trained_decoder
 from segment.networks import SmallSceneNet, pretrained_scene_net
 from segment.scores import boundary_f, mean_iou
@@ -25,7 +24,7 @@ from vision.cache import digest, load_arrays, store_arrays
 from vision.data import ArrayDomain, Domain, steps_in
 from vision.networks import Params, path_of, split_model
 
-__all__ = ["BACKBONES", "CORRUPTIONS", "SEVERITY", "Run", "fine_tuned", "measured", "start"]
+__all__ = ["BACKBONES", "CORRUPTIONS", "SEVERITY", "fine_tuned", "measured", "start"]
 
 BACKBONES = {"emoji": "efficientnet-lite0", "digits": "small-scene-net"}
 BATCH_SIZE = 8
@@ -38,27 +37,6 @@ CORRUPTIONS = ("gaussian_noise", "defocus_blur", "snow", "contrast", "jpeg")
 SEVERITY = 3
 
 _VERSION = 3  # to be raised when a change of the code makes old cache entries stale
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run.
-
-    Attributes:
-        start: Where it started from.
-        trained: What it ended with.
-        drift: L2 distance of all parameters from the foundation model.
-        validation: Mean IoU on the ID validation scenes.
-    """
-
-    start: Start
-    trained: Trained
-    drift: float
-    validation: float
-
-    def interpolated(self, alpha: float) -> Params:
-        """The point `alpha` of the way from the foundation model to this run: WiSE-FT."""
-        return between(self.trained.params, self.start.params, alpha)
 
 
 @cache
@@ -90,7 +68,7 @@ def start(name: str, seed: int, on_step: OnStep | None = None) -> Start:
 
 def fine_tuned(
     origin: Start, method: Method, knobs: Mapping[str, float], seed: int, on_step: OnStep | None = None
-) -> Run:
+) -> Run[Start]:
     """Fine-tunes with one method at one setting, as the classification benchmark does.
 
     Args:
@@ -113,8 +91,7 @@ def fine_tuned(
         held_out=task.validation if method.held_out else None,
         on_step=on_step,
     )
-    validation = _scored(origin, trained.params, task.validation)[0]
-    return Run(origin, trained, distance(trained.params, origin.params), validation)
+    return Run(origin, trained, _scored(origin, trained.params, task.validation)[0])
 
 
 def measured(origin: Start, params: Params) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
 from measure.style import save
+from robust.finetune import Run, Start
 from robust.training import predictions
-from segment.finetune import Run
 from vision.data import ArrayDomain, Domain
 from vision.networks import Params
 
@@ -21,7 +21,7 @@ _SCENES = 2  # of each style
 _SEED = 0
 
 
-def record(results: Path, method: str, seed: int, run: Run) -> None:
+def record(results: Path, method: str, seed: int, run: Run[Start]) -> None:
     """Adds the predictions of one of `METHODS` to `dense_scenes.npz`; with vanilla's, the foundation model's."""
     if seed != _SEED or method not in METHODS:
         return
@@ -71,7 +71,7 @@ def _first(domain: Domain) -> ArrayDomain:
     return ArrayDomain(domain.name, domain.images[:_SCENES], domain.labels[:_SCENES])
 
 
-def _predicted(run: Run, params: Params, shown: list[Domain]) -> np.ndarray:
+def _predicted(run: Run[Start], params: Params, shown: list[Domain]) -> np.ndarray:
     parts = [predictions(run.start.network, params, domain, min(96, len(domain)))[:_SCENES] for domain in shown]
     return np.stack(parts).astype(np.uint8)
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from robust import rows
-from robust.rows import Row, key_of
+from robust.rows import File, Row
 
-__all__ = ["BOUNDARIES", "COLUMNS", "SCORES", "Row", "append", "blank", "key_of", "read"]
+__all__ = ["BOUNDARIES", "COLUMNS", "SCORES", "File", "Row", "read"]
 
 SCORES = {
     "ID": "id_miou",
@@ -38,13 +38,3 @@ COLUMNS = (
 def read(path: Path) -> list[Row]:
     """All rows of a file; `validation_accuracy`, by which `robust.summary` chooses, is the validation mean IoU."""
     return [row | {"validation_accuracy": row["validation_miou"]} for row in rows.read(path, COLUMNS)]
-
-
-def append(path: Path, row: Row) -> None:
-    """Adds a row."""
-    rows.append(path, row, COLUMNS)
-
-
-def blank(**known: object) -> Row:
-    """A row with nothing in the other columns."""
-    return {**dict.fromkeys(COLUMNS), "domains": {}, **known}

@@ -1,0 +1,136 @@
+"""The protocol that the benchmarks share, on runs that cost nothing."""
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
+
+import pytest
+
+from robust import rows
+from robust.methods import RATE
+from robust.study import Study, points
+
+
+class Method(NamedTuple):
+    knob: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretended(Study[str, float]):
+    """A run is its knob's value. `scores` says how good one is in validation; test scores say the opposite."""
+
+    scores: Mapping[float, float]
+    backbone: str = "small-cnn"
+
+    methods: ClassVar = {"vanilla": Method(RATE, (1e-3, 3e-4, 3e-3)), "ftp": Method("mu", (1e-2, 3e-3, 1e-1))}
+
+    def known(self, name, knobs, seed):
+        same = {"experiment": "digits", "backbone": self.backbone, "id_domain": "photo"}
+        return {**same, "method": name, "hyperparameters": knobs, "seed": seed}
+
+    def start(self, seed, on_step):
+        return f"foundation model {seed}"
+
+    def train(self, origin, name, knobs, seed, on_step):
+        assert origin == f"foundation model {seed}"
+        return knobs[self.methods[name].knob]
+
+    def judged(self, origin, run):
+        return {"validation_accuracy": self.scores[run], "drift": run}
+
+    def measured(self, origin, run, name, knobs, seed):
+        for label, settings, alpha in points(name, knobs, (0.5,)):
+            yield self.known(label, settings, seed) | {"id_accuracy": -run, "drift": alpha}
+
+    def told(self, *names, seeds=(0, 1)):
+        """Runs what is missing; gives the names of the stages."""
+        stages = []
+
+        @contextmanager
+        def stage(name):
+            stages.append(name.removeprefix("digits, "))
+            yield None
+
+        self.run_missing(names, seeds, stage)
+        return stages
+
+
+SCORES = {1e-3: 0.7, 3e-4: 0.6, 3e-3: 0.8, 1e-2: 0.5}
+
+
+@pytest.fixture
+def study(tmp_path):
+    files = {name: rows.File(tmp_path / f"{name}.csv") for name in ("results", "trials")}
+    return Pretended(**files, scores=SCORES)
+
+
+def runs_of(study, name):
+    return [(row["hyperparameters"], row["seed"]) for row in study.results.read() if row["method"] == name]
+
+
+def test_the_first_seed_tries_and_every_seed_runs_the_setting_best_in_validation(study):
+    assert study.told("vanilla") == [
+        "foundation model 0",
+        "vanilla, trial of lr 0.001",
+        "vanilla, trial of lr 0.0003",
+        "vanilla, trial of lr 0.003",  # the best: not trained again as seed 0
+        "foundation model 1",
+        "vanilla, seed 1",
+    ]
+    assert runs_of(study, "vanilla") == [({RATE: 3e-3}, 0), ({RATE: 3e-3}, 1)]
+    assert all(row["id_accuracy"] is None for row in study.trials.read())
+
+
+def test_of_equals_the_default_is_chosen_at_the_learning_rate_of_plain_fine_tuning(study):
+    study.told("vanilla")
+    ftp = replace(study, tried=1)
+    ftp.told("ftp")
+    study.trials.append(study.known("ftp", {RATE: 3e-3, "mu": 1e-1}, 0) | {"validation_accuracy": 0.5})
+    assert study.chosen("ftp") == {RATE: 3e-3, "mu": 1e-2}
+    study.trials.append(study.known("ftp", {RATE: 3e-3, "mu": 3e-3}, 0) | {"validation_accuracy": 0.6})
+    assert study.chosen("ftp") == {RATE: 3e-3, "mu": 3e-3}
+
+
+def test_without_trials_every_method_runs_at_its_default(study):
+    untried = replace(study, trials=None)
+    assert untried.told("vanilla", "ftp", seeds=(0,)) == ["foundation model 0", "vanilla, seed 0", "ftp, seed 0"]
+    assert runs_of(study, "ftp") == [({RATE: 1e-3, "mu": 1e-2}, 0)]
+
+
+def test_what_is_there_is_not_run_again_and_makes_no_foundation_model(study):
+    study.told("vanilla")
+    assert study.told("vanilla") == []
+    lines = study.results.path.read_text().splitlines(keepends=True)
+    study.results.path.write_text("".join(lines[:-1]))  # a crash before the run's own row, which comes last
+    assert study.told("vanilla") == ["foundation model 1", "vanilla, seed 1"]
+    assert runs_of(study, "vanilla") == [({RATE: 3e-3}, 0), ({RATE: 3e-3}, 1)]
+
+
+def test_another_network_chooses_for_itself(study):
+    study.told("vanilla")
+    other = replace(study, backbone="vit")
+    assert other.chosen("vanilla") == {RATE: 1e-3}
+    assert len(other.told("vanilla")) == 6
+
+
+def test_finished_runs_are_handed_over(study):
+    done = []
+    study.run_missing(("vanilla",), (0, 1), stage=_silent, on_done=lambda *run: done.append(run))
+    assert done == [("vanilla", 0, 3e-3), ("vanilla", 1, 3e-3)]
+
+
+@contextmanager
+def _silent(name):
+    yield None
+
+
+def test_plain_fine_tuning_brings_the_foundation_model_and_every_run_comes_after_its_interpolations():
+    assert list(points("vanilla", {RATE: 1.0}, (0.3, 0.7))) == [
+        ("zero_shot", {}, 0.0),
+        ("wise_ft", {RATE: 1.0, "alpha": 0.3}, 0.3),
+        ("wise_ft", {RATE: 1.0, "alpha": 0.7}, 0.7),
+        ("vanilla", {RATE: 1.0}, 1.0),
+    ]
+    assert [label for label, *_ in points("ftp", {}, (0.5,))] == ["ftp+wise_ft", "ftp"]
