@@ -30,7 +30,6 @@ from robust.protocol import known, recorded
 from robust.study import Settings, Study
 from robust.training import OnStep
 from vision.cache import keep_compiled_programs
-from vision.errors import UserError
 from vision.networks import Params
 from vision.progress import make_console
 
@@ -75,8 +74,6 @@ def main() -> None:
 
 
 def _run(options: Options, experiment: Experiment) -> None:
-    if unknown := [name for name in options.methods if name not in LEARNERS]:
-        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(LEARNERS)}")
     tries = options.trials > 1 and not options.smallest
     study = InTurn(
         experiment=experiment,

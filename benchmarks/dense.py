@@ -17,11 +17,9 @@ from pathlib import Path
 import tyro
 
 from robust.command import stage, told_in_one_line
-from robust.methods import METHODS
 from segment import gallery, report, rows
 from segment.protocol import Segmentation
 from vision.cache import keep_compiled_programs
-from vision.errors import UserError
 from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
@@ -66,9 +64,6 @@ def main() -> None:
 
 
 def _run(options: Options) -> None:
-    known = [name for name, method in METHODS.items() if not method.probe_first]
-    if unknown := [name for name in options.methods if name not in known]:
-        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(known)}")
     files = [rows.File(options.results / name, rows.COLUMNS) for name in ("dense.csv", "dense_trials.csv")]
     study = Segmentation(
         world="digits" if options.smallest else "emoji",

@@ -22,7 +22,6 @@ from robust.experiments import Experiment, standard
 from robust.methods import METHODS
 from robust.protocol import Classification
 from vision.cache import keep_compiled_programs
-from vision.errors import UserError
 from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +75,6 @@ def main() -> None:
 
 
 def _run(options: Options, experiment: Experiment) -> None:
-    if unknown := [name for name in options.methods if name not in METHODS]:
-        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
     trials = rows.File(options.results / "robustness_trials.csv") if options.trials > 1 else None
     study = Classification(
         experiment=experiment,

@@ -19,7 +19,6 @@ from questions.protocol import COLUMNS, Questions, shifts_file
 from robust import rows
 from robust.command import stage, told_in_one_line
 from vision.cache import keep_compiled_programs
-from vision.errors import UserError
 from vision.progress import make_console
 
 ROOT = Path(__file__).parents[1]
@@ -63,8 +62,6 @@ def main() -> None:
 
 
 def _run(options: Options) -> None:
-    if unknown := [name for name in options.methods if name not in METHODS]:
-        raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
     files = [rows.File(options.results / name, COLUMNS) for name in ("vqa.csv", "vqa_trials.csv")]
     study = Questions(
         source="digits" if options.smallest else "emoji",

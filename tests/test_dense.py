@@ -11,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-import dense
 from robust import summary
 from robust.experiments import standard
 from robust.methods import RATE
@@ -23,7 +22,6 @@ from segment.networks import SmallSceneNet, pretrained_scene_net
 from segment.protocol import Segmentation
 from segment.scores import boundaries, boundary_f, mean_iou
 from segment.worlds import WORLDS, pretraining_scenes, scene_task
-from vision.errors import UserError
 from vision.networks import path_of, split_model
 
 ROOT = Path(__file__).parents[1]
@@ -209,9 +207,3 @@ def test_the_recorded_page_is_of_the_recorded_rows():
     results = ROOT / "benchmarks" / "results"
     found, trials = rows.read(results / "dense.csv"), rows.read(results / "dense_trials.csv")
     assert (ROOT / "docs" / "dense.md").read_text() == page.dense(found, trials)
-
-
-def test_an_unknown_method_is_an_error_that_lists_the_others(tmp_path):
-    options = dense.Options(methods=("vanila",), results=tmp_path, smallest=True)
-    with pytest.raises(UserError, match="no method 'vanila'; choose from vanilla, ftp"):
-        dense._run(options)

@@ -10,6 +10,7 @@ import pytest
 from robust import rows
 from robust.methods import RATE
 from robust.study import Study, points
+from vision.errors import UserError
 
 
 class Method(NamedTuple):
@@ -113,6 +114,12 @@ def test_another_network_chooses_for_itself(study):
     other = replace(study, backbone="vit")
     assert other.chosen("vanilla") == {RATE: 1e-3}
     assert len(other.told("vanilla")) == 6
+
+
+def test_an_unknown_method_is_a_users_mistake(study):
+    with pytest.raises(UserError, match="no method 'magic'; choose from vanilla, ftp"):
+        study.told("vanilla", "magic")
+    assert study.results.read() == []
 
 
 def test_finished_runs_are_handed_over(study):

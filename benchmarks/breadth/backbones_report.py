@@ -21,8 +21,6 @@ METHODS = ("zero_shot", "vanilla", "wise_ft", "ftp", "ftp+wise_ft", "digrap")
 
 _PEER = "vanilla"
 
-Values = dict[str, dict[str, dict[int, float]]]
-
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment with several networks."""
@@ -47,7 +45,7 @@ def experiments(found: Sequence[Row]) -> dict[str, dict[Group, list[Row]]]:
     return {experiment: groups for (experiment, _), groups in every.items() if len(groups) > 1}
 
 
-def values(found: Sequence[Row]) -> Values:
+def values(found: Sequence[Row]) -> tables.Values:
     """Each score by method and seed, at the setting that the main benchmark shows."""
     lines = {line.method: line for line in summary.lines(found)}
     return {

@@ -39,8 +39,6 @@ _SCORES = {
     "forgetting": "forgetting",
 }
 
-Values = dict[str, dict[str, dict[int, float]]]
-
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment in the rows."""
@@ -57,18 +55,18 @@ def write(results: Path) -> None:
     write_json(results / "continual.json", {"environment": environment(), "accuracy": data})
 
 
-def scores(found: Sequence[Row]) -> Values:
+def scores(found: Sequence[Row]) -> tables.Values:
     """The summary numbers by method and seed; of several settings of a method the last one's."""
-    values: Values = defaultdict(lambda: defaultdict(dict))
+    values: tables.Values = defaultdict(lambda: defaultdict(dict))
     for row in found:
         for title, column in _SCORES.items():
             values[row["method"]][title][row["seed"]] = row[column]
     return {method: dict(cells) for method, cells in values.items()}
 
 
-def final(found: Sequence[Row]) -> Values:
+def final(found: Sequence[Row]) -> tables.Values:
     """Accuracy on each task after the last one."""
-    values: Values = defaultdict(lambda: defaultdict(dict))
+    values: tables.Values = defaultdict(lambda: defaultdict(dict))
     for row in found:
         for task, value in zip(SEQUENCES[row["experiment"]], row["accuracies"][-1], strict=True):
             values[row["method"]][task][row["seed"]] = value

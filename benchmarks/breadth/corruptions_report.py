@@ -32,8 +32,6 @@ FAMILIES = {
 
 _PEER = "vanilla"
 
-Values = dict[str, dict[str, dict[int, float]]]
-
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment in the rows."""
@@ -50,7 +48,7 @@ def write(results: Path) -> None:
     write_json(results / "corruptions.json", {"environment": environment(), "accuracy": data})
 
 
-def by_family(found: Sequence[Row]) -> Values:
+def by_family(found: Sequence[Row]) -> tables.Values:
     """Accuracy on clean images, under all corruptions, and by family; of a method's settings the last one's."""
     scores: dict[str, Callable[[Row], float]] = {
         "clean": lambda row: row["clean_accuracy"],
@@ -58,7 +56,7 @@ def by_family(found: Sequence[Row]) -> Values:
     }
     for family, kinds in FAMILIES.items():
         scores[family] = lambda row, kinds=kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
-    values: Values = defaultdict(lambda: defaultdict(dict))
+    values: tables.Values = defaultdict(lambda: defaultdict(dict))
     for row in found:
         for name, score in scores.items():
             values[row["method"]][name][row["seed"]] = score(row)

@@ -41,9 +41,9 @@ def write(results: Path) -> None:
     write_json(results / "low_label.json", {"environment": environment(), "accuracy": data})
 
 
-def by_share(found: Sequence[Row], column: str) -> dict[str, dict[str, dict[int, float]]]:
+def by_share(found: Sequence[Row], column: str) -> tables.Values:
     """One score by method, share and seed; a later row of the same run replaces an earlier one."""
-    values: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    values: tables.Values = defaultdict(lambda: defaultdict(dict))
     for row in sorted(found, key=lambda row: row["share"]):
         values[_name(row)][_share(row, found)][row["seed"]] = row[column]
     first = [name for name in ("zero_shot", _PEER) if name in values]

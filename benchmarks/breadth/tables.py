@@ -8,7 +8,7 @@ from robust.tables import ENOUGH_SEEDS
 
 __all__ = ["Values", "header", "markdown", "table"]
 
-Values = Mapping[str, Mapping[str, Mapping[int, float]]]
+Values = dict[str, dict[str, dict[int, float]]]
 """By method and by condition (the table's columns): one number, a share, for each seed."""
 
 

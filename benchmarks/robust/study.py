@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 from robust import rows
 from robust.methods import RATE
 from robust.training import OnStep
+from vision.errors import UserError
 
 __all__ = ["DEFAULT_RATE", "Settings", "Stage", "Study", "points"]
 
@@ -124,7 +125,12 @@ class Study(ABC, Generic[Origin, Run]):
             seeds: Settings are chosen on the first.
             stage: Progress.
             on_done: Called with method, seed and run when a run is finished.
+
+        Raises:
+            UserError: There is no such method.
         """
+        if unknown := [name for name in names if name not in self.methods]:
+            raise UserError(f"no method {unknown[0]!r}; choose from {', '.join(self.methods)}")
         for seed in seeds:
             self._run_seed(names, seed, self.trials if seed == seeds[0] else None, stage, on_done)
 

@@ -33,7 +33,7 @@ class Segmentation(Study[Start, Run[Start]]):
 
     world: str
 
-    methods: ClassVar = METHODS
+    methods: ClassVar = {name: method for name, method in METHODS.items() if not method.probe_first}
     validation: ClassVar = "validation_miou"
 
     def known(self, name: str, knobs: Settings, seed: int) -> rows.Row:
