@@ -86,11 +86,6 @@ Accuracy in what the foundation stage taught and the fine-tuning pictures never 
 """
 
 
-_UNEVEN = """Methods with fewer seeds are unfinished, and not in the figure: their means, here and below, are over other
-splits. Compare them by the paired differences.
-"""
-
-
 def vqa(results: Path) -> str:
     """The page."""
     found, shifts = rows.read(results / "vqa.csv", COLUMNS), tables.shifts(results)
@@ -104,7 +99,6 @@ def vqa(results: Path) -> str:
             "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
         ),
         scores(lines, SCORES),
-        _UNEVEN if len({len(line.rows) for line in lines}) > 1 else "",
         differences(lines, SCORES),
         curve(found, SCORES),
         _ABOUT_FORGOTTEN,

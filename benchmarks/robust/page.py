@@ -9,7 +9,7 @@ from robust.experiments import main_backbone
 from robust.methods import METHODS, RATE
 from robust.rows import Row, read
 from robust.study import DEFAULT_RATE
-from robust.summary import SCORES, Group, Line
+from robust.summary import SCORES, Group
 from robust.tables import figure, gap, setting
 
 __all__ = ["evidence"]
@@ -71,7 +71,6 @@ def _section(group: Group, rows: Sequence[Row], results: Path) -> str:
         f"## {_TITLES[experiment]}: fine-tuned on {id_domain}\n",
         f"{_ABOUT[experiment]}\n",
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {_trials(group, results)}\n",
-        _uneven(lines),
         tables.scores(lines, SCORES),
         figure(
             f"robustness-{name}.png",
@@ -100,16 +99,6 @@ def _trials(group: Group, results: Path) -> str:
     counts = {name: sum(row["method"] == name for row in mine) for name in METHODS}
     tried = sorted({count for count in counts.values() if count})
     return f"Settings tried for each method: {', '.join(map(str, tried))}."
-
-
-def _uneven(lines: Sequence[Line]) -> str:
-    """A warning where not all methods have the same seeds."""
-    if len({tuple(sorted(line.rows)) for line in lines}) == 1:
-        return ""
-    return (
-        "Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired\n"
-        "differences below.\n"
-    )
 
 
 def _all_settings(rows: Sequence[Row]) -> str:

@@ -12,6 +12,10 @@ __all__ = ["ENOUGH_SEEDS", "curve", "differences", "figure", "gap", "print_lines
 ENOUGH_SEEDS = 3
 """From how many on an interval is taken at its word: that of two differences that happen to be equal is nothing."""
 
+_UNEVEN = """Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired
+differences below.
+"""
+
 Columns = Mapping[str, str]
 """Columns of the rows, by heading."""
 
@@ -31,7 +35,7 @@ def print_lines(title: str, lines: Sequence[Line], columns: Columns) -> None:
 
 
 def scores(lines: Sequence[Line], columns: Columns) -> str:
-    """Every method with its setting, its score on validation images, and its scores."""
+    """Every method with its setting, its score on validation images, and its scores; a warning if seeds are missing."""
     body = [
         [
             f"`{line.method}`",
@@ -42,7 +46,9 @@ def scores(lines: Sequence[Line], columns: Columns) -> str:
         ]
         for line in lines
     ]
-    return markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
+    table = markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
+    even = len({tuple(sorted(line.rows)) for line in lines}) == 1
+    return table if even else f"{table}\n{_UNEVEN}"
 
 
 def differences(lines: Sequence[Line], columns: Columns) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from robust import summary, tables
-from robust.summary import Line
 from segment.finetune import BATCH_SIZE, CORRUPTIONS, EPOCHS, FOUNDATION_STEPS, SEVERITY
 from segment.networks import WIDTH
 from segment.rows import BOUNDARIES, SCORES, Row
@@ -77,7 +76,7 @@ def dense(found: Sequence[Row], trials: Sequence[Row]) -> str:
     parts = [
         introduction,
         warning,
-        f"## Classes\n\n{_seeds(lines)}\n",
+        "## Classes\n",
         tables.scores(lines, SCORES),
         tables.figure(
             "dense.png",
@@ -101,17 +100,3 @@ it on its own ID validation images ([robustness_trials.csv](../benchmarks/result
     tried = ", ".join(f"{count} for `{name}`" for name, count in counts.items())
     return f"""Settings are tried on the first seed only, judged by mean IoU on ID validation scenes only, the default
 first among equals ({tried}); the learning rate is the one that vanilla fine-tuning chose."""
-
-
-def _seeds(lines: Sequence[Line]) -> str:
-    by_count: dict[int, list[str]] = {}
-    for line in lines:
-        if line.alpha is None:
-            by_count.setdefault(len(line.rows), []).append(f"`{line.method}`")
-    said = [
-        f"{count} seed{'s' if count > 1 else ''}: {', '.join(names)}."
-        for count, names in sorted(by_count.items())[::-1]
-    ]
-    if len(by_count) > 1:
-        said.append("Means over unequal seeds are over other splits: compare them by the paired differences below.")
-    return "\n".join(said)
