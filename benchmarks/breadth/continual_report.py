@@ -42,7 +42,7 @@ _SCORES = {
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment in the rows."""
-    data = {}
+    data, settings = {}, {}
     for group, found in summary.groups(rows.read(results / FILE, COLUMNS)).items():
         stem, texts = results / f"continual-{group.experiment}", []
         for title, values in (("scores", scores(found)), ("by task, at the end", final(found))):
@@ -51,8 +51,9 @@ def write(results: Path) -> None:
             texts.append(tables.markdown(head, lines))
             data[f"{group.experiment}, {title}"] = values
         stem.with_suffix(".md").write_text("\n".join(texts), "utf-8")
+        settings[group.experiment] = tables.settings(found)
         _draw(found, stem.with_suffix(".png"))
-    write_json(results / "continual.json", {"environment": environment(), "accuracy": data})
+    write_json(results / "continual.json", {"environment": environment(), "settings": settings, "accuracy": data})
 
 
 def scores(found: Sequence[Row]) -> tables.Values:

@@ -35,7 +35,7 @@ _PEER = "vanilla"
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment in the rows."""
-    data = {}
+    data, settings = {}, {}
     for group, found in summary.groups(rows.read(results / FILE, COLUMNS)).items():
         stem, values = results / f"corruptions-{group.experiment}", by_family(found)
         head, lines = tables.header(values), tables.table(values, _PEER)
@@ -44,8 +44,9 @@ def write(results: Path) -> None:
         print_table(f"{title}: accuracy in %", "", head, [lines])
         stem.with_suffix(".md").write_text(f"{title}:\n\n{tables.markdown(head, lines)}", "utf-8")
         data[group.experiment] = values
+        settings[group.experiment] = tables.settings(found)
         _draw(found, stem.with_suffix(".png"))
-    write_json(results / "corruptions.json", {"environment": environment(), "accuracy": data})
+    write_json(results / "corruptions.json", {"environment": environment(), "settings": settings, "accuracy": data})
 
 
 def by_family(found: Sequence[Row]) -> tables.Values:

@@ -26,7 +26,7 @@ _PEER = "vanilla"
 
 def write(results: Path) -> None:
     """Prints the tables; writes them as Markdown, with a figure, for every experiment in the rows."""
-    data = {}
+    data, settings = {}, {}
     for group, found in summary.groups(rows.read(results / FILE, COLUMNS)).items():
         stem = results / f"low_label-{group.name}"
         texts = []
@@ -37,8 +37,9 @@ def write(results: Path) -> None:
             texts.append(f"{title}:\n\n{tables.markdown(head, lines)}")
             data[f"{group.name}, {title}"] = values
         stem.with_suffix(".md").write_text("\n".join(texts), "utf-8")
+        settings[group.name] = tables.settings(found)
         _draw(found, stem.with_suffix(".png"))
-    write_json(results / "low_label.json", {"environment": environment(), "accuracy": data})
+    write_json(results / "low_label.json", {"environment": environment(), "settings": settings, "accuracy": data})
 
 
 def by_share(found: Sequence[Row], column: str) -> tables.Values:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from measure import report
+from robust.rows import Row
 from robust.summary import estimate
 from robust.tables import ENOUGH_SEEDS
 
-__all__ = ["Values", "header", "markdown", "table"]
+__all__ = ["Values", "header", "markdown", "settings", "table"]
 
 Values = dict[str, dict[str, dict[int, float]]]
 """By method and by condition (the table's columns): one number, a share, for each seed."""
@@ -33,6 +34,11 @@ def header(values: Values) -> list[str]:
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """The table as Markdown, methods as code."""
     return report.markdown(head, [[f"`{line[0]}`", *line[1:]] for line in lines])
+
+
+def settings(found: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """The hyper-parameters of each method, for files; of several the last one's, as in the tables."""
+    return {row["method"]: row["hyperparameters"] for row in found}
 
 
 def _cell(mine: Mapping[int, float], peers: Mapping[int, float], compared: bool) -> str:
