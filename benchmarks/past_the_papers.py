@@ -15,8 +15,9 @@ import tyro
 
 from past import figures
 from past.grids import EXPERIMENTS
+from past.runs import Trial
 from past.tasks import Start, digits_start, emoji_start, shortened
-from past.trials import Row, Trial, run_missing
+from past.trials import Row, run_missing
 from vision.cache import keep_compiled_programs
 from vision.progress import make_console, track
 

@@ -11,7 +11,8 @@ from past import trials
 from past.figures import grouped, setting
 from past.grids import EXPERIMENTS, SCALE_KNOBS, scale_axes
 from past.methods import METHODS
-from past.trials import Row, Trial, read_rows, run_missing
+from past.runs import Trial
+from past.trials import Row, read_rows, run_missing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

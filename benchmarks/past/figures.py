@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from measure.report import markdown
 from past.grids import SCALE_KNOBS, scale_axes
-from past.trials import Row, Trial
+from past.runs import Trial
+from past.trials import Row
 
 __all__ = ["label", "mean_of", "show"]
 

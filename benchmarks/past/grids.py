@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from past.trials import Trial
+from past.runs import Trial
 
 __all__ = ["EXPERIMENTS", "SCALE_KNOBS", "scale_axes"]
 

@@ -1,12 +1,16 @@
 """The methods as functions of learning rate and knob, so that numbers can be arguments of a jitted step."""
 
+from collections.abc import Callable
+
 import jax
 import optax
 
 from ftp_optax import digrap, ftp, scale_free
-from past.runs import Factory
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "Factory"]
+
+Factory = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
+"""From learning rate and the method's knob to the optimizer."""
 
 _CLIP = optax.clip_by_global_norm(1.0)
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -9,35 +10,40 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from past.methods import METHODS, Factory
 from past.tasks import Arrays, Start
 from robust.training import gradient, learned, predictions
 from vision.data import Domain, Example
 from vision.evaluation import accuracy
 
-__all__ = ["Outcome", "Plan", "run"]
-
-Factory = Callable[[jax.Array, jax.Array], optax.GradientTransformation]
-"""From learning rate and the method's knob to the optimizer."""
+__all__ = ["Outcome", "Trial", "run"]
 
 
-class Plan(NamedTuple):
-    """How to train. Hashable: plans that differ in numbers alone share one compiled update.
+@dataclass(frozen=True)
+class Trial:
+    """What is varied in an experiment.
 
     Attributes:
-        factory: The method.
+        task: What is learned.
+        method: A name in `METHODS`.
         knob: Its hyper-parameter.
+        seed: Of the foundation model and of the order of the images.
         rate: Peak learning rate: linear warm-up over the first tenth, then cosine decay to zero.
         epochs: Passes over the training images at a batch of 32; other batches take as many steps.
         batch: Images in a step.
         judge_every: Steps between two held-out gradients for the radii; 0 for none at all.
+        width: Of the network, as a multiple.
     """
 
-    factory: Factory
+    task: str
+    method: str
     knob: float
+    seed: int
     rate: float = 1e-3
     epochs: float = 15
     batch: int = 32
     judge_every: int = 0
+    width: float = 1.0
 
 
 class Outcome(NamedTuple):
@@ -58,33 +64,26 @@ class Outcome(NamedTuple):
     history: np.ndarray
 
 
-def run(start: Start, plan: Plan, seed: int) -> Outcome:
-    """Fine-tunes and evaluates.
-
-    Args:
-        start: The task.
-        plan: How to train.
-        seed: Of the order of the images.
-    """
-    steps = max(2, round(plan.epochs * len(start.train[1]) / 32))
-    rates = optax.warmup_cosine_decay_schedule(0.0, plan.rate, max(1, steps // 10), steps)
-    update = _update(plan.factory, jax.tree.structure(start.params))
-    params, key = jax.tree.map(jnp.copy, start.params), jax.random.key(seed)
-    state = plan.factory(jnp.float32(plan.rate), jnp.float32(plan.knob)).init(params)
+def run(start: Start, trial: Trial) -> Outcome:
+    """Fine-tunes and evaluates. Trials that differ in numbers alone share one compiled update."""
+    factory, rate, knob = METHODS[trial.method], jnp.float32(trial.rate), jnp.float32(trial.knob)
+    steps = max(2, round(trial.epochs * len(start.train[1]) / 32))
+    rates = optax.warmup_cosine_decay_schedule(0.0, trial.rate, max(1, steps // 10), steps)
+    update = _update(factory, jax.tree.structure(start.params))
+    params, key = jax.tree.map(jnp.copy, start.params), jax.random.key(trial.seed)
+    state = factory(rate, knob).init(params)
     # the program of the other benchmarks, which the cache of compiled ones has
     slope = lambda arrays, batch, key: gradient(
         start.network.graphdef, start.network.rest, params, _taken(arrays, batch), key if start.augmented else None
     )[1]
     history = []
-    for number, batch in enumerate(_batches(len(start.train[1]), plan.batch, steps, seed)):
+    for number, batch in enumerate(_batches(len(start.train[1]), trial.batch, steps, trial.seed)):
         grads = slope(start.train, batch, jax.random.fold_in(key, number))
         judges = grads
-        if plan.judge_every and number % plan.judge_every == 0:
+        if trial.judge_every and number % trial.judge_every == 0:
             everyone = np.arange(len(start.judge[1]), dtype=np.int32)
             judges = slope(start.judge, everyone, jax.random.fold_in(key, steps + number))
-        params, state, scalars = update(
-            params, state, grads, judges, jnp.float32(rates(number)), jnp.float32(plan.knob)
-        )
+        params, state, scalars = update(params, state, grads, judges, jnp.float32(rates(number)), knob)
         history.append(scalars)
     test = {name: _accuracy(start, params, domain) for name, domain in start.tests.items()}
     return Outcome(_accuracy(start, params, start.validation), test, params, state, np.asarray(jax.device_get(history)))

@@ -1,4 +1,4 @@
-"""Trials: what is varied in an experiment, run once each and kept as rows of a CSV file."""
+"""Trials run once each and kept as rows of a CSV file."""
 
 import csv
 import dataclasses
@@ -12,26 +12,10 @@ from typing import Any
 import numpy as np
 import optax
 
-from past.methods import METHODS
-from past.runs import Plan, run
+from past.runs import Trial, run
 from past.tasks import Start
 
-__all__ = ["Row", "Trial", "read_rows", "run_missing"]
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One setting, the name of a method and the numbers that go with it; see `past.runs.Plan`."""
-
-    task: str
-    method: str
-    knob: float
-    seed: int
-    rate: float = 1e-3
-    epochs: float = 15
-    batch: int = 32
-    judge_every: int = 0
-    width: float = 1.0
+__all__ = ["Row", "read_rows", "run_missing"]
 
 
 @dataclass(frozen=True)
@@ -69,8 +53,7 @@ def run_missing(
 
 def _row(trial: Trial, start: Start) -> Row:
     began = time.perf_counter()
-    plan = Plan(METHODS[trial.method], trial.knob, trial.rate, trial.epochs, trial.batch, trial.judge_every)
-    done = run(start, plan, trial.seed)
+    done = run(start, trial)
     seen, held_out = (fmean(done.accuracy[name] for name in names) for names in start.groups.values())
     settled = done.history[len(done.history) // 2 :]
     return Row(
