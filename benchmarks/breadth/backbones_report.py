@@ -12,7 +12,7 @@ from measure.report import print_table
 from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
-from robust.summary import SCORES, Group, estimate
+from robust.summary import SCORES, Group
 
 __all__ = ["METHODS", "experiments", "values", "write"]
 
@@ -64,8 +64,7 @@ def _draw(groups: Mapping[Group, Sequence[Row]], path: Path) -> None:
     for axes, title in zip(panels, SCORES, strict=True):
         for i, method in enumerate(name for name in METHODS if name not in (_PEER, "zero_shot")):
             for place, shown in enumerate(by_network.values()):
-                mine, peers = shown[method][title], shown[_PEER][title]
-                gap = estimate([mine[seed] - peers[seed] for seed in sorted(mine.keys() & peers.keys())])
+                gap = tables.gap(shown[method][title], shown[_PEER][title])
                 style = look.of(method) | {"ls": "", "label": method if place == 0 else None}
                 axes.errorbar(place + 0.12 * (i - 1.5), gap.mean, gap.half or 0.0, lw=1, **style)
         axes.axhline(0, color="#444444", lw=0.8)

@@ -75,15 +75,20 @@ def final(found: Sequence[Row]) -> tables.Values:
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:
-    """What is left of the first task after each one, and what each method ends with for what it learns."""
+    """What is left of the first task after each one, and what each method ends with for what it learns.
+
+    Bars are those of `tables.gap`: intervals of the differences to plain fine-tuning.
+    """
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
-    for method, cells in scores(found).items():
+    ends = scores(found)
+    for method, cells in ends.items():
         matrices = np.array([row["accuracies"] for row in found if row["method"] == method])
         first = 100 * matrices[:, :, 0].mean(0)
         left.plot(first, **look.of(method), lw=1)
-        x, y = (estimate(list(cells[title].values())) for title in ("each task when learned", "all tasks at the end"))
-        style = look.of(method) | {"ls": ""}
-        right.errorbar(x.mean, y.mean, xerr=x.half or 0.0, yerr=y.half or 0.0, lw=0.6, **style)
+        titles = ("each task when learned", "all tasks at the end")
+        x, y = (estimate(list(cells[title].values())).mean for title in titles)
+        x_bar, y_bar = (tables.gap(cells[title], ends[_PEER][title]).half or 0.0 for title in titles)
+        right.errorbar(x, y, xerr=x_bar, yerr=y_bar, lw=0.6, **look.of(method) | {"ls": ""})
     names = SEQUENCES[found[0]["experiment"]]
     left.set_xticks(range(len(names)), names, fontsize=8)
     left.set_xlabel("after learning")

@@ -14,7 +14,6 @@ from measure.report import write as write_json
 from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
-from robust.summary import estimate
 
 __all__ = ["COLUMNS", "FAMILIES", "FILE", "by_family", "write"]
 
@@ -77,9 +76,9 @@ def _draw(found: Sequence[Row], path: Path) -> None:
     kinds = [kind for family in FAMILIES.values() for kind in family]
     others = [method for method in by_method if method not in (_PEER, "zero_shot")]
     for i, method in enumerate(others):
-        mine, peers = by_method[method], by_method[_PEER]
         for place, kind in enumerate(kinds):
-            gap = estimate([fmean(mine[s]["kinds"][kind]) - fmean(peers[s]["kinds"][kind]) for s in sorted(mine)])
+            of_kind = lambda name, kind=kind: {s: fmean(row["kinds"][kind]) for s, row in by_method[name].items()}
+            gap = tables.gap(of_kind(method), of_kind(_PEER))
             style = look.of(method) | {"ls": "", "label": None}
             right.errorbar(place + 0.14 * (i - len(others) / 2), gap.mean, gap.half or 0.0, lw=0.8, **style)
     left.set_xlabel("severity, 0 for clean images")

@@ -64,15 +64,18 @@ def _share(row: Row, found: Sequence[Row]) -> str:
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:
+    """Bars are those of `tables.gap`: intervals of the differences to plain fine-tuning."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     for axes, (title, column) in zip(panels, SCORES.items(), strict=True):
         values = by_share(found, column)
         places = tables.header(values)[1:]
         for i, (method, cells) in enumerate(values.items()):
-            points = [(places.index(name), estimate(list(seeds.values()))) for name, seeds in cells.items()]
-            x = [place + 0.04 * (i - len(values) / 2) for place, _ in points]  # apart, so that bars do not hide bars
-            bars = [point.half if point.half is not None else 0.0 for _, point in points]
-            axes.errorbar(x, [point.mean for _, point in points], bars, **look.of(method), lw=1, elinewidth=0.6)
+            x = [places.index(name) + 0.04 * (i - len(values) / 2) for name in cells]  # bars must not hide bars
+            means = [estimate(list(seeds.values())).mean for seeds in cells.values()]
+            # the foundation model has no bars: how far it is from plain fine-tuning is what the lines say
+            halves = [tables.gap(seeds, values[_PEER][name]).half or 0.0 for name, seeds in cells.items()]
+            bars = [0.0] * len(x) if method == "zero_shot" else halves
+            axes.errorbar(x, means, bars, **look.of(method), lw=1, elinewidth=0.6)
         axes.set_xticks(range(len(places)), [place.replace(" (", "\n(") for place in places], fontsize=8)
         axes.set_xlabel("share of the labels (images)")
         axes.set_ylabel(f"accuracy, {title} (%)")
