@@ -140,6 +140,8 @@ def test_the_gains_on_the_second_style_are_what_was_recorded():
     assert "{} in domain, {} on the other five, {} on the three".format(*gains(ftp, vanilla)) in text
     assert "hyper-gradient {}, {} and {}".format(*gains(found["ftp_exact", 1e-3, 1e-2], vanilla)) in text
     assert "radii {}, {} and {}".format(*gains(found["ftp_scale_free", 1e-3, 0.1], vanilla)) in text
+    assert "TPGM {}, {} and {}".format(*gains(found["tpgm", 1e-3, 1e-2], vanilla)) in text
+    assert "sizes, {}, {} and {}".format(*gains(found["mars_pgm", 1e-3, None], vanilla)) in text
 
 
 def test_dense_prediction_is_what_was_recorded():
