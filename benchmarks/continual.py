@@ -1,9 +1,9 @@
 """One task after the other: how much of the earlier ones is left, by method, with one anchor and reanchored.
 
-    python benchmarks/continual.py                                           # the embedded digits: minutes on one core
-    python benchmarks/continual.py --experiment emoji --seeds 3 --trials 1   # three styles in turn: hours, resumable
-    python benchmarks/continual.py --report                                  # tables and figures of what is there
-    python benchmarks/continual.py --smallest                                # seconds; what CI runs
+    python benchmarks/continual.py                                # the embedded digits: minutes on one core
+    python benchmarks/continual.py --experiment emoji --seeds 3   # three styles in turn: an hour of one core, resumable
+    python benchmarks/continual.py --report                       # tables and figures of what is there
+    python benchmarks/continual.py --smallest                     # seconds; what CI runs
 
 Every method has one knob and three settings of it, chosen on the first seed by the mean accuracy on validation images
 of all tasks after the last one. Each run is a row of benchmarks/results/continual.csv, and is not repeated; trials are

@@ -1,9 +1,9 @@
 """Few labels: does a method that holds the model back help more, or less, the fewer images there are to learn from?
 
-    python benchmarks/low_label.py                                # the embedded digits: minutes on one core
-    python benchmarks/low_label.py --experiment emoji --seeds 3   # the emoji benchmark: hours, resumable at any moment
-    python benchmarks/low_label.py --report                       # tables and figures of what is there
-    python benchmarks/low_label.py --smallest                     # seconds; what CI runs
+    python benchmarks/low_label.py                       # the embedded digits: minutes on one core
+    python benchmarks/low_label.py --experiment emoji    # the emoji benchmark: two hours of one core, resumable
+    python benchmarks/low_label.py --report              # tables and figures of what is there
+    python benchmarks/low_label.py --smallest            # seconds; what CI runs
 
 1, 5, 10, 50 and 100 % of the fine-tuning images, nested and stratified, each trained on for as many STEPS as all of
 them are. Settings are those that benchmarks/robustness.py chose with all labels; nothing is chosen here, and 100 % is

@@ -58,8 +58,11 @@ class Classification(Study[Start, Run[Start]]):
 
 def recorded(experiment: Experiment) -> Classification:
     """The runs that are recorded, whose settings other benchmarks take."""
-    files = (rows.File(_RECORDED / f"robustness{part}.csv") for part in ("", "_trials"))
-    return Classification(experiment=experiment, results=next(files), trials=next(files))
+    return Classification(
+        experiment=experiment,
+        results=rows.File(_RECORDED / "robustness.csv"),
+        trials=rows.File(_RECORDED / "robustness_trials.csv"),
+    )
 
 
 def known(experiment: Experiment, name: str, knobs: Settings, seed: int) -> rows.Row:
@@ -75,15 +78,9 @@ def origin_of(experiment: Experiment, seed: int, on_step: OnStep | None = None) 
 
 
 def fine_tuned(
-    experiment: Experiment,
-    method: Method,
-    knobs: Settings,
-    seed: int,
-    on_step: OnStep,
-    origin: Start | None = None,
+    experiment: Experiment, method: Method, knobs: Settings, seed: int, on_step: OnStep, origin: Start
 ) -> Run[Start]:
-    """Fine-tunes the foundation model of a seed, or what else is given as `origin`, with one method at one setting."""
-    origin = origin or origin_of(experiment, seed)
+    """Fine-tunes with one method at one setting."""
 
     def from_here(method: Method, epochs: int, origin: Start) -> Run[Start]:
         return run(
