@@ -3,14 +3,20 @@
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import pytest
 
+from breadth import continual_report, low_label_report
+from questions import protocol as questions_protocol
 from robust import rows
 from robust.methods import RATE
 from robust.study import Study, points
+from segment import rows as segment_rows
 from vision.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 class Method(NamedTuple):
@@ -141,3 +147,36 @@ def test_plain_fine_tuning_brings_the_foundation_model_and_every_run_comes_after
         ("vanilla", {RATE: 1.0}, 1.0),
     ]
     assert [label for label, *_ in points("ftp", {}, (0.5,))] == ["ftp+wise_ft", "ftp"]
+
+
+def test_recording_takes_as_long_as_the_rows_say():
+    parts = {
+        "`robustness.py`, with its `--backbone`s": {("robustness", "emoji", "fluent-high-contrast")},
+        "`robustness.py --id-domain noto`": {("robustness", "emoji", "noto")},
+        "`robustness.py --experiment digits`, `fashion`, with its `--backbone`s": {
+            ("robustness", "digits", "photo"),
+            ("robustness", "fashion", "photo"),
+        },
+        "`dense.py`": {("dense", "emoji", "fluent-high-contrast")},
+        "`vqa.py`": {("vqa", "vqa-emoji", "fluent-high-contrast")},
+        "`low_label.py`": {("low_label", "digits", "photo"), ("low_label", "emoji", "fluent-high-contrast")},
+        "`continual.py`": {("continual", "digits", "photo"), ("continual", "emoji", "fluent-high-contrast")},
+    }
+    columns = {
+        "dense": segment_rows.COLUMNS,
+        "vqa": questions_protocol.COLUMNS,
+        "low_label": low_label_report.COLUMNS,
+        "continual": continual_report.COLUMNS,
+    }
+    took = {}
+    for name in ("robustness", *columns):
+        for part in ("_trials", ""):  # a run that is a trial and the first seed's is one
+            for row in rows.read(ROOT / f"benchmarks/results/{name}{part}.csv", columns.get(name, rows.COLUMNS)):
+                interpolated = "alpha" in row["hyperparameters"] and name != "continual"
+                if row["method"] != "zero_shot" and not interpolated and row.get("share") != 1:
+                    took[name, *rows.key_of(row), row.get("share")] = row["seconds"]
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    for title, which in parts.items():
+        seconds = [value for key, value in took.items() if (key[0], key[1], key[3]) in which]
+        assert f"| {title} | {len(seconds)} | {sum(seconds) / 3600:.1f} |" in text
+    assert f"{len(took)} runs and {sum(took.values()) / 3600:.0f} hours" in text
