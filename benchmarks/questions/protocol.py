@@ -34,7 +34,7 @@ class Questions(Study[Start, Run[Start]]):
     Attributes:
         source: A name in `SOURCES`.
         epochs: Passes over the fine-tuning pictures.
-        shifts: File of `measure_shifts`.
+        shifts: Where it is written how far each test domain lies from the fine-tuning one.
         smallest: A few pictures.
     """
 
