@@ -13,13 +13,11 @@ import pytest
 
 from robust import page, protocol, rows, summary
 from robust.backbones import BACKBONES, create_backbone
-from robust.experiments import standard
 from robust.methods import METHODS, RATE
 from vision.errors import UserError
 from vision.networks import path_of, split_model
 
 ROOT = Path(__file__).parents[1]
-DIGITS = standard("digits", smallest=True)
 
 
 def row(method="vanilla", seed=0, hyperparameters=None, **scores):

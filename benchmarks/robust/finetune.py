@@ -153,41 +153,34 @@ def _task(experiment: str, id_domain: str, seed: int, smallest: bool) -> Task:
 
 
 def run(
-    method: Build = lambda adamw, _: adamw,
-    id_domain: str = "fluent-high-contrast",
-    seed: int = 0,
+    origin: Start,
+    method: Build,
+    knobs: Knobs,
+    seed: int,
     *,
-    experiment: str = "emoji",
-    value: float = 0.0,
-    lr: float = 1e-3,
-    epochs: int = 10,
-    batch_size: int = 32,
+    epochs: int,
+    batch_size: int,
     held_out: bool = False,
-    origin: Start | None = None,
     on_step: OnStep | None = None,
 ) -> Run[Start]:
     """Fine-tunes the foundation model with one method: AdamW, warm-up and cosine decay, gradients clipped to norm 1.
 
     Args:
+        origin: Where to start from.
         method: From AdamW and its knob to the method. Runs with the very same function share its compiled program.
-        id_domain: The style to fine-tune on.
-        seed: Of the split, the foundation model and the order of the images.
-        experiment: As in `start`.
-        value: Of the knob.
-        lr: Peak learning rate.
+        knobs: Peak learning rate, and the method's knob.
+        seed: Of the order of the images.
         epochs: Passes over the fine-tuning images.
         batch_size: Images in a step.
         held_out: Whether the method takes a held-out loss (`tpgm`), which is that of the ID validation images.
-        origin: Where to start from; None for `start(experiment, id_domain, seed)`.
         on_step: Progress.
     """
-    origin = origin or start(experiment, id_domain, seed)
     task = origin.task
     trained = train(
         origin.network,
         origin.params,
         Recipe(method, steps_in(len(task.train), batch_size, epochs)),
-        Knobs(lr, value),
+        knobs,
         task.train,
         batch_size=batch_size,
         seed=seed,

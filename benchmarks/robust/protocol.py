@@ -10,7 +10,7 @@ from robust.experiments import Experiment
 from robust.finetune import Run, Start, run, scores, start
 from robust.methods import METHODS, RATE, Method
 from robust.study import Settings, Study, points
-from robust.training import OnStep
+from robust.training import Knobs, OnStep
 
 __all__ = ["ALPHAS", "FEW_ALPHAS", "Classification", "fine_tuned", "known", "origin_of", "recorded"]
 
@@ -84,16 +84,13 @@ def fine_tuned(
 
     def from_here(method: Method, epochs: int, origin: Start) -> Run[Start]:
         return run(
+            origin,
             method.build,
-            experiment.id_domain,
+            Knobs(knobs[RATE], knobs.get(method.knob, 0.0)),
             seed,
-            experiment=experiment.name,
-            value=knobs.get(method.knob, 0.0),
-            lr=knobs[RATE],
             epochs=epochs,
             batch_size=experiment.batch_size,
             held_out=method.held_out,
-            origin=origin,
             on_step=on_step,
         )
 
