@@ -28,9 +28,18 @@ _ORBAX_ADVICE = "give the directory that StandardCheckpointer wrote, or a .safet
 _FIT = "give weights of this model (examples/finetune.py writes them), or choose another --model"
 
 
+def model_variables(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """The model's parameters and batch-norm statistics themselves, by path."""
+    return {
+        "/".join(str(key) for key in path): node
+        for path, node in nnx.iter_graph(model)
+        if isinstance(node, nnx.Param | nnx.BatchStat)
+    }
+
+
 def model_arrays(model: nnx.Module) -> dict[str, jax.Array]:
     """The model's parameters and batch-norm statistics by path."""
-    return {path: variable[...] for path, variable in _variables(model).items()}
+    return {path: variable[...] for path, variable in model_variables(model).items()}
 
 
 def save_safetensors(path: str | Path, model: nnx.Module, metadata: Mapping[str, str] | None = None) -> None:
@@ -140,7 +149,7 @@ def fill_model(
     Raises:
         UserError: the weights do not fit the model.
     """
-    variables = _variables(model)
+    variables = model_variables(model)
     _refuse(source, "has no", variables.keys() - arrays.keys(), model)
     _refuse(source, "has unknown", arrays.keys() - variables.keys(), model)
     skipped = _other_head(variables, arrays)
@@ -171,14 +180,6 @@ def _canonical(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)  # the tensors stay aligned
     return len(header).to_bytes(8, "little") + header + data[end:]
-
-
-def _variables(model: nnx.Module) -> dict[str, nnx.Variable]:
-    return {
-        "/".join(str(key) for key in path): node
-        for path, node in nnx.iter_graph(model)
-        if isinstance(node, nnx.Param | nnx.BatchStat)
-    }
 
 
 def _join(keys: Iterable[Any]) -> str:

@@ -1,0 +1,82 @@
+"""Computes what a pre-trained model makes of images or texts: features, embeddings, logits.
+
+python examples/embed.py MODEL --images cat.jpg dog.png --out features.npz
+python examples/embed.py MODEL --inputs arrays.npz --out features.npz
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from vision.errors import UserError
+
+arg = tyro.conf.arg
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compute the outputs of a pre-trained model, as Hugging Face, timm or big_vision stored it."""
+
+    model: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
+    """Directory or file of the model."""
+
+    out: Annotated[Path, arg(metavar="FILE.npz")]
+    """File to write: an array for each output that the model has, of tokens, pooled, logits,
+    image_embeds, text_embeds and logits_per_image, named and shaped as in transformers."""
+
+    inputs: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="(this or --images)")] = None
+    """Arrays: `pixels` (n, 3, height, width), normalised, and `ids` (n, length), token ids."""
+
+    images: Annotated[tuple[Path, ...], arg(metavar="FILE...", help_behavior_hint="(this or --inputs)")] = ()
+    """Image files, prepared as the model's own preprocessing says."""
+
+    image_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the model's)")] = None
+    """Side, in pixels, of the prepared images; positions are interpolated."""
+
+    batch_size: int = 64
+    """Images or texts at a time."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    try:
+        _run(tyro.cli(Options, prog="embed.py", args=args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(options: Options) -> None:
+    # Imported here: --help need not wait for JAX.
+    import numpy as np
+
+    from pretrained.load import load
+    from pretrained.outputs import outputs, read_inputs
+    from vision.files import replacing
+
+    if (options.inputs is None) == (not options.images):
+        raise UserError("--inputs FILE.npz or --images FILE...: give one of the two")
+    loaded = load(options.model)
+    if options.inputs is not None:
+        inputs = read_inputs(options.inputs)
+    else:
+        from pretrained.preprocessing import read_preprocessing
+
+        preprocessing = read_preprocessing(options.model)
+        inputs = {"pixels": preprocessing.pixels(options.images)}
+    found = outputs(loaded, inputs, batch_size=options.batch_size)
+    with replacing(options.out) as path, open(path, "wb") as file:
+        np.savez(file, **found)  # pyright: ignore[reportArgumentType]
+    for name, array in found.items():
+        print(f"{name:18} {array.shape}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""The fields of a configuration file: each is taken by name, what is left is refused, so none is overlooked."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vision.errors import UserError
+
+__all__ = ["Fields", "read_json"]
+
+_T = TypeVar("_T")
+_REQUIRED: Any = object()
+
+
+class Fields:
+    """The fields of one JSON object.
+
+    A loader takes every field that it knows, with the value that the format gives to a field that is absent, and then
+    calls `close`. So a field that changes the model and that nobody thought of is an error and not a wrong number.
+
+    Args:
+        values: The object.
+        source: The file, and the path in it, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self.source = source
+        self._left = dict(values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, kind: type[_T], default: _T = _REQUIRED) -> _T:
+        """The value of a field, of this type; without a default it must be there. Null counts as absent."""
+        value: Any = self._left.pop(name, None)
+        if value is None:
+            if default is _REQUIRED:
+                raise UserError(f"{self.source}: has no field {name!r}; it needs one")
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise self.unsupported(name, value, f"{kind.__name__} is needed")
+        return value
+
+    def pair(self, name: str, default: tuple[int, int] = _REQUIRED) -> tuple[int, int]:
+        """A height and a width, from one number or two."""
+        value = self._left.pop(name, None)
+        if value is None:
+            if default is _REQUIRED:
+                raise UserError(f"{self.source}: has no field {name!r}; it needs one")
+            return default
+        numbers = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
+            raise self.unsupported(name, value, "one or two positive numbers are needed")
+        return numbers
+
+    def one_of(self, name: str, options: Iterable[_T], default: _T = _REQUIRED) -> _T:
+        """The value of a field that must be one of these."""
+        options = tuple(options)
+        if self._left.get(name) is None and default is not _REQUIRED:
+            self._left.pop(name, None)
+            return default
+        value: Any = self._left.pop(name, None)
+        if not any(value == option and type(value) is type(option) for option in options):
+            raise self.unsupported(name, value, f"supported: {', '.join(map(str, options))}")
+        return value
+
+    def within(self, name: str) -> "Fields":
+        """The fields of an object in this one."""
+        return Fields(self.take(name, dict), f"{self.source}: {name}")
+
+    def ignore(self, *names: str) -> None:
+        """Passes over fields that do not change what the model computes."""
+        for name in names:
+            self._left.pop(name, None)
+
+    def close(self) -> None:
+        """Raises UserError if a field is left that nobody took."""
+        if self._left:
+            name, value = next(iter(self._left.items()))
+            raise self.unsupported(name, value, "no loader here knows this field")
+
+    def unsupported(self, name: str, value: Any, why: str) -> UserError:
+        """The error that names a field and its value."""
+        return UserError(f"{self.source}: {name} = {json.dumps(value)[:60]} is not supported; {why}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        UserError: The file is missing, damaged, or holds no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist; give the directory or file of a model") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); download it again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no JSON object; download it again")
+    return values

@@ -1,0 +1,110 @@
+"""Tensors in files as they came: one safetensors file, several with an index, or NumPy's .npz; and back."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.flax
+
+from pretrained.fields import read_json
+from vision.errors import UserError
+from vision.files import atomic_write, replacing
+from vision.weights import load_safetensors
+
+__all__ = ["Tensors", "read_npz", "read_tensors"]
+
+_ONE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """The tensors of a model, and how they lie in files.
+
+    Attributes:
+        source: The file or directory, for messages.
+        arrays: By name, in the dtypes of the file.
+        files: The names of the tensors in each file, by the file's name.
+        metadata: The strings in each file's header.
+        index: The content of the index of several files.
+    """
+
+    source: Path
+    arrays: dict[str, np.ndarray]
+    files: Mapping[str, tuple[str, ...]]
+    metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    index: Mapping[str, object] | None = None
+
+    def write(self, directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes tensors of the same names to files of the same names and format, each file whole or not at all."""
+        for name, tensors in self.files.items():
+            part = {tensor: np.array(arrays[tensor], order="C") for tensor in tensors}
+            if name.endswith(".npz"):
+                with replacing(directory / name) as path:
+                    np.savez(path, **part)  # pyright: ignore[reportArgumentType]
+            else:
+                data = safetensors.flax.save(part, dict(self.metadata[name]))
+                atomic_write(directory / name, data)
+        if self.index is not None:
+            atomic_write(directory / _INDEX, (json.dumps(self.index, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Reads the tensors of a directory as `save_pretrained` writes it, or of one safetensors file.
+
+    Raises:
+        UserError: A file is missing or damaged, or the index does not fit the files.
+    """
+    if path.is_file():
+        return _read(path.parent, {path.name: None}, None, path)
+    if (path / _ONE).exists():
+        return _read(path, {_ONE: None}, None, path / _ONE)
+    if not (path / _INDEX).exists():
+        others = [name for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack") if (path / name).exists()]
+        why = f"has {others[0]}; save it again with safe_serialization=True" if others else "has none of the two"
+        raise UserError(f"{path}: needs {_ONE} or {_INDEX}; it {why}")
+    index = read_json(path / _INDEX)
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) and "/" not in v for v in places.values()):
+        raise UserError(f"{path / _INDEX}: has no 'weight_map' from tensors to files; download it again")
+    files = {name: {t for t, f in places.items() if f == name} for name in sorted(set(places.values()))}
+    return _read(path, files, index, path / _INDEX)
+
+
+def _read(
+    directory: Path, files: Mapping[str, set[str] | None], index: Mapping[str, object] | None, source: Path
+) -> Tensors:
+    """Reads files, each of which must hold just the tensors that the index says."""
+    arrays: dict[str, np.ndarray] = {}
+    found: dict[str, tuple[str, ...]] = {}
+    metadata: dict[str, dict[str, str]] = {}
+    for name, expected in files.items():
+        part = load_safetensors(directory / name)
+        if expected is not None and expected ^ part.keys():
+            odd = min(expected ^ part.keys())
+            raise UserError(f"{directory / name}: does not fit {source.name}, which differs in {odd!r}")
+        arrays |= part
+        found[name] = tuple(part)
+        with safetensors.safe_open(directory / name, "numpy") as file:
+            metadata[name] = dict(file.metadata() or {})
+    return Tensors(source, arrays, found, metadata, index)
+
+
+def read_npz(path: Path) -> Tensors:
+    """Reads NumPy's archive of arrays.
+
+    Raises:
+        UserError: The file is missing or damaged, or holds Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: does not exist; check the path") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise UserError(f"{path}: not a readable .npz file ({error}); download it again") from None
+    return Tensors(path, arrays, {path.name: tuple(arrays)})

@@ -1,0 +1,102 @@
+"""Loads a pre-trained model from its files, and writes it back in the names, shapes and dtypes that they have."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+
+from pretrained import huggingface
+from pretrained.fields import read_json
+from pretrained.files import Tensors, read_tensors
+from pretrained.model import Model
+from pretrained.spec import Spec
+from vision.errors import UserError
+from vision.weights import model_variables
+
+__all__ = ["Pretrained", "load", "save"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A model and where it came from.
+
+    Attributes:
+        model: The Flax NNX model.
+        spec: What its configuration says.
+        config: The configuration itself.
+        tensors: Its tensors as they were read.
+    """
+
+    model: Model
+    spec: Spec
+    config: Mapping[str, Any]
+    tensors: Tensors
+
+
+def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
+    """Loads a model from a directory or file as Hugging Face, timm or big_vision wrote it.
+
+    Args:
+        path: A directory with `config.json` and safetensors; or a safetensors file beside its `config.json`.
+        dtype: Of the parameters; batch-norm statistics stay float32.
+
+    Raises:
+        UserError: The files are missing or damaged, ask for what is not supported, or do not fit each other.
+    """
+    directory = path if path.is_dir() else path.parent
+    config = read_json(directory / "config.json")
+    tensors = read_tensors(path)
+    spec = huggingface.read(config, tensors.arrays, str(directory / "config.json"))
+    model = nnx.eval_shape(spec.build)
+    fill(model, tensors, spec, dtype)
+    return Pretrained(model, spec, config, tensors)
+
+
+def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:
+    """Puts the tensors into an abstract model; raises for one that is missing, not used, or of another shape."""
+    variables = model_variables(model)
+    names = {path: spec.name(path) for path in variables}
+    arrays = tensors.arrays
+    _refuse(tensors, "has no tensor", [name for name in names.values() if name not in arrays])
+    unused = [name for name in arrays.keys() - names.values() if not re.fullmatch(spec.unused, name)]
+    _refuse(tensors, "has a tensor that the model of its configuration has not,", unused)
+    for path, variable in variables.items():
+        name, shape = names[path], tuple(variable.shape)
+        array = spec.layout.read(path, arrays[name], shape)
+        if array.shape != shape:
+            raise UserError(
+                f"{tensors.source}: {name} has shape {arrays[name].shape}, which here is {array.shape}; by the "
+                f"configuration it should be {shape}"
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"{tensors.source}: {name} has dtype {array.dtype}; floating-point numbers are needed")
+        kept = np.float32 if isinstance(variable, nnx.BatchStat) else jnp.dtype(dtype)
+        variable.set_value(jnp.asarray(np.array(array, kept, order="C")))
+
+
+def save(pretrained: Pretrained, directory: Path) -> None:
+    """Writes a model's weights as its files had them: same names, shapes, dtypes and files.
+
+    Args:
+        pretrained: What `load` gave; its model may have been trained.
+        directory: Where to; it must exist.
+    """
+    spec, tensors = pretrained.spec, pretrained.tensors
+    arrays = dict(tensors.arrays)
+    for path, variable in model_variables(pretrained.model).items():
+        old = arrays[name := spec.name(path)]
+        arrays[name] = spec.layout.write(path, np.asarray(variable.get_value()), old.shape).astype(old.dtype)
+    tensors.write(directory, arrays)
+
+
+def _refuse(tensors: Tensors, what: str, names: list[str]) -> None:
+    """Raises for tensors that should or should not be there, of which it names the first three."""
+    if names:
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise UserError(f"{tensors.source}: {what} {', '.join(sorted(names)[:3])}{more}; download it again")
