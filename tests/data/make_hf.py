@@ -1,6 +1,6 @@
 """Make tiny random models as Hugging Face saves them, and what torch computes of given inputs.
 
-    python tests/data/hf/make_hf.py [NAME...]    # every variant by default; torch, transformers and safetensors
+    python tests/data/make_hf.py [NAME...]    # every variant by default; torch, transformers and safetensors
 
 The directories without a hyphen (clip, convnext, dinov2, resnet, siglip, swin, vit) were given, and are not made here.
 """
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers as hf
+from randomised import random_pixels, randomised
 from safetensors.torch import load_file, save_file
 
-HERE = Path(__file__).parent
+DIRECTORY = Path(__file__).parent / "hf"
 INTERPOLATE_ON_REQUEST = ("clip", "clip_vision_model", "vit", "siglip", "siglip_vision_model", "swin")
 OLD_BUFFERS = ("position_ids", "relative_position_index")
 OUTPUTS = {
@@ -52,7 +53,7 @@ def make(name: str, variant: Variant) -> None:
     model = randomised(variant.model(variant.config, **variant.arguments)).eval()
     if variant.dtype is not None:
         model = model.to(variant.dtype)
-    directory = HERE / name
+    directory = DIRECTORY / name
     model.save_pretrained(directory, **({"max_shard_size": variant.shard} if variant.shard else {}))
     model = model.float()  # half precision is a matter of the file: computed in float32
 
@@ -80,26 +81,6 @@ def make(name: str, variant: Variant) -> None:
     check_loads(directory, type(model), arrays, variant)
     size = sum(file.stat().st_size for file in directory.iterdir())
     print(f"{name}: {size / 1000:.0f} kB", {key: tuple(value.shape) for key, value in arrays.items()}, flush=True)
-
-
-@torch.no_grad()
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """Noise on every parameter and statistic: nothing zero or one, activations of order one."""
-    for name, parameter in model.named_parameters():
-        table = any(word in name for word in ("embedding.weight", "embeddings", "token", "probe", "table"))
-        fan_in = parameter[0].numel() if parameter.ndim > 1 and len(parameter) else 1
-        scale = 0.5 if table and "patch" not in name else 0.2 if parameter.ndim < 2 else fan_in**-0.5
-        parameter.add_(scale * torch.randn_like(parameter))
-    for name, buffer in model.named_buffers():
-        if "running_mean" in name:
-            buffer.add_(0.1 * torch.randn_like(buffer))
-        if "running_var" in name:
-            buffer.mul_(torch.rand_like(buffer) + 0.5)
-    return model
-
-
-def random_pixels(count: int, height: int, width: int) -> torch.Tensor:
-    return (torch.randn(count, 3, height, width) * 4).round() / 4  # few digits: the file is smaller
 
 
 @torch.no_grad()
@@ -192,7 +173,7 @@ LAION_TEXT = {k: v for k, v in TEXT.items() if k != "eos_token_id"} | {"hidden_a
 LAION_VISION = WIDE | {"hidden_act": "gelu"}
 STAGES = {"depths": [1, 1, 2, 1]}
 RESNET = STAGES | {"embedding_size": 8, "hidden_sizes": [8, 12, 16, 24]}
-NEXT = STAGES | {"hidden_sizes": [6, 8, 12, 16], "image_size": 32}
+NEXT = STAGES | {"hidden_sizes": [4, 6, 8, 12], "image_size": 32}
 SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 DINO = SIZES | {"mlp_ratio": 2}
 
@@ -361,55 +342,55 @@ VARIANTS = {
         hf.ResNetConfig(**RESNET | {"hidden_sizes": [8, 8, 12, 16]}, **LABELS, layer_type="basic"),
         sparse=True,
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "resnet-first-stage": Variant(
         hf.ResNetForImageClassification,
         hf.ResNetConfig(**RESNET, **LABELS, downsample_in_first_stage=True),
         pixels=(33, 33),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "resnet-v1": Variant(
         hf.ResNetForImageClassification,
         hf.ResNetConfig(**RESNET, **LABELS, downsample_in_bottleneck=True),
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "resnet-gelu": Variant(
         hf.ResNetForImageClassification,
         hf.ResNetConfig(**RESNET, **LABELS, hidden_act="gelu"),
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
-    "resnet-features": Variant(hf.ResNetModel, hf.ResNetConfig(**RESNET), pixels=(33, 47), larger=(96, 70)),
+    "resnet-features": Variant(hf.ResNetModel, hf.ResNetConfig(**RESNET), pixels=(33, 47), larger=(64, 70)),
     "convnext-features": Variant(
         hf.ConvNextModel,
         hf.ConvNextConfig(**NEXT, layer_norm_eps=1e-2, hidden_act="relu"),
         pixels=(37, 45),
-        larger=(96, 70),
+        larger=(64, 70),
     ),
     "convnext-no-scale": Variant(
         hf.ConvNextForImageClassification,
         hf.ConvNextConfig(**NEXT, **LABELS, layer_scale_init_value=0.0, patch_size=2, hidden_act="gelu_pytorch_tanh"),
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "convnext-three-stages": Variant(
         hf.ConvNextForImageClassification,
         hf.ConvNextConfig(hidden_sizes=[6, 8, 8], depths=[1, 2, 1], num_stages=3, **LABELS),
         sparse=True,
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "convnextv2-features": Variant(
-        hf.ConvNextV2Model, hf.ConvNextV2Config(**NEXT, layer_norm_eps=1e-2), pixels=(37, 45), larger=(96, 70)
+        hf.ConvNextV2Model, hf.ConvNextV2Config(**NEXT, layer_norm_eps=1e-2), pixels=(37, 45), larger=(64, 70)
     ),
     "convnextv2-classification": Variant(
         hf.ConvNextV2ForImageClassification,
         hf.ConvNextV2Config(**NEXT, **LABELS, hidden_act="relu", patch_size=2),
         sparse=True,
         pixels=(32, 32),
-        larger=(64, 48),
+        larger=(64, 40),
     ),
     "swin-features": Variant(  # maps of 16 x 16 and 8 x 8 in windows of 5: padded, and shifted by 2
         hf.SwinModel,
@@ -428,7 +409,7 @@ VARIANTS = {
         hf.SwinConfig(
             **SWIN | {"depths": [1, 2, 2], "num_heads": [1, 2, 4]}, **LABELS, hidden_act="relu", mlp_ratio=1.0
         ),
-        larger=(64, 48),
+        larger=(64, 40),
         sparse=True,
         pixels=(32, 32),
     ),
