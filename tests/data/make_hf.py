@@ -46,16 +46,16 @@ class Variant:
     sparse: bool = False  # configuration as older releases wrote it: what differs from the defaults
     edit_config: dict = field(default_factory=dict)
     old_buffers: bool = False  # the indices that older releases saved beside the parameters
+    old_prefix: str = ""  # what older releases put before a tower's names
 
 
 def make(name: str, variant: Variant) -> None:
     torch.manual_seed(zlib.crc32(name.encode()))
     model = randomised(variant.model(variant.config, **variant.arguments)).eval()
-    if variant.dtype is not None:
-        model = model.to(variant.dtype)
     directory = DIRECTORY / name
-    model.save_pretrained(directory, **({"max_shard_size": variant.shard} if variant.shard else {}))
-    model = model.float()  # half precision is a matter of the file: computed in float32
+    stored = copy.deepcopy(model).to(variant.dtype or torch.float32)
+    stored.save_pretrained(directory, **({"max_shard_size": variant.shard} if variant.shard else {}))
+    model.load_state_dict(stored.state_dict())  # half precision is a matter of the file: computed in float32
 
     arrays = {}
     if variant.pixels is not None:
@@ -75,9 +75,11 @@ def make(name: str, variant: Variant) -> None:
     if variant.edit_config:
         path = directory / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | variant.edit_config, indent=2) + "\n")
-    if variant.old_buffers:
+    if variant.old_buffers or variant.old_prefix:
         path = directory / "model.safetensors"
-        save_file(load_file(path) | old_buffers(model), path, metadata={"format": "pt"})
+        tensors = load_file(path) | (old_buffers(model) if variant.old_buffers else {})
+        tensors = {variant.old_prefix + tensor: value for tensor, value in tensors.items()}
+        save_file(tensors, path, metadata={"format": "pt"})
     check_loads(directory, type(model), arrays, variant)
     size = sum(file.stat().st_size for file in directory.iterdir())
     print(f"{name}: {size / 1000:.0f} kB", {key: tuple(value.shape) for key, value in arrays.items()}, flush=True)
@@ -210,8 +212,20 @@ VARIANTS = {
     "clip-sharded": Variant(hf.CLIPModel, clip(), ids=IDS, shard="16KB"),
     "clip-old": Variant(hf.CLIPModel, clip(), ids=IDS, old_buffers=True, sparse=True),
     "clip-vision": Variant(hf.CLIPVisionModel, hf.CLIPVisionConfig(**WIDE)),
+    "clip-vision-old": Variant(
+        hf.CLIPVisionModel, hf.CLIPVisionConfig(**WIDE), old_buffers=True, old_prefix="vision_model.", sparse=True
+    ),
     "clip-vision-projection": Variant(hf.CLIPVisionModelWithProjection, hf.CLIPVisionConfig(**WIDE, projection_dim=12)),
     "clip-text": Variant(hf.CLIPTextModel, hf.CLIPTextConfig(**TEXT), pixels=None, ids=IDS),
+    "clip-text-old": Variant(
+        hf.CLIPTextModel,
+        hf.CLIPTextConfig(**TEXT),
+        pixels=None,
+        ids=IDS,
+        old_buffers=True,
+        old_prefix="text_model.",
+        sparse=True,
+    ),
     "clip-text-projection": Variant(  # texts shorter than the table of positions
         hf.CLIPTextModelWithProjection,
         hf.CLIPTextConfig(**TEXT, projection_dim=12),
@@ -299,7 +313,7 @@ VARIANTS = {
     ),
     "dinov3_vit-no-registers": Variant(
         hf.DINOv3ViTModel,
-        hf.DINOv3ViTConfig(**WIDE | {"num_attention_heads": 4}, rope_theta=10.0),
+        hf.DINOv3ViTConfig(**WIDE | {"num_attention_heads": 1}, rope_theta=10.0),
         pixels=(20, 12),
         dtype=torch.bfloat16,
     ),
@@ -332,6 +346,13 @@ VARIANTS = {
     "siglip-bfloat16": Variant(hf.SiglipModel, siglip(), ids=text_ids(eos=1, pad=0), dtype=torch.bfloat16),
     "siglip-old": Variant(hf.SiglipModel, siglip(), ids=text_ids(eos=1, pad=0), old_buffers=True),
     "siglip-vision": Variant(hf.SiglipVisionModel, hf.SiglipVisionConfig(**WIDE)),
+    "siglip-vision-old": Variant(
+        hf.SiglipVisionModel,
+        hf.SiglipVisionConfig(**WIDE),
+        old_buffers=True,
+        old_prefix="vision_model.",
+        sparse=True,
+    ),
     "siglip-vision-no-head": Variant(hf.SiglipVisionModel, hf.SiglipVisionConfig(**WIDE, vision_use_head=False)),
     "siglip-text": Variant(
         hf.SiglipTextModel, hf.SiglipTextConfig(**TEXT, projection_size=24), pixels=None, ids=text_ids(eos=1, pad=1)
