@@ -27,7 +27,9 @@ _IMAGE_SIZE = {
     ("folders", "efficientnet-lite0"): 224,
 }
 
-_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(("lr", "radii_lr", "wise_alpha"), (float, int))}
+_PATHS = ("train", "val", "dataset", "class_map", "pretrained")
+_FLOATS = ("lr", "radii_lr", "wise_alpha", "val_fraction")
+_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(_FLOATS, (float, int))}
 
 arg = tyro.conf.arg
 
@@ -59,7 +61,33 @@ class Config:
         tyro.conf.UseAppendAction,
         arg(metavar="NAME=DIR", help_behavior_hint="(repeatable)"),
     ] = ()
-    """Test images of other domains, the same sub-folders; several in a row or the flag repeated."""
+    """Test images of other domains, the same sub-folders; several in a row or the flag repeated.
+    With --dataset the names of its domains to test on, all others by default."""
+
+    class_map: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
+    """Names of classes where they are not the names of their folders: a JSON object from folder
+    to class, for the training, validation and OOD folders alike. Several folders may have the same
+    class, null leaves a folder out, and a folder that is not named keeps its own name."""
+
+    ood_subset: bool = False
+    """OOD domains may lack classes (ImageNet-A, ImageNet-R): each is scored among the classes that
+    it has, the largest logit of those. Without this flag a class that is missing is an error."""
+
+    dataset: Annotated[Path | None, arg(metavar="ROOT", help_behavior_hint="(instead of --train, --val)")] = None
+    """A folder with one sub-folder a domain, and in each one sub-folder a class (DomainNet, PACS,
+    Office-Home, VLCS). --id names the domain to fine-tune on; the others are OOD, or those of them
+    that --ood NAME... picks. A domain with lists beside it as DomainNet has them (real_train.txt,
+    real_test.txt) keeps that split: its test images are those listed. Of any other domain all
+    images are OOD test images, and as ID it is split at random. Or the CSV of a WILDS data set,
+    metadata.csv of iWildCam 2.0 or Camelyon17 or rgb_metadata.csv of FMoW 1.1, whose official
+    splits are used: train, id_val, id_test, and val and test as OOD."""
+
+    id: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(with --dataset ROOT)")] = None
+    """The domain of --dataset to fine-tune on."""
+
+    val_fraction: float = 0.1
+    """Share of the images of --id held out for validation, of every class the same; where there is
+    no list of test images, as many again for the ID test. The seed decides which."""
 
     pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
     """Weights to start from: a safetensors file, such as weights/ftp.safetensors of an earlier
@@ -117,9 +145,14 @@ class Config:
         return {name: Path(folder) for name, folder in pairs}
 
     @property
+    def ood_names(self) -> tuple[str, ...]:
+        """The domains of `dataset` to test on, in the order given; none for all."""
+        return tuple(item for group in self.ood for item in group)
+
+    @property
     def task_name(self) -> str:
         """`digits`, or `folders` for the user's own images."""
-        return "folders" if self.train else "digits"
+        return "folders" if self.train or self.dataset else "digits"
 
     def to_json(self) -> dict[str, Any]:
         """What is computed, as JSON types: everything but where it is written."""
@@ -152,9 +185,10 @@ def parse_config(args: Sequence[str]) -> Config:
         raise UserError("--resume: name the run directory to go on with, --out DIR --resume")
     stored = load_config(config.out)
     # Parsed once more with the stored values as defaults: whatever differs was asked for. A flag that is on by default
-    # could not be given again, and a repeatable one would add to its default, so these two start out empty.
-    given = _absolute(_parse(args, dataclasses.replace(stored, ood=(), smallest=False)))
-    given = dataclasses.replace(given, ood=given.ood or stored.ood, smallest=given.smallest or stored.smallest)
+    # could not be given again, and a repeatable one would add to its default, so these start out empty.
+    empty: dict[str, Any] = {"ood": (), "smallest": False, "ood_subset": False}
+    given = _absolute(_parse(args, dataclasses.replace(stored, **empty)))
+    given = dataclasses.replace(given, **{name: getattr(given, name) or getattr(stored, name) for name in empty})
     for name, value in stored.to_json().items():
         if given.to_json()[name] != value:
             raise UserError(
@@ -174,8 +208,9 @@ def load_config(run_dir: Path) -> Config:
     try:
         fields = json.loads(path.read_text())
         fields["ood"] = tuple(tuple(group) for group in fields["ood"])
-        fields.setdefault("radii_lr", Config.radii_lr)  # runs of version 0.1.0 have none
-        for name in ("train", "val", "pretrained"):
+        # Runs of version 0.1.0 have none of these.
+        fields = {"radii_lr": Config.radii_lr, "dataset": None, "class_map": None} | fields
+        for name in _PATHS:
             fields[name] = None if fields[name] is None else Path(fields[name])
         config = Config(**fields, out=run_dir.absolute())
         _check_types(config)
@@ -203,7 +238,7 @@ def _defaults(args: Sequence[str]) -> Config:
     """Defaults that depend on what is run; chosen before parsing, so that any flag overrides."""
     flags = {argument.split("=", 1)[0] for argument in args}
     config = Config()
-    if "--train" in flags:
+    if flags & {"--train", "--dataset"}:
         config = dataclasses.replace(config, model="efficientnet-lite0", epochs=10)
     if "--smallest" in flags:
         config = dataclasses.replace(config, epochs=2)
@@ -224,8 +259,9 @@ def _absolute(config: Config) -> Config:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.abspath(path.expanduser()))
 
-    ood = tuple(tuple(_absolute_pair(item) for item in group) for group in config.ood if len(group) > 0)
-    paths = {name: absolute(getattr(config, name)) for name in ("train", "val", "pretrained")}
+    named = (lambda item: item) if config.dataset else _absolute_pair
+    ood = tuple(tuple(named(item) for item in group) for group in config.ood if len(group) > 0)
+    paths = {name: absolute(getattr(config, name)) for name in _PATHS}
     return dataclasses.replace(config, ood=ood, out=absolute(config.out), **paths)
 
 
@@ -238,6 +274,7 @@ def _absolute_pair(item: str) -> str:
 
 def _check(config: Config) -> None:
     _check_values(config)
+    _check_dataset(config)
     _check_folders(config)
 
 
@@ -252,8 +289,10 @@ def _check_types(config: Config) -> None:
             raise TypeError(f"{field.name} is {value}")
     if not (config.image_size is None or isinstance(config.image_size, int)):
         raise TypeError(f"image_size is {str(config.image_size)[:40]!r}")
-    if not all(isinstance(item, str) and "=" in item for group in config.ood for item in group):
+    if not all(isinstance(item, str) and (config.dataset or "=" in item) for item in config.ood_names):
         raise TypeError("ood is no list of NAME=DIR")
+    if not isinstance(config.id, str | None):
+        raise TypeError(f"id is {str(config.id)[:40]!r}")
     if config.model not in ("small-cnn", "efficientnet-lite0") or config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"model {config.model[:40]!r} of dtype {config.dtype[:40]!r}")
 
@@ -272,6 +311,7 @@ def _check_values(config: Config) -> None:
         ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
         ("--radii-lr", config.radii_lr, config.radii_lr > 0 and math.isfinite(config.radii_lr)),
         ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
+        ("--val-fraction", config.val_fraction, 0 < config.val_fraction < 0.5),
         ("--image-size", config.image_size, config.image_size is None or 8 <= config.image_size <= LARGEST_IMAGE),
     ):
         if not good:
@@ -279,21 +319,40 @@ def _check_values(config: Config) -> None:
 
 
 def _check_folders(config: Config) -> None:
-    if config.train is None:
-        if config.val or config.ood or config.image_size:
-            raise UserError("--val, --ood and --image-size go with --train DIR; give that too")
+    if config.task_name == "digits":
+        if config.val or config.ood or config.image_size or config.class_map or config.ood_subset:
+            raise UserError(
+                "--val, --ood, --image-size, --class-map and --ood-subset go with --train DIR or --dataset ROOT; "
+                "give one of these too"
+            )
         return
-    if config.val is None:
+    if config.train and config.val is None:
         raise UserError("--train: give held-out images of the same domain too, --val DIR")
     ood_names = [item.split("=", 1)[0] for group in config.ood for item in group]
     for name in ood_names:
         if ood_names.count(name) > 1:
-            raise UserError(f"--ood {name}=...: given twice; every domain needs its own name")
+            shown = name if config.dataset else f"{name}=..."
+            raise UserError(f"--ood {shown}: given twice; every domain needs its own name")
     if config.model == "small-cnn" and config.pretrained is None:
         raise UserError(
             "--model small-cnn: has no weights of its own for --train; give --pretrained FILE, "
             "or use --model efficientnet-lite0"
         )
+
+
+def _check_dataset(config: Config) -> None:
+    split = config.id or config.val_fraction != Config.val_fraction
+    if config.dataset is None:
+        if split:
+            raise UserError("--id and --val-fraction go with --dataset ROOT; give that too")
+        return
+    if config.train or config.val:
+        raise UserError("--dataset: has the training and validation images too; leave --train and --val out")
+    for item in config.ood_names:
+        if "=" in item:
+            raise UserError(f"--ood {item}: with --dataset, name one of its domains and no folder")
+    if config.dataset.suffix == ".csv" and split:
+        raise UserError(f"--dataset {config.dataset}: a CSV has its own splits; leave --id and --val-fraction out")
 
 
 def _shown(value: Any) -> str:

@@ -15,8 +15,10 @@ from rich.console import Console
 
 from vision import figures, weights
 from vision.cache import keep_compiled_programs
+from vision.class_map import FOLDER_NAMES, read_class_map
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
+from vision.dataset_root import dataset_task
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
@@ -27,9 +29,10 @@ from vision.methods import create_method, not_head
 from vision.models import create_model
 from vision.networks import Network, Params, blank_model, split_model
 from vision.progress import track
-from vision.report import PRETRAINED, Results, build_report, candidates, print_table, test_sets
+from vision.report import PRETRAINED, Results, allowed_classes, build_report, candidates, print_table, test_sets
 from vision.run_dir import RunDir, write_json
 from vision.training import Trained, fine_tune, num_steps
+from vision.wilds import wilds_task
 
 __all__ = ["run"]
 
@@ -68,10 +71,31 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
 
 def _load_task(config: Config) -> Task:
     assert config.image_size is not None, "parse_config fills it in"
-    if config.train is not None and config.val is not None:
-        return folder_task(config.train, config.val, config.ood_folders, config.image_size)
+    if config.task_name == "folders":
+        return _load_images(config, config.image_size)
     task = digits_task(config.seed, smallest=config.smallest)
     return task if task.image_size == config.image_size else _enlarged(task, config.image_size)
+
+
+def _load_images(config: Config, image_size: int) -> Task:
+    """The user's own images, from wherever the flags say."""
+    class_map = FOLDER_NAMES if config.class_map is None else read_class_map(config.class_map)
+    options = {"class_map": class_map, "ood_subset": config.ood_subset}
+    if config.dataset is None:
+        assert config.train is not None, "--train or --dataset is given"
+        assert config.val is not None, "checked with --train"
+        return folder_task(config.train, config.val, config.ood_folders, image_size, **options)
+    if config.dataset.suffix == ".csv":
+        return wilds_task(config.dataset, config.ood_names, image_size, **options)
+    return dataset_task(
+        config.dataset,
+        config.id,
+        config.ood_names,
+        image_size,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        **options,
+    )
 
 
 def _enlarged(task: Task, size: int) -> Task:
@@ -159,6 +183,8 @@ def _print_plan(config: Config, task: Task, pretrained: Params, new_head: bool, 
         f"Task {task.name}: {len(task.classes)} classes, {len(task.train)} training images of {task.train.name}; {ood}",
         soft_wrap=True,
     )
+    for note in task.notes:
+        console.print(note, soft_wrap=True, markup=False)
     head = "new head, not constrained" if new_head else "pre-trained head"
     console.print(f"Model {config.model}: {parameters:,} parameters, {head}, {config.dtype}", soft_wrap=True)
 
@@ -215,6 +241,7 @@ def _evaluate(
             {name: result.params for name, result in trained.items()} | {PRETRAINED: pretrained},
             candidates(config, new_head=new_head),
             domains,
+            allowed=allowed_classes(task),
             new_head=new_head,
             batch_size=_EVAL_BATCH_SIZE,
             on_batch=lambda: update(next(done)),

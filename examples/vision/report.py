@@ -20,7 +20,16 @@ from vision.evaluation import Candidate, Predictions, accuracy
 from vision.networks import Params
 from vision.training import Trained
 
-__all__ = ["PRETRAINED", "Results", "build_report", "candidates", "print_table", "result_rows", "test_sets"]
+__all__ = [
+    "PRETRAINED",
+    "Results",
+    "allowed_classes",
+    "build_report",
+    "candidates",
+    "print_table",
+    "result_rows",
+    "test_sets",
+]
 
 # Names of the sets of images. OOD domains have names of the user's choice; the prefix keeps them from meeting these.
 ID = "id"
@@ -66,6 +75,12 @@ def test_sets(task: Task) -> dict[str, Domain]:
     return sets
 
 
+def allowed_classes(task: Task) -> dict[str, np.ndarray]:
+    """The classes to choose from, bool `(classes,)`, in every test set that has only a subset of them."""
+    labels = np.arange(len(task.classes))
+    return {OOD + name: np.isin(labels, subset) for name, subset in task.ood_labels.items()}
+
+
 def candidates(config: Config, *, new_head: bool) -> list[Candidate]:
     """The weights to evaluate: the pre-trained ones if their head fits, and for every method its WiSE-FT path."""
     alphas = sorted({*WISE_PATH, config.wise_alpha})
@@ -103,6 +118,8 @@ def build_report(results: Results) -> dict[str, Any]:
             "ood_groups": {name: list(members) for name, members in task.ood_groups.items()},
             "train_images": len(task.train),
             "test_images": {name: len(domain) for name, domain in test_sets(task).items()},
+            "scored_among": {name: len(task.ood_labels.get(name, task.classes)) for name in task.ood},
+            "notes": list(task.notes),
         },
         "model": {
             "name": config.model,
@@ -220,5 +237,12 @@ def _caption(report: Mapping[str, Any]) -> str:
     error = 50 / math.sqrt(min(counts))
     return (
         f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
-        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned."
+        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned.{_subsets(report['task'])}"
     )
+
+
+def _subsets(task: Mapping[str, Any]) -> str:
+    """Which domains are scored among fewer classes than there are."""
+    total = len(task["classes"])
+    among = [f"{name} {count}" for name, count in task["scored_among"].items() if count < total]
+    return f" Scored among the classes it has, of {total}: {', '.join(among)}." if among else ""
