@@ -1,7 +1,7 @@
 """The user's own images: one folder per domain, in it one sub-folder per class."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,10 @@ from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Example, Task
 from vision.errors import UserError
 
-__all__ = ["SUFFIXES", "FolderDomain", "checked_task", "folder_task", "read_image"]
+__all__ = ["SUFFIXES", "FolderDomain", "Prepare", "checked_task", "folder_task", "read_image"]
+
+Prepare = Callable[[Image.Image], Image.Image]
+"""Resizes and crops an RGB image."""
 
 # Refuse what Pillow only warns of, as its manual recommends: an image that may be a decompression bomb.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -29,12 +32,14 @@ class FolderDomain:
         paths: The image files, class by class and by name within a class.
         labels: int32, `(n,)`.
         image_size: Height and width to which images are brought.
+        prepare: How they are, where a model has its own way.
     """
 
     name: str
     paths: tuple[Path, ...]
     labels: np.ndarray
     image_size: int
+    prepare: Prepare | None = None
 
     @classmethod
     def of(cls, name: str, images: Images, classes: Sequence[str], image_size: int) -> "FolderDomain":
@@ -48,7 +53,8 @@ class FolderDomain:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": read_image(self.paths[index], self.image_size), "label": self.labels[index]}
+        prepare = self.prepare or self.image_size
+        return {"image": read_image(self.paths[index], prepare), "label": self.labels[index]}
 
 
 def folder_task(
@@ -145,28 +151,30 @@ def checked_task(
     )
 
 
-def read_image(path: Path, image_size: int) -> np.ndarray:
-    """One image as the models want it.
+def read_image(path: Path, prepare: int | Prepare) -> np.ndarray:
+    """One image as a model wants it.
 
-    Turned upright by its EXIF orientation, transparent parts over white, the shorter side resized to `image_size` and
-    the middle cut out. Of an animation, the first frame.
+    Turned upright by its EXIF orientation, transparent parts over white. Of an animation, the first frame.
 
     Args:
         path: The image file.
-        image_size: Height and width of the result.
+        prepare: How it is resized and cropped; for a number, the shorter side is resized to it, and the middle cut out.
 
     Returns:
-        uint8, `(image_size, image_size, 3)`.
+        uint8, `(height, width, 3)`.
 
     Raises:
         UserError: If the file cannot be read, is not an image, is truncated, or is so large that it may be an attack.
     """
     try:
         with Image.open(path) as image:
-            # JPEG can be decoded at a fraction of its size: faster, and twice the final size keeps the quality.
-            image.draft(None, (2 * image_size, 2 * image_size))
+            if isinstance(prepare, int):
+                # JPEG can be decoded at a fraction of its size: faster, and twice the final size keeps the quality.
+                image.draft(None, (2 * prepare, 2 * prepare))
             upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BILINEAR))
+            if isinstance(prepare, int):
+                return np.asarray(ImageOps.fit(upright, (prepare, prepare), Image.Resampling.BILINEAR))
+            return np.asarray(prepare(upright))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist (or is a link to a file that is gone): check the path.") from None
     except UnidentifiedImageError:
