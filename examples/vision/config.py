@@ -92,29 +92,29 @@ class Config:
     With --dataset the names of its domains to test on, all others by default."""
 
     class_map: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
-    """Names of classes where they are not the names of their folders: a JSON object from folder
-    to class, for the training, validation and OOD folders alike. Several folders may have the same
-    class, null leaves a folder out, and a folder that is not named keeps its own name."""
+    """Names of classes where they are not those of the folders: a JSON object from folder
+    to class, for training, validation and OOD folders alike. Several folders may have the
+    same class, null leaves a folder out, one that is not named keeps its own name."""
 
     ood_subset: bool = False
-    """OOD domains may lack classes (ImageNet-A, ImageNet-R): each is scored among the classes that
-    it has, the largest logit of those. Without this flag a class that is missing is an error."""
+    """OOD domains may lack classes (ImageNet-A, ImageNet-R). Each is then scored among the
+    classes that it has. Without this flag a class that is missing is an error."""
 
     dataset: Annotated[Path | None, arg(metavar="ROOT", help_behavior_hint="(instead of --train, --val)")] = None
-    """A folder with one sub-folder a domain, and in each one sub-folder a class (DomainNet, PACS,
-    Office-Home, VLCS). --id names the domain to fine-tune on; the others are OOD, or those of them
-    that --ood NAME... picks. A domain with lists beside it as DomainNet has them (real_train.txt,
-    real_test.txt) keeps that split: its test images are those listed. Of any other domain all
-    images are OOD test images, and as ID it is split at random. Or the CSV of a WILDS data set,
-    metadata.csv of iWildCam 2.0 or Camelyon17 or rgb_metadata.csv of FMoW 1.1, whose official
-    splits are used: train, id_val, id_test, and val and test as OOD."""
+    """A folder with one sub-folder a domain, in each one sub-folder a class (DomainNet,
+    PACS, Office-Home, VLCS). --id names the domain to fine-tune on, all others are OOD
+    unless --ood NAME... picks some. A domain with lists of its images beside it, as DomainNet
+    has them (real_train.txt and real_test.txt), keeps that split. Another domain is split at
+    random if it is ID, and all of it is tested on if it is OOD. Or the CSV of a WILDS data
+    set in its official splits (val and test are OOD): metadata.csv of iWildCam 2.0 or
+    Camelyon17, rgb_metadata.csv of FMoW 1.1."""
 
     id: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(with --dataset ROOT)")] = None
     """The domain of --dataset to fine-tune on."""
 
     val_fraction: float = 0.1
-    """Share of the images of --id held out for validation, of every class the same; where there is
-    no list of test images, as many again for the ID test. The seed decides which."""
+    """Share of every class of --id held out for validation, and as much again for the ID
+    test where no list says what to test on. The seed decides which images."""
 
     pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
     """Weights to start from: a safetensors file, such as weights/ftp.safetensors of an earlier
@@ -130,7 +130,7 @@ class Config:
     """Seed of the split, of a new head and of the order of the images."""
 
     epochs: int = 15
-    """Passes over the training images (10 with --train, 2 with --smallest)."""
+    """Passes over the training images (10 with --train or --dataset, 2 with --smallest)."""
 
     lr: float = 1e-3
     """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
@@ -329,6 +329,8 @@ def _check_types(config: Config) -> None:
         raise TypeError("ood is no list of NAME=DIR")
     if not isinstance(config.id, str | None):
         raise TypeError(f"id is {str(config.id)[:40]!r}")
+    if (config.train is None) != (config.val is None):
+        raise TypeError("train and val go together")
     if config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {config.dtype[:40]!r}")
 

@@ -14,7 +14,12 @@ from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Example, Task
 from vision.errors import UserError
 
-__all__ = ["SUFFIXES", "FolderDomain", "Prepare", "checked_task", "folder_task", "read_image"]
+__all__ = ["SUFFIXES", "FolderDomain", "OnChecked", "Prepare", "checked_task", "folder_task", "read_image"]
+
+OnChecked = Callable[[int, int], None]
+"""Called with the number of images checked, and of all, every now and then."""
+
+_IMAGES_BETWEEN_CALLS = 256
 
 Prepare = Callable[[Image.Image], Image.Image]
 """Resizes and crops an RGB image."""
@@ -65,6 +70,7 @@ def folder_task(
     *,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of the user's own folders.
 
@@ -78,6 +84,7 @@ def folder_task(
         image_size: Height and width to which images are brought (see `read_image`).
         class_map: Names of classes where they are not the names of the sub-folders.
         ood_subset: Folders of other domains may lack classes, and are then scored among those that they have.
+        on_checked: Progress.
 
     Returns:
         The task; its classes are the sorted names of the classes in `train`.
@@ -104,6 +111,7 @@ def folder_task(
         ood={name: domain(name, folder) for name, folder in ood.items()},
         ood_classes={name: set(found[folder]) for name, folder in ood.items()},
         notes=class_map.notes,
+        on_checked=on_checked,
     )
 
 
@@ -116,6 +124,7 @@ def checked_task(
     ood: Mapping[str, FolderDomain],
     ood_classes: Mapping[str, Set[str]],
     notes: tuple[str, ...],
+    on_checked: OnChecked,
 ) -> Task:
     """A task of image files that can all be read.
 
@@ -131,11 +140,12 @@ def checked_task(
         ood: Other domains.
         ood_classes: The classes that each of them has; it is scored among those.
         notes: What the user should know of how the task was made.
+        on_checked: Progress.
 
     Raises:
         UserError: An image cannot be read.
     """
-    _check_images(path for part in (train, validation, id_test, *ood.values()) for path in part.paths)
+    _check_images((path for part in (train, validation, id_test, *ood.values()) for path in part.paths), on_checked)
     subsets = {name: tuple(i for i, c in enumerate(classes) if c in ood_classes[name]) for name in ood}
     return Task(
         name="folders",
@@ -197,8 +207,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_images(paths: Iterable[Path]) -> None:
+def _check_images(paths: Iterable[Path], on_checked: OnChecked) -> None:
     """Decodes every image once, in threads (Pillow's decoders release the interpreter lock)."""
+    unique = list(dict.fromkeys(paths))
+
+    def check(start: int) -> int:
+        part = unique[start : start + _IMAGES_BETWEEN_CALLS]
+        for path in part:
+            read_image(path, 1)
+        return start + len(part)
+
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda path: read_image(path, 1), dict.fromkeys(paths)):
-            pass
+        # Not an image at a time: a million tasks in the queue take gigabytes.
+        for done in pool.map(check, range(0, len(unique), _IMAGES_BETWEEN_CALLS)):
+            on_checked(done, len(unique))

@@ -20,7 +20,7 @@ from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
-from vision.folders import FolderDomain, Prepare, folder_task
+from vision.folders import FolderDomain, OnChecked, Prepare, folder_task
 from vision.methods import create_method, not_head
 from vision.networks import Network, Params, split_model
 from vision.progress import track
@@ -48,8 +48,8 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     try:
-        task = _load_task(config)
-        with track(console, "before", unit="steps") as update:
+        task = _load_task(config, console)
+        with track(console, "linear probe" if config.model_path else "pre-training") as update:
             start = starting_model(
                 config, task, run_dir, lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
             )
@@ -68,21 +68,22 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     _finish(results, run_dir, console)
 
 
-def _load_task(config: Config) -> Task:
+def _load_task(config: Config, console: Console) -> Task:
     if config.model_path is not None:
         # Imported here so that the default job does not pay for it.
         from vision.start_from_files import model_preprocessing
 
         preprocessing = model_preprocessing(config)
         assert preprocessing.size is not None, "the model's, or that asked for"
-        return _prepared(_load_data(config, preprocessing.size[0]), preprocessing)
+        return _prepared(_load_data(config, preprocessing.size[0], console), preprocessing)
     assert config.image_size is not None, "parse_config fills it in"
-    return _load_data(config, config.image_size)
+    return _load_data(config, config.image_size, console)
 
 
-def _load_data(config: Config, image_size: int) -> Task:
+def _load_data(config: Config, image_size: int, console: Console) -> Task:
     if config.task_name == "folders":
-        return _load_images(config, image_size)
+        with track(console, "reading images", unit="images") as update:
+            return _image_task(config, image_size, lambda done, total: update(done, total=total))
     task = digits_task(config.seed, smallest=config.smallest)
     return task if task.image_size == image_size else _enlarged(task, image_size)
 
@@ -104,25 +105,18 @@ def _prepared(task: Task, prepare: Prepare) -> Task:
     )
 
 
-def _load_images(config: Config, image_size: int) -> Task:
+def _image_task(config: Config, image_size: int, on_checked: OnChecked) -> Task:
     """The user's own images, from wherever the flags say."""
     class_map = FOLDER_NAMES if config.class_map is None else read_class_map(config.class_map)
-    options = {"class_map": class_map, "ood_subset": config.ood_subset}
+    options: dict[str, Any] = {"class_map": class_map, "ood_subset": config.ood_subset, "on_checked": on_checked}
     if config.dataset is None:
-        assert config.train is not None, "--train or --dataset is given"
-        assert config.val is not None, "checked with --train"
+        assert config.train is not None, "the task is of folders"
+        assert config.val is not None, "it goes with --train"
         return folder_task(config.train, config.val, config.ood_folders, image_size, **options)
     if config.dataset.suffix == ".csv":
         return wilds_task(config.dataset, config.ood_names, image_size, **options)
-    return dataset_task(
-        config.dataset,
-        config.id,
-        config.ood_names,
-        image_size,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        **options,
-    )
+    split = {"val_fraction": config.val_fraction, "seed": config.seed}
+    return dataset_task(config.dataset, config.id, config.ood_names, image_size, **split, **options)
 
 
 def _enlarged(task: Task, size: int) -> Task:
