@@ -116,8 +116,8 @@ def load_model(path: Path) -> tuple[Any, list[str], Any]:
     if path.is_dir():
         from pretrained.finetuned import load_finetuned
 
-        found = load_finetuned(path)
-        return found.classifying.model, list(found.classes), found.classifying.model.preprocessing
+        found, notes = load_finetuned(path)
+        return found.model, list(notes.classes), notes.preprocessing
     metadata = weights.load_metadata(path)
     try:
         classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])

@@ -48,7 +48,7 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     try:
-        task = _load_task(config, console)
+        task = _load_task(config, run_dir, console)
         with track(console, "linear probe" if config.model_path else "pre-training") as update:
             start = starting_model(
                 config, task, run_dir, lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
@@ -68,12 +68,12 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     _finish(results, run_dir, console)
 
 
-def _load_task(config: Config, console: Console) -> Task:
+def _load_task(config: Config, run_dir: RunDir, console: Console) -> Task:
     if config.model_path is not None:
         # Imported here so that the default job does not pay for it.
         from vision.start_from_files import model_preprocessing
 
-        preprocessing = model_preprocessing(config)
+        preprocessing = model_preprocessing(config, run_dir)
         assert preprocessing.size is not None, "the model's, or that asked for"
         return _prepared(_load_data(config, preprocessing.size[0], console), preprocessing)
     assert config.image_size is not None, "parse_config fills it in"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
 from pretrained.classifier import Classifier, Classifying, classify, zero_shot
-from pretrained.finetuned import load_finetuned, save_finetuned
+from pretrained.finetuned import load_finetuned, read_notes, save_finetuned
 from pretrained.load import load
 from pretrained.preprocessing import Preprocessing, read_preprocessing
 from pretrained.texts import PROMPTS, class_embeddings, read_lines
@@ -25,13 +25,15 @@ __all__ = ["from_files", "model_preprocessing"]
 _HEAD = ("head/kernel", "head/bias")
 
 
-def model_preprocessing(config: Config) -> Preprocessing:
-    """How the model wants its images, at the size that was asked for.
+def model_preprocessing(config: Config, run_dir: RunDir) -> Preprocessing:
+    """How the model wants its images, at the size that was asked for; a run that goes on has it.
 
     Raises:
         UserError: Its files do not say, or images would not be square and no size was asked for.
     """
     assert config.model_path is not None, "asked only for a model from files"
+    if (kept := run_dir.weights(PRETRAINED)).exists():
+        return read_notes(kept).preprocessing
     found = read_preprocessing(config.model_path, config.preprocessor)
     if config.image_size is not None:
         return found.at(config.image_size)
@@ -45,24 +47,24 @@ def from_files(config: Config, task: Task, run_dir: RunDir, on_step: OnStep) -> 
     """The model of the files, with a head for the task; made once, then read from the run directory."""
     path = run_dir.weights(PRETRAINED)
     if not path.exists():
-        made, head = _make(config, task, on_step)
+        made, head = _make(config, task, run_dir, on_step)
         save_finetuned(path, made.model, made, task.classes, {"method": PRETRAINED, "head": head})
     # Read back also when it has just been made: what a resumed run reads is what this one starts from.
-    kept = load_finetuned(path, dtype=jnp.dtype(config.dtype))
+    kept, notes = load_finetuned(path, dtype=jnp.dtype(config.dtype))
 
     def write(path: Path, model: Any, notes: Mapping[str, str], /) -> None:
-        save_finetuned(path, model, kept.classifying, task.classes, notes)
+        save_finetuned(path, model, kept, task.classes, notes)
 
-    order = paths_in_order(kept.classifying.origin.spec.build)
-    head = kept.notes["head"]
-    return Start(kept.classifying.model, head, [*(p for p in order if p.startswith("image/")), *_HEAD], write)
+    order = paths_in_order(kept.origin.spec.build)
+    head = cast(Head, notes.others["head"])
+    return Start(kept.model, head, [*(p for p in order if p.startswith("image/")), *_HEAD], write)
 
 
-def _make(config: Config, task: Task, on_step: OnStep) -> tuple[Classifying, Head]:
+def _make(config: Config, task: Task, run_dir: RunDir, on_step: OnStep) -> tuple[Classifying, Head]:
     """The classifier before any fine-tuning, and where its head is from."""
     path = config.model_path
     assert path is not None
-    preprocessing = model_preprocessing(config)
+    preprocessing = model_preprocessing(config, run_dir)
     loaded = load(path, dtype=jnp.dtype(config.dtype))
     if config.head_from is not None:
         return zero_shot(loaded, _read_head(config.head_from, len(task.classes)), preprocessing), "zero-shot"
