@@ -28,7 +28,7 @@ _IMAGE_SIZE = {
 }
 
 _PATHS = (
-    "train", "val", "dataset", "class_map", "pretrained", "class_names", "prompts", "head_from", "preprocessor",
+    "train", "val", "dataset", "class_map", "pretrained", "classes", "prompts", "head_from", "preprocessor",
 )  # fmt: skip
 _NAMED = ("small-cnn", "efficientnet-lite0")
 _FLOATS = ("lr", "radii_lr", "wise_alpha", "val_fraction")
@@ -55,9 +55,7 @@ class Config:
     from ImageNet weights and is the default for your own images; small-cnn is pre-trained on
     synthetic digits, elsewhere it needs --pretrained."""
 
-    class_names: Annotated[
-        Path | None, arg(name="classes", metavar="FILE", help_behavior_hint="(default: the folders' names)")
-    ] = None
+    classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
     """The classes in words, for the zero-shot head of CLIP or SigLIP: a line for each class folder,
     in their order."""
 
@@ -133,7 +131,8 @@ class Config:
     """Passes over the training images (10 with --train or --dataset, 2 with --smallest)."""
 
     lr: float = 1e-3
-    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero (1e-4 with a model from
+    files)."""
 
     radii_lr: float = 1e-2
     """Learning rate of FTP's radii, as released. They move by about that much a step: in a short
@@ -147,9 +146,10 @@ class Config:
 
     image_size: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 224; small-cnn 32)"),
+        arg(metavar="INT", help_behavior_hint="(default: the model's; small-cnn 32)"),
     ] = None
-    """Side, in pixels, to which the images of your own folders are scaled."""
+    """Side, in pixels, of the images of your own folders when they are scaled and cropped. Positions of
+    a transformer are interpolated."""
 
     wise_alpha: float = 0.5
     """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned."""
@@ -273,6 +273,10 @@ def _defaults(args: Sequence[str]) -> Config:
     config = Config()
     if flags & {"--train", "--dataset"}:
         config = dataclasses.replace(config, model="efficientnet-lite0", epochs=10)
+    # the flag's value, as "--model DIR" or "--model=DIR"
+    words = [word for argument in args for word in argument.split("=", 1)]
+    if "--model" in words[:-1] and words[words.index("--model") + 1] not in _NAMED:
+        config = dataclasses.replace(config, lr=1e-4)
     if "--smallest" in flags:
         config = dataclasses.replace(config, epochs=2)
     return config
@@ -360,7 +364,7 @@ def _check_values(config: Config) -> None:
 def _check_model(config: Config) -> None:
     path = config.model_path
     if path is None:
-        flags = {"--classes": config.class_names, "--prompts": config.prompts, "--head-from": config.head_from}
+        flags = {"--classes": config.classes, "--prompts": config.prompts, "--head-from": config.head_from}
         for flag, value in (flags | {"--preprocessor": config.preprocessor}).items():
             if value is not None:
                 raise UserError(f"{flag} {value}: goes with a model from files, --model DIR; leave it out")
@@ -369,7 +373,7 @@ def _check_model(config: Config) -> None:
         raise UserError(f"--model {path}: no such directory or file, and no name ({', '.join(_NAMED)})")
     if config.pretrained is not None:
         raise UserError("--pretrained: the weights come with --model DIR; leave it out")
-    if config.head_from and (config.class_names or config.prompts):
+    if config.head_from and (config.classes or config.prompts):
         raise UserError("--head-from: is the head ready made; leave --classes and --prompts out")
 
 

@@ -72,7 +72,7 @@ def _make(config: Config, task: Task, run_dir: RunDir, on_step: OnStep) -> tuple
         directory = path if path.is_dir() else path.parent
         embeddings = class_embeddings(loaded, directory, _class_names(config, task), _prompts(config))
         return zero_shot(loaded, embeddings, preprocessing), "zero-shot"
-    for flag, value in (("--prompts", config.prompts), ("--classes", config.class_names)):
+    for flag, value in (("--prompts", config.prompts), ("--classes", config.classes)):
         if value is not None:
             raise UserError(f"{flag} {value}: the model in {path} has no text tower; leave the flag out")
     made = classify(loaded, task.classes, preprocessing, seed=config.seed)
@@ -95,12 +95,12 @@ def _probe(model: Classifier, config: Config, task: Task, on_step: Callable[[int
 
 def _class_names(config: Config, task: Task) -> tuple[str, ...]:
     """The classes in words: those of the user's file, or the folders' names."""
-    if config.class_names is None:
+    if config.classes is None:
         return tuple(name.replace("_", " ") for name in task.classes)
-    names = read_lines(config.class_names, "the name of a class in each line")
+    names = read_lines(config.classes, "the name of a class in each line")
     if len(names) != len(task.classes):
         raise UserError(
-            f"{config.class_names}: has {len(names)} lines for {len(task.classes)} classes; give a line for each, in "
+            f"{config.classes}: has {len(names)} lines for {len(task.classes)} classes; give a line for each, in "
             f"the order of the class folders, {task.classes[0]!r} first"
         )
     return names
