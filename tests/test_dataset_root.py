@@ -9,8 +9,9 @@ import pytest
 from image_trees import make_domain, make_files
 
 from vision.class_map import ClassMap
-from vision.dataset_root import dataset_task, stratified
+from vision.dataset_root import dataset_task
 from vision.errors import UserError
+from vision.splits import stratified
 
 CLASSES = ("dog", "elephant", "giraffe")
 OPTIONS = {"val_fraction": 0.1, "seed": 0}
@@ -63,7 +64,7 @@ def test_the_id_domain_is_split_and_the_others_are_tested_whole(pacs):
     assert all(sorted(domain.paths) == sorted((pacs / name).glob("*/*")) for name, domain in task.ood.items())
     assert task.notes == (
         "ID photo: 10 % of every class for validation and as many for the test, at random, seed 0",
-        "OOD: all of art_painting, cartoon, sketch",
+        "OOD: all images of art_painting, cartoon, sketch",
     )
 
 
@@ -101,7 +102,7 @@ def test_classes_that_are_not_held_out_are_named(pacs):
 def test_too_few_images_to_hold_any_out(tmp_path):
     make_domain(tmp_path / "photo", CLASSES, images=2)
     assert error_of(tmp_path) == (
-        f"{tmp_path / 'photo'} has too few images to hold any out: three of a class are the least."
+        f"{tmp_path / 'photo'} has too few images to hold any out: add some, three of a class are the least."
     )
 
 
@@ -117,9 +118,9 @@ def test_lists_beside_the_folders_are_the_split(domainnet):
     assert [np.bincount(part.labels).tolist() for part in (task.train, task.validation)] == [[6] * 3, [1] * 3]
     assert len(task.ood["quickdraw"]) == 6
     assert task.notes == (
-        "ID real: split of real_train.txt and real_test.txt; 10 % of the former for validation, seed 0",
+        "ID real: split by real_train.txt and real_test.txt; 10 % of the former for validation, at random, seed 0",
         "OOD: the images of clipart_test.txt",
-        "OOD: all of quickdraw",
+        "OOD: all images of quickdraw",
     )
 
 
@@ -133,7 +134,7 @@ def test_a_class_without_a_listed_image_is_a_class(domainnet):
     assert np.bincount(task.train.labels).tolist() == [0, 6, 6]
     assert task.ood_labels == {}, "its folder has the class"
     assert task.notes[3:] == (
-        "No train images of 'dog'",
+        "No training images of 'dog'",
         "No validation images of 'dog'",
         "No test images of 'giraffe'",
     )
@@ -213,7 +214,7 @@ def test_a_domain_with_fewer_classes(pacs):
 
 def test_no_domain_is_named(pacs):
     assert error_of(pacs, None) == (
-        f"--dataset {pacs}: say which domain to fine-tune on, --id NAME; it has art_painting, cartoon, photo, sketch."
+        f"{pacs}: name the domain to fine-tune on, --id NAME; it has art_painting, cartoon, photo, sketch."
     )
 
 
@@ -240,9 +241,11 @@ def test_a_root_one_level_too_high(pacs):
 
 
 def test_a_root_of_wilds(tmp_path):
-    make_files(tmp_path, ["train/0.png"])
     (tmp_path / "metadata.csv").touch()
-    assert f"or --dataset {tmp_path / 'metadata.csv'} if" in error_of(tmp_path)
+    make_files(tmp_path, ["train/0.png"])
+    assert f"a class, or --dataset {tmp_path / 'metadata.csv'} if this is" in error_of(tmp_path)
+    make_files(tmp_path, ["patches/patient_004_node_4/0.png"])
+    assert f"it has patches, or --dataset {tmp_path / 'metadata.csv'} if this is" in error_of(tmp_path, None)
 
 
 def test_a_damaged_image_of_any_domain_is_found(pacs):

@@ -258,6 +258,7 @@ def test_a_data_set_of_domains(baseline: tuple[Path, str], command: Command, tmp
     assert report["task"]["id"] == "clean"
     assert report["task"]["scored_among"] == {"inverted": 10, "striped": 3}
     assert "ID clean: 20 % of every class for validation and as many for the test, at random, seed 0\n" in done.stdout
+    assert re.search(r"^reading images +(\d+)/\1", done.stdout, flags=re.MULTILINE)
     assert "Scored among the classes it has, of 10: striped 3." in " ".join(done.stdout.split())
     counts = report["task"]["test_images"]
     assert counts["id"] == counts["validation"]

@@ -24,8 +24,8 @@ def folders(tmp_path) -> dict[str, Path]:
     return {name: make_domain(tmp_path / name, CLASSES) for name in ("train", "val", "sketch")}
 
 
-def build(folders: dict[str, Path], image_size: int = 16):
-    return folder_task(folders["train"], folders["val"], {"sketch": folders["sketch"]}, image_size)
+def build(folders: dict[str, Path], **options):
+    return folder_task(folders["train"], folders["val"], {"sketch": folders["sketch"]}, 16, **options)
 
 
 def error_of(folders: dict[str, Path]) -> str:
@@ -58,6 +58,13 @@ def test_a_task_of_folders(folders):
 def test_no_ood_folders_are_fine(folders):
     task = folder_task(folders["train"], folders["val"], {}, 16)
     assert (task.ood, task.ood_groups) == ({}, {})
+
+
+def test_progress_is_told_until_all_images_are_checked(folders, monkeypatch):
+    monkeypatch.setattr("vision.folders._IMAGES_BETWEEN_CALLS", 8)
+    told = []
+    build(folders, on_checked=lambda done, total: told.append((done, total)))
+    assert told == [(8, 18), (16, 18), (18, 18)]
 
 
 def test_hidden_and_other_files_are_ignored(folders):

@@ -15,10 +15,12 @@ from vision.errors import UserError
 from vision.files import atomic_write, replacing
 from vision.weights import load_safetensors
 
-__all__ = ["Tensors", "read_npz", "read_tensors"]
+__all__ = ["WHOLE", "Tensors", "read_npz", "read_tensors"]
 
 _ONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+WHOLE = (_ONE, _INDEX)
+"""What a directory with all weights of a model has, one of the two."""
 
 
 @dataclass(frozen=True)

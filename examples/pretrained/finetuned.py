@@ -3,9 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,13 +13,14 @@ from jax.typing import DTypeLike
 
 from pretrained.classifier import Classifier, Classifying, linear
 from pretrained.fields import read_json
+from pretrained.files import WHOLE
 from pretrained.load import load, save
 from pretrained.preprocessing import Preprocessing
 from vision.errors import UserError
 from vision.files import atomic_write
 from vision.weights import load_safetensors
 
-__all__ = ["Finetuned", "load_finetuned", "save_finetuned"]
+__all__ = ["Notes", "load_finetuned", "read_notes", "save_finetuned"]
 
 # What came with the weights and still holds: with it the directory loads where the original did.
 _COMPANIONS = ("*.json", "*.txt", "*.model", "LICENSE*", "NOTICE*")
@@ -29,23 +29,26 @@ _HEAD = "head.safetensors"
 _LARGEST_COMPANION = 64 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
-class Finetuned:
-    """What such a directory holds.
+class Notes(NamedTuple):
+    """What is kept beside the weights.
 
     Attributes:
-        classifying: The classifier and its origin.
-        classes: Names of its classes.
-        notes: What else was written with it.
+        weights: The name of the file of weights, or of the index of several.
+        classes: Names of the classes.
+        preprocessing: How images were prepared.
+        unit_features: Whether features are brought to length 1 before the head.
+        others: Whatever else the writer wanted to know again.
     """
 
-    classifying: Classifying
+    weights: str
     classes: tuple[str, ...]
-    notes: Mapping[str, Any]
+    preprocessing: Preprocessing
+    unit_features: bool
+    others: Mapping[str, str]
 
 
 def save_finetuned(
-    directory: Path, model: Classifier, kept: Classifying, classes: Sequence[str], notes: Mapping[str, Any]
+    directory: Path, model: Classifier, kept: Classifying, classes: Sequence[str], notes: Mapping[str, str]
 ) -> None:
     """Writes a classifier: a directory that appears under its name when it is complete.
 
@@ -54,7 +57,7 @@ def save_finetuned(
         model: The classifier; its structure is that of `kept.model`.
         kept: What it was made from.
         classes: Names of its classes.
-        notes: JSON values to keep with it.
+        notes: Strings to keep with it.
     """
     unfinished = directory.with_name(f".{directory.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -79,34 +82,46 @@ def save_finetuned(
         "classes": list(classes),
         "preprocessing": model.preprocessing.to_json(),
         "unit_features": model.unit,
-        **notes,
+        "notes": dict(notes),
     }
     atomic_write(unfinished / _NOTES, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
     shutil.rmtree(directory, ignore_errors=True)
     unfinished.rename(directory)
 
 
-def load_finetuned(directory: Path, *, dtype: DTypeLike = jnp.float32) -> Finetuned:
+def read_notes(directory: Path) -> Notes:
+    """Reads what lies beside the weights.
+
+    Raises:
+        UserError: The directory is no such, or damaged.
+    """
+    values = read_json(directory / _NOTES)
+    try:
+        return Notes(
+            weights=Path(values["weights"]).name,
+            classes=tuple(map(str, values["classes"])),
+            preprocessing=Preprocessing.from_json(values["preprocessing"]),
+            unit_features=bool(values["unit_features"]),
+            others={name: str(value) for name, value in values["notes"].items()},
+        )
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{directory / _NOTES}: not written by finetune.py; give a run directory of it") from None
+
+
+def load_finetuned(directory: Path, *, dtype: DTypeLike = jnp.float32) -> tuple[Classifying, Notes]:
     """Reads what `save_finetuned` wrote.
 
     Raises:
         UserError: The directory is no such, or damaged.
     """
-    notes = read_json(directory / _NOTES)
-    try:
-        classes = tuple(map(str, notes["classes"]))
-        preprocessing = Preprocessing.from_json(notes["preprocessing"])
-        weights, unit_features = directory / Path(notes["weights"]).name, bool(notes["unit_features"])
-    except (KeyError, TypeError):
-        raise UserError(f"{directory / _NOTES}: not written by finetune.py; give a run directory of it") from None
-    single = weights.suffix == ".npz" or weights.name not in ("model.safetensors", "model.safetensors.index.json")
-    origin = load(weights if single else directory, dtype=dtype)
+    notes = read_notes(directory)
+    origin = load(directory if notes.weights in WHOLE else directory / notes.weights, dtype=dtype)
     if origin.spec.classes is None:
         arrays = load_safetensors(directory / _HEAD)
         head = linear(arrays["weight"].T, arrays.get("bias"), dtype)
     else:
         head = origin.model.head
-    if head.out_features != len(classes):
-        raise UserError(f"{directory / _NOTES}: names {len(classes)} classes, the head has {head.out_features}")
-    model = Classifier(origin.model.image, head, preprocessing, unit=unit_features)
-    return Finetuned(Classifying(model, origin, new_head=bool(notes.get("new_head"))), classes, notes)
+    if head.out_features != len(notes.classes):
+        raise UserError(f"{directory / _NOTES}: names {len(notes.classes)} classes, the head has {head.out_features}")
+    model = Classifier(origin.model.image, head, notes.preprocessing, unit=notes.unit_features)
+    return Classifying(model, origin, new_head=False), notes

@@ -3,7 +3,7 @@
 from collections.abc import Set
 from pathlib import Path
 
-from vision.class_map import ClassMap, same_name, shortened
+from vision.class_map import ClassMap, composed, shortened
 from vision.errors import UserError
 
 __all__ = [
@@ -107,7 +107,7 @@ def by_name(folders: list[Path]) -> dict[str, Path]:
     Raises:
         UserError: Two have the same name in different encodings.
     """
-    named = {same_name(path.name): path for path in folders}
+    named = {composed(path.name): path for path in folders}
     if len(named) < len(folders):
         twin = next(path for path in folders if path not in named.values())
         raise UserError(f"{twin} has the same name as another folder but for its encoding: merge the two.")

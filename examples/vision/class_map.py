@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vision.errors import UserError
 
-__all__ = ["FOLDER_NAMES", "ClassMap", "read_class_map", "same_name", "shortened"]
+__all__ = ["FOLDER_NAMES", "ClassMap", "composed", "read_class_map", "shortened"]
 
 _SHOWN = 5
 
@@ -67,15 +67,15 @@ def read_class_map(path: Path) -> ClassMap:
         raise UserError(f"{path} does not exist: check the path after --class-map.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no class map: {error}.") from None
-    classes = {same_name(folder): None if name is None else same_name(name) for folder, name in pairs}
+    classes = {composed(folder): None if name is None else composed(name) for folder, name in pairs}
     if len(classes) < len(pairs):
-        folders = [same_name(folder) for folder, _ in pairs]
+        folders = [composed(folder) for folder, _ in pairs]
         twice = next(folder for folder in folders if folders.count(folder) > 1)
         raise UserError(f"{path}: {twice!r} is given twice; keep one of the two.")
     return ClassMap(path, classes)
 
 
-def same_name(name: str) -> str:
+def composed(name: str) -> str:
     """A name with its accents composed: some systems store them so, others decomposed, and the class is the same."""
     return unicodedata.normalize("NFC", name)
 

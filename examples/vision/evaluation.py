@@ -35,7 +35,7 @@ def interpolate(tuned: Params, pretrained: Params, alpha: float | jax.Array, *, 
         new_head: The head started from random values, which are nothing to go back to: it stays as tuned.
     """
     between: Params = wise_ft(tuned, pretrained, alpha)
-    return between | {"head": tuned["head"]} if new_head else between
+    return between | {"head": tuned["head"]} if new_head and "head" in tuned else between
 
 
 def evaluate(

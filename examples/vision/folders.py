@@ -1,7 +1,7 @@
 """The user's own images: one folder per domain, in it one sub-folder per class."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,15 @@ from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Example, Task
 from vision.errors import UserError
 
-__all__ = ["SUFFIXES", "FolderDomain", "checked_task", "folder_task", "read_image"]
+__all__ = ["SUFFIXES", "FolderDomain", "OnChecked", "Prepare", "checked_task", "folder_task", "read_image"]
+
+OnChecked = Callable[[int, int], None]
+"""Called with the number of images checked, and of all, every now and then."""
+
+_IMAGES_BETWEEN_CALLS = 256
+
+Prepare = Callable[[Image.Image], Image.Image]
+"""Resizes and crops an RGB image."""
 
 # Refuse what Pillow only warns of, as its manual recommends: an image that may be a decompression bomb.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -29,12 +37,14 @@ class FolderDomain:
         paths: The image files, class by class and by name within a class.
         labels: int32, `(n,)`.
         image_size: Height and width to which images are brought.
+        prepare: How they are, where a model has its own way.
     """
 
     name: str
     paths: tuple[Path, ...]
     labels: np.ndarray
     image_size: int
+    prepare: Prepare | None = None
 
     @classmethod
     def of(cls, name: str, images: Images, classes: Sequence[str], image_size: int) -> "FolderDomain":
@@ -48,7 +58,8 @@ class FolderDomain:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        return {"image": read_image(self.paths[index], self.image_size), "label": self.labels[index]}
+        prepare = self.prepare or self.image_size
+        return {"image": read_image(self.paths[index], prepare), "label": self.labels[index]}
 
 
 def folder_task(
@@ -59,6 +70,7 @@ def folder_task(
     *,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of the user's own folders.
 
@@ -72,6 +84,7 @@ def folder_task(
         image_size: Height and width to which images are brought (see `read_image`).
         class_map: Names of classes where they are not the names of the sub-folders.
         ood_subset: Folders of other domains may lack classes, and are then scored among those that they have.
+        on_checked: Progress.
 
     Returns:
         The task; its classes are the sorted names of the classes in `train`.
@@ -98,6 +111,7 @@ def folder_task(
         ood={name: domain(name, folder) for name, folder in ood.items()},
         ood_classes={name: set(found[folder]) for name, folder in ood.items()},
         notes=class_map.notes,
+        on_checked=on_checked,
     )
 
 
@@ -110,6 +124,7 @@ def checked_task(
     ood: Mapping[str, FolderDomain],
     ood_classes: Mapping[str, Set[str]],
     notes: tuple[str, ...],
+    on_checked: OnChecked,
 ) -> Task:
     """A task of image files that can all be read.
 
@@ -125,11 +140,12 @@ def checked_task(
         ood: Other domains.
         ood_classes: The classes that each of them has; it is scored among those.
         notes: What the user should know of how the task was made.
+        on_checked: Progress.
 
     Raises:
         UserError: An image cannot be read.
     """
-    _check_images(path for part in (train, validation, id_test, *ood.values()) for path in part.paths)
+    _check_images((path for part in (train, validation, id_test, *ood.values()) for path in part.paths), on_checked)
     subsets = {name: tuple(i for i, c in enumerate(classes) if c in ood_classes[name]) for name in ood}
     return Task(
         name="folders",
@@ -145,28 +161,30 @@ def checked_task(
     )
 
 
-def read_image(path: Path, image_size: int) -> np.ndarray:
-    """One image as the models want it.
+def read_image(path: Path, prepare: int | Prepare) -> np.ndarray:
+    """One image as a model wants it.
 
-    Turned upright by its EXIF orientation, transparent parts over white, the shorter side resized to `image_size` and
-    the middle cut out. Of an animation, the first frame.
+    Turned upright by its EXIF orientation, transparent parts over white. Of an animation, the first frame.
 
     Args:
         path: The image file.
-        image_size: Height and width of the result.
+        prepare: How it is resized and cropped; for a number, the shorter side is resized to it, and the middle cut out.
 
     Returns:
-        uint8, `(image_size, image_size, 3)`.
+        uint8, `(height, width, 3)`.
 
     Raises:
         UserError: If the file cannot be read, is not an image, is truncated, or is so large that it may be an attack.
     """
     try:
         with Image.open(path) as image:
-            # JPEG can be decoded at a fraction of its size: faster, and twice the final size keeps the quality.
-            image.draft(None, (2 * image_size, 2 * image_size))
+            if isinstance(prepare, int):
+                # JPEG can be decoded at a fraction of its size: faster, and twice the final size keeps the quality.
+                image.draft(None, (2 * prepare, 2 * prepare))
             upright = _to_rgb(ImageOps.exif_transpose(image))
-            return np.asarray(ImageOps.fit(upright, (image_size, image_size), Image.Resampling.BILINEAR))
+            if isinstance(prepare, int):
+                return np.asarray(ImageOps.fit(upright, (prepare, prepare), Image.Resampling.BILINEAR))
+            return np.asarray(prepare(upright))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist (or is a link to a file that is gone): check the path.") from None
     except UnidentifiedImageError:
@@ -189,8 +207,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_images(paths: Iterable[Path]) -> None:
+def _check_images(paths: Iterable[Path], on_checked: OnChecked) -> None:
     """Decodes every image once, in threads (Pillow's decoders release the interpreter lock)."""
+    unique = list(dict.fromkeys(paths))
+
+    def check(start: int) -> int:
+        part = unique[start : start + _IMAGES_BETWEEN_CALLS]
+        for path in part:
+            read_image(path, 1)
+        return start + len(part)
+
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda path: read_image(path, 1), dict.fromkeys(paths)):
-            pass
+        # Not an image at a time: a million tasks in the queue take gigabytes.
+        for done in pool.map(check, range(0, len(unique), _IMAGES_BETWEEN_CALLS)):
+            on_checked(done, len(unique))

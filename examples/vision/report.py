@@ -18,6 +18,7 @@ from vision.config import Config
 from vision.data import Domain, Task
 from vision.evaluation import Candidate, Predictions, accuracy
 from vision.networks import Params
+from vision.start import Head
 from vision.training import Trained
 
 __all__ = [
@@ -54,7 +55,8 @@ class Results:
         config: What was asked for.
         task: The images.
         pretrained: Parameters that all methods started from.
-        new_head: Whether the head started from random values.
+        head: Where the head that they started with is from.
+        order: Paths of the parameters from the input to the output.
         trained: What each method ended with.
         predictions: The predicted class of every test image.
     """
@@ -62,7 +64,8 @@ class Results:
     config: Config
     task: Task
     pretrained: Params
-    new_head: bool
+    head: Head
+    order: Sequence[str]
     trained: Mapping[str, Trained]
     predictions: Predictions
 
@@ -81,18 +84,18 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
     return {OOD + name: np.isin(labels, subset) for name, subset in task.ood_labels.items()}
 
 
-def candidates(config: Config, *, new_head: bool) -> list[Candidate]:
-    """The weights to evaluate: the pre-trained ones if their head fits, and for every method its WiSE-FT path."""
+def candidates(config: Config, head: Head) -> list[Candidate]:
+    """The weights to evaluate: the start's if it has a head for the task, and for every method its WiSE-FT path."""
     alphas = sorted({*WISE_PATH, config.wise_alpha})
-    start = [] if new_head else [_START]
+    start = [] if head == "new" else [_START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
 
 
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
-    """The rows of the table: the pre-trained model if it has a head for the task, each method, each interpolated."""
+    """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
     names, alpha = results.config.method_names, results.config.wise_alpha
     return [
-        *([] if results.new_head else [(PRETRAINED, _START)]),
+        *([] if results.head == "new" else [(results.head, _START)]),
         *((name, Candidate(name, 1.0)) for name in names),
         *((f"{name}{_WISE}{alpha:g}", Candidate(name, alpha)) for name in names),
     ]
@@ -124,7 +127,8 @@ def build_report(results: Results) -> dict[str, Any]:
         "model": {
             "name": config.model,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(results.pretrained)),
-            "new_head": results.new_head,
+            "head": results.head,
+            "new_head": results.head in ("new", "linear probe"),
         },
         "rows": [
             {"name": name, **candidate._asdict(), **_accuracies(results, candidate)}

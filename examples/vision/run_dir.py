@@ -10,7 +10,7 @@ from vision.config import CONFIG_FILE, Config
 from vision.errors import UserError
 from vision.files import atomic_write, new_directory
 
-__all__ = ["RunDir", "write_json"]
+__all__ = ["PRETRAINED", "RunDir", "write_json"]
 
 PRETRAINED = "pretrained"
 
@@ -47,13 +47,13 @@ class RunDir:
     def report(self) -> Path:
         return self.root / "report.json"
 
-    @property
-    def pretrained(self) -> Path:
-        """The weights that all methods start from: with them a run can be resumed whatever became of their source."""
-        return self.weights(PRETRAINED)
-
     def weights(self, method: str) -> Path:
-        return self.root / "weights" / f"{method}.safetensors"
+        """A method's weights: a directory in the format of the model's own files, or a single file, with a suffix then.
+
+        `PRETRAINED` are those that all methods start from: with them a run can be resumed whatever became of their
+        source.
+        """
+        return self.root / "weights" / method
 
     def checkpoints(self, method: str) -> Path:
         return self.root / "checkpoints" / method

@@ -12,7 +12,7 @@ from vision.class_folders import Images
 from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Task
 from vision.errors import UserError
-from vision.folders import FolderDomain, checked_task
+from vision.folders import FolderDomain, OnChecked, checked_task
 
 __all__ = ["wilds_task"]
 
@@ -43,6 +43,7 @@ def wilds_task(
     *,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of a WILDS data set: `train`, validation `id_val`, ID test `id_test`, OOD `val` and `test`.
 
@@ -52,6 +53,7 @@ def wilds_task(
         image_size: Height and width to which images are brought.
         class_map: Other names of classes.
         ood_subset: Score an OOD split among the classes that it has, and not among all.
+        on_checked: Progress.
 
     Returns:
         The task; its classes are the sorted names of the classes of all splits. Where there is no `id_test`
@@ -82,6 +84,7 @@ def wilds_task(
             f"Official splits of {layout}: {TRAIN}; validation {ID_VAL}; ID test {id_test}; OOD {', '.join(ood_names)}",
             *class_map.notes,
         ),
+        on_checked=on_checked,
     )
 
 
