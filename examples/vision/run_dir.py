@@ -2,15 +2,13 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vision.config import CONFIG_FILE, Config
 from vision.errors import UserError
-from vision.files import atomic_write
+from vision.files import atomic_write, new_directory
 
 __all__ = ["PRETRAINED", "RunDir", "write_json"]
 
@@ -41,18 +39,8 @@ class RunDir:
         assert root is not None, "parse_config fills it in"
         if os.path.lexists(root):
             raise UserError(f"{root}: exists already; choose another --out, or go on with that run with --resume")
-        try:
-            root.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-            try:
-                unfinished.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
-                write_json(unfinished / CONFIG_FILE, config.to_json())
-                unfinished.rename(root)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise UserError(f"{root}: cannot be created ({error.strerror}); choose another --out") from None
+        with new_directory(root) as unfinished:
+            write_json(unfinished / CONFIG_FILE, config.to_json())
         return cls(root)
 
     @property
@@ -77,9 +65,3 @@ class RunDir:
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, all of it or nothing."""
     atomic_write(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
