@@ -16,6 +16,8 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
+collect_ignore = ["data"]  # its scripts need torch, which no test does
+
 if not hasattr(jax, "enable_x64"):  # before JAX 0.8
     from jax.experimental import enable_x64
 
