@@ -167,13 +167,15 @@ def patches(fields: Fields, *, size: int = 224, patch: int = 16) -> Patches:
 def part(fields: Fields, kind: str, name: str) -> Iterator[Fields]:
     """The fields of one tower: those of its own object in the configuration of both, or all of a tower's own file.
 
-    Fields of the old `..._config_dict` override those of the object beside it, as in transformers.
+    An old `..._config_dict` beside it replaces it, its absent fields by their defaults, as in transformers.
     """
     if kind.endswith(f"_{name}_model"):
         yield fields
         return
     own, old = (fields.take(f"{name}_config{suffix}", dict, {}) for suffix in ("", "_dict"))
-    tower = Fields(own | old, f"{fields.source}: {name}_config")
+    tower = Fields(old or own, f"{fields.source}: {name}_config")
+    if conflict := next((field for field in old.keys() & own.keys() if old[field] != own[field]), None):
+        raise tower.unsupported(conflict, own[conflict], f"{name}_config_dict has another value")
     if "model_type" in tower:
         tower.one_of("model_type", [f"{kind}_{name}_model"])
     yield tower

@@ -37,7 +37,8 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     bias = fields.take("qkv_bias", bool, True)
     body = blocks(fields, epsilon=1e-12, query_bias=bias, key_bias=bias, value_bias=bias)
     pooler, pooler_width = activation(fields, "pooler_act", "tanh"), fields.take("pooler_output_size", int, body.width)
-    pooled = "pooler.dense.weight" in tensors  # which nothing in a configuration tells
+    head, classes = classifier(fields, architecture, body.width)
+    pooled = head is None and "pooler.dense.weight" in tensors  # nothing in a configuration tells
     config = ImageConfig(
         blocks=body,
         patch=cut.patch,
@@ -47,7 +48,6 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
         pooler_width=pooler_width,
         features="class",
     )
-    head, classes = classifier(fields, architecture, body.width)
     prefix = "vit." if head else ""
     return Spec(
         build=lambda: Model(ImageTransformer(config), head=head),
