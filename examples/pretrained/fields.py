@@ -56,6 +56,15 @@ class Fields:
             raise self.unsupported(name, value, "one or two positive numbers are needed")
         return numbers
 
+    def integers(self, name: str, default: tuple[int, ...] = _REQUIRED, *, count: int | None = None) -> tuple[int, ...]:
+        """Positive numbers; `count` of them if that is given."""
+        values = tuple(self.take(name, list, default))
+        if not values or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in values):
+            raise self.unsupported(name, values, "positive numbers are needed")
+        if count is not None and len(values) != count:
+            raise self.unsupported(name, values, f"{count} numbers are needed, one a stage")
+        return values
+
     def one_of(self, name: str, options: Iterable[_T], default: _T = _REQUIRED) -> _T:
         """The value of a field that must be one of these."""
         options = tuple(options)

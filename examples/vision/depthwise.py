@@ -61,16 +61,20 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 class DepthwiseConv(nnx.Module):
-    """A depthwise convolution without bias, padded as TensorFlow's "SAME".
+    """A depthwise convolution, padded as TensorFlow's "SAME": torch's `size // 2` at stride 1.
 
     Args:
         kernel: the initial kernel (size, size, 1, channels).
         stride: of both axes.
+        bias: the initial bias (channels,); None for none.
     """
 
-    def __init__(self, kernel: jax.Array, stride: int) -> None:
+    def __init__(self, kernel: jax.Array, stride: int, bias: jax.Array | None = None) -> None:
         self.kernel = nnx.Param(kernel)
         self.stride = stride
+        if bias is not None:
+            self.bias = nnx.Param(bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return depthwise_conv(x, self.kernel[...], self.stride)
+        y = depthwise_conv(x, self.kernel[...], self.stride)
+        return y + self.bias[...] if hasattr(self, "bias") else y
