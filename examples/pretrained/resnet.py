@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from pretrained.activations import ACTIVATIONS
 from pretrained.layers import conv
@@ -105,7 +107,7 @@ class ResNet(nnx.Module):
 
     def _map(self, pixels: jax.Array) -> jax.Array:
         x = ACTIVATIONS[self.config.activation](self.stem(pixels))
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))  # padded with -inf
+        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
         for stage in self.stages:
             for block in stage:
                 x = block(x)
