@@ -32,7 +32,12 @@ def test_an_image_of_less_than_a_pixel_in_the_last_map_is_refused() -> None:
         outputs(load(HF / "convnext"), {"pixels": np.zeros((1, 3, 32, 31), np.float32)})
 
 
-@pytest.mark.parametrize("name", ["resnet", "convnext", "convnextv2-features"])
+def test_a_map_of_less_than_a_window_is_refused_as_by_transformers() -> None:
+    with pytest.raises(UserError, match=r"images too small: a map of \(4, 3\) is less than a window of \(4, 4\)"):
+        outputs(load(HF / "swin"), {"pixels": np.zeros((1, 3, 16, 12), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["resnet", "convnext", "convnextv2-features", "swin"])
 def test_bfloat16_parameters_compute_near_float32(name: str) -> None:
     inputs = {"pixels": np.load(HF / name / "expected.npz")["pixels"]}
 

@@ -56,6 +56,13 @@ class Fields:
             raise self.unsupported(name, value, "one or two positive numbers are needed")
         return numbers
 
+    def positive(self, name: str, default: int = _REQUIRED) -> int:
+        """A positive number."""
+        value = self.take(name, int, default)
+        if value <= 0:
+            raise self.unsupported(name, value, "a positive number is needed")
+        return value
+
     def integers(self, name: str, default: tuple[int, ...] = _REQUIRED, *, count: int | None = None) -> tuple[int, ...]:
         """Positive numbers; `count` of them if that is given."""
         values = tuple(self.take(name, list, default))

@@ -38,7 +38,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     del tensors
     ignore_common(fields)
     fields.one_of("num_channels", [3], 3)
-    stages = fields.take("num_stages", int, 4)
+    stages = fields.positive("num_stages", 4)
     widths = fields.integers("hidden_sizes", (96, 192, 384, 768), count=stages)
     second = kind == "convnextv2"
     config = ConvNeXtConfig(

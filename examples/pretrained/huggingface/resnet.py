@@ -29,7 +29,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     fields.one_of("num_channels", [3], 3)
     widths = fields.integers("hidden_sizes", (256, 512, 1024, 2048))
     config = ResNetConfig(
-        stem=fields.take("embedding_size", int, 64),
+        stem=fields.positive("embedding_size", 64),
         widths=widths,
         depths=fields.integers("depths", (3, 4, 6, 3), count=len(widths)),
         bottleneck=fields.one_of("layer_type", ["bottleneck", "basic"], "bottleneck") == "bottleneck",
