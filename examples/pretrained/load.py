@@ -1,7 +1,7 @@
 """Loads a pre-trained model from its files, and writes it back in the names, shapes and dtypes that they have."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pretrained import huggingface
+from pretrained import huggingface, timm
 from pretrained.fields import read_json
 from pretrained.files import Tensors, read_tensors
 from pretrained.model import Model
@@ -52,10 +52,22 @@ def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
     directory = path if path.is_dir() else path.parent
     config = read_json(directory / "config.json")
     tensors = read_tensors(path)
-    spec = huggingface.read(config, tensors.arrays, str(directory / "config.json"))
+    spec = _read(config, tensors.arrays, str(directory / "config.json"))
     model = nnx.eval_shape(spec.build)
     fill(model, tensors, spec, dtype)
     return Pretrained(model, spec, config, tensors)
+
+
+def _read(config: Mapping[str, Any], tensors: Collection[str], source: str) -> Spec:
+    """The content of a `config.json`, by the library that wrote it."""
+    if "model_type" in config:
+        return huggingface.read(config, tensors, source)
+    if "architecture" in config:
+        return timm.read(config, tensors, source)
+    raise UserError(
+        f"{source}: has neither a field 'model_type', as of transformers, nor 'architecture', as of timm; give the "
+        "directory of a model that one of them saved"
+    )
 
 
 def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:

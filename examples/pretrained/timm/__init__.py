@@ -1,0 +1,43 @@
+"""The naming scheme of timm: `config.json`, and tensors named by its torch modules.
+
+One module a family. An architecture's name stands for the arguments that timm makes it with; those in `model_args` of
+`config.json` come before them.
+"""
+
+import importlib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pretrained.spec import Spec
+from pretrained.timm.config import Config
+
+__all__ = ["FAMILIES", "read"]
+
+FAMILIES = {
+    r"convnext(v2)?_.*": "convnext",
+    r"resnet\d.*|resnext\d.*|wide_resnet\d.*": "resnet",
+    r"swin_.*": "swin",
+    r"(vit|deit3?)_.*": "vit",
+}
+"""The module of each architecture, by a pattern of its name."""
+
+
+def read(config: Mapping[str, Any], tensors: Collection[str], source: str) -> Spec:
+    """What a `config.json` says.
+
+    Args:
+        config: Its content.
+        tensors: Names of the tensors beside it.
+        source: The file, for messages.
+
+    Raises:
+        UserError: It asks for something that is not supported, and which.
+    """
+    checked = Config(config, source)
+    family = next((module for names, module in FAMILIES.items() if re.fullmatch(names, checked.architecture)), None)
+    if family is None:
+        raise checked.unknown_architecture()
+    spec = importlib.import_module(f"pretrained.timm.{family}").read(checked, tensors)
+    checked.close()
+    return spec
