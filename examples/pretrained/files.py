@@ -47,7 +47,7 @@ class Tensors:
                 with replacing(directory / name) as path:
                     np.savez(path, **part)  # pyright: ignore[reportArgumentType]
             else:
-                data = safetensors.flax.save(part, dict(self.metadata[name]))
+                data = safetensors.flax.save(part, dict(self.metadata[name]) or None)
                 atomic_write(directory / name, data)
         if self.index is not None:
             atomic_write(directory / _INDEX, (json.dumps(self.index, indent=2, sort_keys=True) + "\n").encode())

@@ -18,6 +18,7 @@ FAMILIES = {
     r"convnext(v2)?_.*": "convnext",
     r"resnet\d.*|resnext\d.*|wide_resnet\d.*": "resnet",
     r"swin_.*": "swin",
+    r"vit_.*_dinov3.*": "dinov3",
     r"(vit|deit3?)_.*": "vit",
 }
 """The module of each architecture, by a pattern of its name."""

@@ -1,6 +1,6 @@
 """What every timm `config.json` has."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from flax import nnx
@@ -46,8 +46,8 @@ _WITHOUT_EFFECT = ("drop_path_rate", "drop_rate", "exportable", "no_jit", "scrip
 class Config:
     """A `config.json`, read as timm's factory reads it.
 
-    A family takes what it knows from `arguments`, each with the value that the architecture's name stands for; what
-    it leaves there is refused by `close`.
+    A family fills `arguments` with those that the architecture's name stands for and takes what it knows; what is
+    left there is refused by `close`.
 
     Args:
         config: The file's content.
@@ -55,7 +55,8 @@ class Config:
 
     Attributes:
         architecture: Its name.
-        arguments: `model_args`, which come before the arguments that the name stands for.
+        arguments: `model_args`.
+        input_size: Height and width of the images that the weights are from.
         classes: Outputs of the classifier; 0 for none.
         labels: Their names, where they are given.
     """
@@ -74,18 +75,19 @@ class Config:
         if "in_chans" not in self.arguments and size[0] != 3:
             raise pretrained.unsupported("input_size", size, "three channels are needed")
         self.arguments.one_of("in_chans", [3], 3)
-        self._fixed_size = (size[1], size[2]) if pretrained.take("fixed_input_size", bool, False) else None
+        self.input_size = (size[1], size[2])
+        self._fixed = pretrained.take("fixed_input_size", bool, False)
         self.classes = self._classes(pretrained)
         self.labels = self._labels(pretrained)
         pretrained.close()
 
-    def image_size(self, default: tuple[int, int] = (224, 224)) -> tuple[int, int]:
-        """Height and width that the model was made for; the default is that of its class in timm."""
-        return self.arguments.pair("img_size", self._fixed_size or default)
+    def image_size(self, default: tuple[int, int]) -> tuple[int, int]:
+        """The argument `img_size`, whose default is for weights that are not for images of one size."""
+        return self.arguments.pair("img_size", self.input_size if self._fixed else default)
 
-    def pooling(self, default: str) -> str:
+    def pooling(self, default: str, supported: Collection[str]) -> str:
         """The argument `global_pool`, of which the file holds a second record that must agree."""
-        pooling = self.arguments.take("global_pool", str, default)
+        pooling = self.arguments.one_of("global_pool", supported, default)
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
@@ -125,6 +127,8 @@ class Config:
             return None
         if isinstance(names, dict):
             names = [names.get(str(i)) for i in range(len(names))]
-        if not isinstance(names, list) or len(names) != self.classes or not all(isinstance(n, str) for n in names):
+        given = names if isinstance(names, list) else []
+        labels = tuple(name for name in given if isinstance(name, str))
+        if len(given) != self.classes or len(labels) != self.classes:
             raise self._fields.unsupported("label_names", names, f"{self.classes} names are needed")
-        return tuple(names)
+        return labels
