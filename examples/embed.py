@@ -37,6 +37,9 @@ class Options:
     image_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the model's)")] = None
     """Side, in pixels, of the prepared images; positions are interpolated."""
 
+    preprocessor: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model's own)")] = None
+    """A preprocessor_config.json for --images, for a model that has none."""
+
     batch_size: int = 64
     """Images or texts at a time."""
 
@@ -55,22 +58,24 @@ def main(args: Sequence[str]) -> int:
 
 def _run(options: Options) -> None:
     # Imported here: --help need not wait for JAX.
+    import jax
     import numpy as np
 
     from pretrained.load import load
-    from pretrained.outputs import outputs, read_inputs
+    from pretrained.outputs import image_pixels, outputs, read_inputs
     from vision.files import replacing
 
+    # On accelerators products of float32 matrices are rounded to fewer bits unless asked otherwise.
+    jax.config.update("jax_default_matmul_precision", "highest")
     if (options.inputs is None) == (not options.images):
         raise UserError("--inputs FILE.npz or --images FILE...: give one of the two")
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: at least 1 is needed")
     loaded = load(options.model)
     if options.inputs is not None:
         inputs = read_inputs(options.inputs)
     else:
-        from pretrained.preprocessing import read_preprocessing
-
-        preprocessing = read_preprocessing(options.model)
-        inputs = {"pixels": preprocessing.pixels(options.images)}
+        inputs = {"pixels": image_pixels(options.model, options.images, options.image_size, options.preprocessor)}
     found = outputs(loaded, inputs, batch_size=options.batch_size)
     with replacing(options.out) as path, open(path, "wb") as file:
         np.savez(file, **found)  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,7 @@
 
     python examples/finetune.py
     python examples/finetune.py --train DIR --val DIR --ood sketch=DIR photo=DIR
+    python examples/finetune.py --dataset ROOT --id NAME
     python examples/finetune.py --out RUN_DIR --resume
 
 `--help` explains every flag.

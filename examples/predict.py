@@ -59,10 +59,10 @@ def _run(options: Options) -> None:
     if not options.images:
         raise UserError("IMAGE: name at least one image file")
     path = weights_file(options.run_dir, options.method)
-    model, classes, image_size = load_model(path)
+    model, classes, prepare = load_model(path)
     if not 1 <= options.top <= len(classes):
         raise UserError(f"--top {options.top}: the run has {len(classes)} classes; choose 1 to {len(classes)}")
-    images = np.stack([read_image(image, image_size) for image in options.images])
+    images = np.stack([read_image(image, prepare) for image in options.images])
     probabilities = np.asarray(nnx.jit(lambda model, x: jax.nn.softmax(model(x)))(model, jnp.asarray(images)))
 
     table = Table(title=f"Predictions with {path.stem}", title_justify="left")
@@ -88,28 +88,36 @@ def weights_file(run_dir: Path, method: str | None = None) -> Path:
     name = method or names[-1]
     if name not in (*names, "pretrained"):
         raise UserError(f"--method {name}: the run in {run_dir} has {', '.join(names)} and pretrained")
-    path = run_dir / "weights" / f"{name}.safetensors"
+    path = run_dir / "weights" / name
+    if not path.exists():
+        path = path.with_name(f"{name}.safetensors")
     if not path.exists():
         raise UserError(f"{path}: not written yet; finish the run with finetune.py --out {run_dir} --resume")
     return path
 
 
-def load_model(path: Path) -> tuple[Any, list[str], int]:
+def load_model(path: Path) -> tuple[Any, list[str], Any]:
     """Loads fine-tuned weights.
 
     Args:
-        path: A safetensors file that finetune.py wrote.
+        path: A safetensors file or a directory that finetune.py wrote.
 
     Returns:
-        The NNX model (images of 0..255 to logits), its class names, and the image size it was trained on.
+        The NNX model (images of 0..255 to logits), its class names, and for `read_image` the image size it was trained
+        on, or its own way to prepare images.
 
     Raises:
-        UserError: The file is missing or damaged, or not from finetune.py.
+        UserError: The file or directory is missing or damaged, or not from finetune.py.
     """
     from vision import weights
     from vision.config import LARGEST_IMAGE
     from vision.networks import blank_model
 
+    if path.is_dir():
+        from pretrained.finetuned import load_finetuned
+
+        found, notes = load_finetuned(path)
+        return found.model, list(notes.classes), notes.preprocessing
     metadata = weights.load_metadata(path)
     try:
         classes, size = json.loads(metadata["classes"]), int(metadata["image_size"])
@@ -123,15 +131,15 @@ def load_model(path: Path) -> tuple[Any, list[str], int]:
     return model, classes, size
 
 
-def read_image(path: Path, size: int) -> Any:
-    """The image as uint8 `(size, size, 3)`, read as in training.
+def read_image(path: Path, prepare: Any) -> Any:
+    """The image as uint8 `(height, width, 3)`, read as in training, by the size or the way that `load_model` gives.
 
     Raises:
         UserError: The file is missing or no image.
     """
     from vision.folders import read_image as read
 
-    return read(path, size)
+    return read(path, prepare)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """The emoji data: matched, drawn, split and cached right. Nothing here needs a network: the package is written here."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import emoji_folders
 from robust import packages, splits, styles
 from robust.emoji import load_style
 from robust.render import on_white, render
@@ -106,6 +109,29 @@ def test_a_style_is_rendered_once_and_then_cached(tmp_path, monkeypatch):
         file.unlink()  # not looked at again
     again = load_style("noto", 16, on_drawing=lambda *_: pytest.fail("rendered twice"))
     assert (again.rgba == first.rgba).all()
+
+
+def test_folders_keep_the_split(tmp_path, monkeypatch):
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path))
+    noto, table = styles.STYLES["noto"], emoji_table()
+    shown = {part: table[positions[0]] for part, positions in splits.identities(3).items()}
+    codes = {"-".join(one.codes).lower(): part for part, one in shown.items()}
+    write_package(cache_dir() / "emoji" / f"noto-{noto.version}", dict.fromkeys(shown, "red"), codes=codes)
+    monkeypatch.setattr(emoji_folders, "STYLES", {"noto": noto})
+    monkeypatch.setattr(sys, "argv", ["emoji_folders.py", "--out", str(tmp_path / "out"), "--seed", "3"])
+    emoji_folders.main()
+
+    def line(part):
+        one = shown[part]
+        return f"noto/{CLASSES[one.label]}/{'-'.join(one.codes)}.png {one.label}"
+
+    lists = {path.name: path.read_text().splitlines() for path in (tmp_path / "out").glob("*.txt")}
+    assert lists == {"noto_train.txt": [line("train"), line("validation")], "noto_test.txt": [line("test")]}
+    files = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.png")]
+    assert sorted(files) == sorted(line.split(" ")[0] for lines in lists.values() for line in lines)
+    with Image.open(tmp_path / "out" / files[0]) as image:
+        assert (image.mode, image.size) == ("RGB", (256, 256))
+        assert [image.getpixel((0, 0)), image.getpixel((128, 128))] == [(255, 255, 255), (255, 0, 0)]
 
 
 def test_missing_npm_names_the_way_out(tmp_path, monkeypatch):

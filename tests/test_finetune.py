@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from vision.config import METHODS, load_config, parse_config
 from vision.data import Domain
 from vision.digits import digits_task
 from vision.errors import UserError
+from vision.folders import read_image
 from vision.methods import create_method
 
 EXAMPLES = Path(finetune.__file__).parent
@@ -233,6 +235,47 @@ def test_own_folders(baseline: tuple[Path, str], command: Command, tmp_path: Pat
         }
 
 
+def test_a_data_set_of_domains(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
+    """One root, other names of classes in one of its domains, and a subset of them: the whole way to the report."""
+    task = digits_task(0, smallest=True)
+    root, few = tmp_path / "root", {"0", "3", "8"}
+    write_images(root / "clean", task.ood["clean"], task.classes, count=64)
+    write_images(root / "striped", task.ood["stripes"], [f"number {name}" for name in task.classes])
+    write_images(root / "inverted", task.ood["inverted"], task.classes)
+    for folder in (root / "striped").iterdir():
+        if folder.name[-1] not in few:
+            shutil.rmtree(folder)
+    class_map = tmp_path / "map.json"
+    class_map.write_text(json.dumps({f"number {name}": name for name in task.classes}))
+    out = tmp_path / "run"
+    done = command(
+        "finetune.py", "--smallest", "--model", "small-cnn", "--image-size", 16, "--dataset", root, "--id", "clean",
+        "--pretrained", baseline[0] / "weights" / "pretrained.safetensors", "--methods", "vanilla", "--out", out,
+        "--class-map", class_map, "--ood-subset", "--val-fraction", 0.2, "--lr", 0.03,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = report_of(out)
+    assert report["task"]["id"] == "clean"
+    assert report["task"]["scored_among"] == {"inverted": 10, "striped": 3}
+    assert "ID clean: 20 % of every class for validation and as many for the test, at random, seed 0\n" in done.stdout
+    assert re.search(r"^reading images +(\d+)/\1", done.stdout, flags=re.MULTILINE)
+    assert "Scored among the classes it has, of 10: striped 3." in " ".join(done.stdout.split())
+    counts = report["task"]["test_images"]
+    assert counts["id"] == counts["validation"]
+    assert counts["id"] + counts["validation"] + report["task"]["train_images"] == 64
+
+    model: Any = networks.blank_model("small-cnn", 10)
+    weights.load_pretrained(out / "weights" / "vanilla.safetensors", model)
+    files = sorted((root / "striped").glob("*/*.png"))
+    labels = np.array([int(path.parent.name[-1]) for path in files])
+    logits = np.array(model(jnp.asarray(np.stack([read_image(path, 16) for path in files]))))
+    among = sorted(map(int, few))
+    expected = (np.array(among)[logits[:, among].argmax(-1)] == labels).mean()
+    assert expected != (logits.argmax(-1) == labels).mean(), "it makes a difference"
+    (row,) = (row for row in report["rows"] if row["name"] == "vanilla")
+    assert row["ood"]["striped"] == pytest.approx(expected)
+
+
 def test_predict_classifies_as_the_model_does(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
     run_dir, _ = baseline
     task = digits_task(0, smallest=True)
@@ -301,6 +344,20 @@ def test_predict_errors_are_one_line(
         (("--resume",), "--out DIR --resume"),
         (("--out", "here", "--resume"), "here/config.json: no such file"),
         (("--train", "no", "--val", "no"), "no does not exist"),
+        (("--train", "a", "--val", "b", "--class-map", "no.json"), "no.json does not exist"),
+        (("--class-map", "no.json"), "--train DIR or --dataset ROOT"),
+        (("--ood-subset",), "--train DIR or --dataset ROOT"),
+        (("--id", "x"), "--dataset ROOT"),
+        (("--train", "a", "--val", "b", "--val-fraction", "0.2"), "--dataset ROOT"),
+        (("--dataset", "a", "--val-fraction", "0.5"), "--val-fraction 0.5: out of range"),
+        (("--dataset", "a", "--id", "x", "--train", "b"), "leave --train and --val out"),
+        (("--dataset", "a", "--id", "x", "--ood", "y=b"), "--ood y=b: with --dataset, name one of its domains"),
+        (("--dataset", "a", "--id", "x", "--ood", "y", "y"), "--ood y: given twice"),
+        (("--dataset", "a", "--id", "x", "--model", "small-cnn"), "--pretrained FILE"),
+        (("--dataset", "no", "--id", "x"), "no does not exist"),
+        (("--dataset", "empty", "--id", "x"), "empty has no domains"),
+        (("--dataset", "no.csv"), "no.csv does not exist"),
+        (("--dataset", "no.csv", "--id", "x"), "leave --id and --val-fraction out"),
         (("--train", "empty", "--val", "empty"), "empty has no class folders"),
         (("--pretrained", "no.safetensors"), "no.safetensors"),
         (("--pretrained", "broken.safetensors"), "broken.safetensors"),
@@ -346,9 +403,26 @@ def test_configuration_survives_its_file(tmp_path: Path) -> None:
         load_config(tmp_path / "run")
 
 
+def test_configuration_of_a_data_set_survives_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--dataset", "root", "--id", "Real World", "--ood", "Art", "Clip Art", "--class-map", "map.json")
+    config = parse_config((*flags, "--ood-subset", "--val-fraction", "0.2", "--out", "run"))
+    assert (config.model, config.task_name, config.ood_names) == ("efficientnet-lite0", "folders", ("Art", "Clip Art"))
+    assert (config.dataset, config.class_map) == (tmp_path / "root", tmp_path / "map.json")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config.to_json()))
+    assert load_config(tmp_path / "run") == config
+    resume = ("--out", "run", "--resume")
+    assert parse_config(resume) == parse_config((*resume, *flags, "--ood-subset"))
+    assert parse_config(resume).to_json() == config.to_json()
+    with pytest.raises(UserError, match=r"--id Art: the run in .* has Real World"):
+        parse_config((*resume, "--id", "Art"))
+
+
 def test_a_run_of_the_first_version_is_read_with_the_released_rate_of_radii(tmp_path: Path) -> None:
     stored = parse_config(["--out", str(tmp_path)]).to_json()
-    del stored["radii_lr"]
+    for name in ("radii_lr", "dataset", "id", "val_fraction", "class_map", "ood_subset"):
+        del stored[name]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert load_config(tmp_path).radii_lr == 0.01
 
@@ -374,5 +448,6 @@ def test_help_explains_every_flag(command: Command) -> None:
     for flag in (
         *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "epochs", "lr", "radii-lr"),
         *("batch-size", "dtype", "image-size", "wise-alpha", "smallest", "resume"),
+        *("class-map", "ood-subset", "dataset", "id", "val-fraction"),
     ):
         assert f"--{flag}" in shown.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting import count
+from image_trees import make_domain, picture
 from PIL import Image
 
 from vision.errors import UserError
@@ -18,26 +19,13 @@ from vision.folders import SUFFIXES, folder_task, read_image
 CLASSES = ("cat", "dog", "émeu")
 
 
-def picture(size: tuple[int, int] = (40, 30), seed: int = 0) -> Image.Image:
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
-    return Image.fromarray(values.astype(np.uint8))
-
-
-def make_domain(root: Path, classes=CLASSES, images: int = 2) -> Path:
-    for c, name in enumerate(classes):
-        (root / name).mkdir(parents=True)
-        for i in range(images):
-            picture(seed=10 * c + i).save(root / name / f"{i}.png")
-    return root
-
-
 @pytest.fixture
 def folders(tmp_path) -> dict[str, Path]:
-    return {name: make_domain(tmp_path / name) for name in ("train", "val", "sketch")}
+    return {name: make_domain(tmp_path / name, CLASSES) for name in ("train", "val", "sketch")}
 
 
-def build(folders: dict[str, Path], image_size: int = 16):
-    return folder_task(folders["train"], folders["val"], {"sketch": folders["sketch"]}, image_size)
+def build(folders: dict[str, Path], **options):
+    return folder_task(folders["train"], folders["val"], {"sketch": folders["sketch"]}, 16, **options)
 
 
 def error_of(folders: dict[str, Path]) -> str:
@@ -70,6 +58,13 @@ def test_a_task_of_folders(folders):
 def test_no_ood_folders_are_fine(folders):
     task = folder_task(folders["train"], folders["val"], {}, 16)
     assert (task.ood, task.ood_groups) == ({}, {})
+
+
+def test_progress_is_told_until_all_images_are_checked(folders, monkeypatch):
+    monkeypatch.setattr("vision.folders._IMAGES_BETWEEN_CALLS", 8)
+    told = []
+    build(folders, on_checked=lambda done, total: told.append((done, total)))
+    assert told == [(8, 18), (16, 18), (18, 18)]
 
 
 def test_hidden_and_other_files_are_ignored(folders):

@@ -135,6 +135,12 @@ SPOILT = {
     "image_size": [4, -1, "x", 10**6],
     "ood": [3, [3], [["x"]], "x"],
     "smallest": ["yes", 3],
+    "train": [3, "without validation images"],
+    "dataset": [3, ["x"]],
+    "id": [3, ["x"]],
+    "val_fraction": [0, 0.5, "x", True],
+    "class_map": [3, {}],
+    "ood_subset": ["yes", 3, None],
 }
 
 

@@ -58,14 +58,14 @@ class Fields:
 
     def one_of(self, name: str, options: Iterable[_T], default: _T = _REQUIRED) -> _T:
         """The value of a field that must be one of these."""
-        options = tuple(options)
-        if self._left.get(name) is None and default is not _REQUIRED:
-            self._left.pop(name, None)
+        value = self._left.pop(name, None)
+        if value is None and default is not _REQUIRED:
             return default
-        value: Any = self._left.pop(name, None)
-        if not any(value == option and type(value) is type(option) for option in options):
-            raise self.unsupported(name, value, f"supported: {', '.join(map(str, options))}")
-        return value
+        options = tuple(options)
+        for option in options:
+            if value == option and type(value) is type(option):
+                return option
+        raise self.unsupported(name, value, f"supported: {', '.join(map(str, options))}")
 
     def fill(self, defaults: Mapping[str, Any]) -> None:
         """Gives the fields that are absent these values."""

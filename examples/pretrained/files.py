@@ -15,10 +15,12 @@ from vision.errors import UserError
 from vision.files import atomic_write, replacing
 from vision.weights import load_safetensors
 
-__all__ = ["Tensors", "read_npz", "read_tensors"]
+__all__ = ["WHOLE", "Tensors", "read_npz", "read_tensors"]
 
 _ONE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+WHOLE = (_ONE, _INDEX)
+"""What a directory with all weights of a model has, one of the two."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,19 @@ class Tensors:
     metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     index: Mapping[str, object] | None = None
 
+    def renamed(self, names: Mapping[str, str], added: Mapping[str, np.ndarray]) -> "Tensors":
+        """The tensors with other names, those without a new one left out, and others added to the last file."""
+        files = {file: tuple(names[t] for t in tensors if t in names) for file, tensors in self.files.items()}
+        last = next(reversed(files))
+        files[last] = (*files[last], *added)
+        arrays = {new: self.arrays[old] for old, new in names.items()} | dict(added)
+        index = self.index
+        if index is not None:
+            size = sum(array.nbytes for array in arrays.values())
+            places = {tensor: file for file, tensors in files.items() for tensor in tensors}
+            index = {"metadata": {"total_size": size}, "weight_map": places}
+        return Tensors(self.source, arrays, files, self.metadata, index)
+
     def write(self, directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes tensors of the same names to files of the same names and format, each file whole or not at all."""
         for name, tensors in self.files.items():
@@ -47,7 +62,8 @@ class Tensors:
                 with replacing(directory / name) as path:
                     np.savez(path, **part)  # pyright: ignore[reportArgumentType]
             else:
-                data = safetensors.flax.save(part, dict(self.metadata[name]) or None)
+                # the writer for JAX's arrays takes bfloat16, NumPy's does not
+                data = safetensors.flax.save(part, dict(self.metadata[name]) or None)  # pyright: ignore[reportArgumentType]
                 atomic_write(directory / name, data)
         if self.index is not None:
             atomic_write(directory / _INDEX, (json.dumps(self.index, indent=2, sort_keys=True) + "\n").encode())

@@ -1,10 +1,10 @@
 """Loads a pre-trained model from its files, and writes it back in the names, shapes and dtypes that they have."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +22,18 @@ from vision.weights import model_variables
 __all__ = ["Pretrained", "load", "save"]
 
 
+class Scheme(Protocol):
+    """A naming scheme of weights."""
+
+    def read(self, config: Mapping[str, Any], tensors: Collection[str], source: str) -> Spec:
+        """What a configuration says, with the names of the tensors beside it."""
+        ...
+
+    def with_classes(self, config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+        """The configuration of the same model with a classifier of these classes; None where the scheme has none."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Pretrained:
     """A model and where it came from.
@@ -31,12 +43,14 @@ class Pretrained:
         spec: What its configuration says.
         config: The configuration itself.
         tensors: Its tensors as they were read.
+        scheme: The package of the naming scheme: it reads configurations, and gives a model other classes.
     """
 
     model: Model
     spec: Spec
     config: Mapping[str, Any]
     tensors: Tensors
+    scheme: Scheme
 
 
 def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
@@ -52,18 +66,20 @@ def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
     directory = path if path.is_dir() else path.parent
     config = read_json(directory / "config.json")
     tensors = read_tensors(path)
-    spec = _read(config, tensors.arrays, str(directory / "config.json"))
+    source = str(directory / "config.json")
+    scheme = _scheme(config, source)
+    spec = scheme.read(config, tensors.arrays, source)
     model = nnx.eval_shape(spec.build)
     fill(model, tensors, spec, dtype)
-    return Pretrained(model, spec, config, tensors)
+    return Pretrained(model, spec, config, tensors, scheme)
 
 
-def _read(config: Mapping[str, Any], tensors: Collection[str], source: str) -> Spec:
-    """The content of a `config.json`, by the library that wrote it."""
+def _scheme(config: Mapping[str, Any], source: str) -> Scheme:
+    """The naming scheme of a `config.json`, by the field that every one of its library has."""
     if "model_type" in config:
-        return huggingface.read(config, tensors, source)
+        return huggingface
     if "architecture" in config:
-        return timm.read(config, tensors, source)
+        return timm
     raise UserError(
         f"{source}: has neither a field 'model_type', as of transformers, nor 'architecture', as of timm; give the "
         "directory of a model that one of them saved"
@@ -92,17 +108,21 @@ def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:
         variable.set_value(jnp.asarray(np.array(array, kept, order="C")))
 
 
-def save(pretrained: Pretrained, directory: Path) -> None:
+def save(pretrained: Pretrained, directory: Path, model: nnx.Module | None = None) -> None:
     """Writes a model's weights as its files had them: same names, shapes, dtypes and files.
 
     Args:
-        pretrained: What `load` gave; its model may have been trained.
+        pretrained: What `load` gave.
         directory: Where to; it must exist.
+        model: Whose parameters to write in place of those with the same paths; by default the model itself. What the
+            files have no place for is left out.
     """
     spec, tensors = pretrained.spec, pretrained.tensors
     arrays = dict(tensors.arrays)
-    for path, variable in model_variables(pretrained.model).items():
-        old = arrays[name := spec.name(path)]
+    for path, variable in model_variables(model or pretrained.model).items():
+        if (name := spec.name(path)) not in arrays:
+            continue
+        old = arrays[name]
         arrays[name] = spec.layout.write(path, np.asarray(variable.get_value()), old.shape).astype(old.dtype)
     tensors.write(directory, arrays)
 

@@ -1,6 +1,6 @@
 """What a pre-trained model computes of arrays: the inputs checked, the outputs batch by batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -9,9 +9,11 @@ from flax import nnx
 
 from pretrained.files import read_npz
 from pretrained.load import Pretrained
+from pretrained.preprocessing import read_preprocessing
 from vision.errors import UserError
+from vision.folders import read_image
 
-__all__ = ["outputs", "read_inputs"]
+__all__ = ["image_pixels", "outputs", "read_inputs"]
 
 
 def read_inputs(path: Path) -> dict[str, np.ndarray]:
@@ -33,6 +35,27 @@ def read_inputs(path: Path) -> dict[str, np.ndarray]:
     if "ids" in found and (found["ids"].ndim != 2 or not np.issubdtype(found["ids"].dtype, np.integer)):
         raise UserError(f"{path}: ids is {found['ids'].dtype} {found['ids'].shape}; integers (n, length) are needed")
     return found
+
+
+def image_pixels(model: Path, images: Sequence[Path], size: int | None, preprocessor: Path | None) -> np.ndarray:
+    """Normalised pixels `(n, 3, height, width)` of image files, prepared as the model's own preprocessing says.
+
+    Args:
+        model: The directory or file of the model.
+        images: The image files.
+        size: Side of the prepared images; None for the model's own.
+        preprocessor: A `preprocessor_config.json` to read in place of the model's.
+
+    Raises:
+        UserError: The model does not say how, a file cannot be read, or images come out in different sizes.
+    """
+    preprocessing = read_preprocessing(model, preprocessor)
+    if size is not None:
+        preprocessing = preprocessing.at(size)
+    if preprocessing.size is None:
+        raise UserError(f"{model}: its preprocessing leaves images their sizes; choose one with --image-size")
+    read = [preprocessing.normalise(read_image(path, preprocessing).astype(np.float32)) for path in images]
+    return np.stack(read).transpose(0, 3, 1, 2)
 
 
 def outputs(loaded: Pretrained, inputs: Mapping[str, np.ndarray], *, batch_size: int = 64) -> dict[str, np.ndarray]:

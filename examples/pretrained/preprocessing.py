@@ -62,7 +62,8 @@ class Preprocessing:
             wide = image.size[0] > image.size[1]
             image = image.resize((longer, self.resize) if wide else (self.resize, longer), self._filter)
         elif self.resize is not None:
-            image = image.resize(self.resize[::-1], self._filter)
+            height, width = self.resize
+            image = image.resize((width, height), self._filter)
         if self.crop is not None:
             top, left = (image.size[1] - self.crop[0]) // 2, (image.size[0] - self.crop[1]) // 2
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
@@ -70,7 +71,8 @@ class Preprocessing:
 
     def normalise(self, images: Any) -> Any:
         """Values of 0 to 255, channels last, as the model takes them; NumPy or JAX arrays."""
-        return (images * np.float32(self.scale) - np.float32(self.mean)) / np.float32(self.std)
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        return (images * np.float32(self.scale) - mean) / std
 
     @property
     def _filter(self) -> Image.Resampling:
@@ -83,7 +85,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """From what `to_json` gave."""
-        pairs = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        pairs: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**pairs)
 
 

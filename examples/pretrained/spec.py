@@ -28,11 +28,11 @@ class Layout(NamedTuple):
 
     Attributes:
         read: A tensor as the model has it: `(path, tensor, shape in the model)`; of another shape if it does not fit.
-        write: And back: `(path, array, shape in the file)`.
+        write: And back: `(path, array, shape in the file)`; None for the usual shape.
     """
 
     read: Callable[[str, np.ndarray, Shape], np.ndarray]
-    write: Callable[[str, np.ndarray, Shape], np.ndarray]
+    write: Callable[[str, np.ndarray, Shape | None], np.ndarray]
 
 
 def _from_torch(path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
@@ -43,10 +43,11 @@ def _from_torch(path: str, tensor: np.ndarray, shape: Shape) -> np.ndarray:
     return tensor.transpose(*range(2, tensor.ndim), 1, 0) if tensor.ndim >= 2 else tensor
 
 
-def _to_torch(path: str, array: np.ndarray, shape: Shape) -> np.ndarray:
+def _to_torch(path: str, array: np.ndarray, shape: Shape | None) -> np.ndarray:
     if not path.endswith("/kernel"):
         return array
-    return array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)).reshape(shape)
+    turned = array.transpose(array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+    return turned if shape is None else turned.reshape(shape)
 
 
 TORCH = Layout(_from_torch, _to_torch)

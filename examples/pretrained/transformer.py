@@ -308,7 +308,7 @@ class ImageTransformer(nnx.Module):
 
     def project(self, pooled: jax.Array | None) -> jax.Array | None:
         """The image's embedding, where the tower has a projection."""
-        return None if self.config.projection is None else self.projection(pooled)
+        return None if pooled is None or self.config.projection is None else self.projection(pooled)
 
     def _embed(self, x: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Adds positions, and puts class token and registers before the patches."""

@@ -27,7 +27,12 @@ _IMAGE_SIZE = {
     ("folders", "efficientnet-lite0"): 224,
 }
 
-_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(("lr", "radii_lr", "wise_alpha"), (float, int))}
+_PATHS = (
+    "train", "val", "dataset", "class_map", "pretrained", "classes", "prompts", "head_from", "preprocessor",
+)  # fmt: skip
+_NAMED = ("small-cnn", "efficientnet-lite0")
+_FLOATS = ("lr", "radii_lr", "wise_alpha", "val_fraction")
+_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(_FLOATS, (float, int))}
 
 arg = tyro.conf.arg
 
@@ -44,9 +49,31 @@ class Config:
     """Methods to compare, separated by commas: vanilla, ftp, digrap, ftp+digrap. Each is also
     evaluated interpolated with the pre-trained weights (WiSE-FT)."""
 
-    model: Literal["small-cnn", "efficientnet-lite0"] = "small-cnn"
-    """Architecture. efficientnet-lite0 starts from ImageNet weights and is the default with
-    --train; small-cnn is pre-trained on synthetic digits, elsewhere it needs --pretrained."""
+    model: Annotated[str, arg(metavar="DIR|FILE|NAME")] = "small-cnn"
+    """What to fine-tune: a model directory of Hugging Face or timm (CLIP, SigLIP, ViT, DINOv2,
+    DINOv3, ResNet, ConvNeXt, Swin), or a big_vision .npz file. Or a name: efficientnet-lite0 starts
+    from ImageNet weights and is the default for your own images; small-cnn is pre-trained on
+    synthetic digits, elsewhere it needs --pretrained."""
+
+    classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
+    """The classes in words, for the zero-shot head of CLIP or SigLIP: a line for each class folder,
+    in their order."""
+
+    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: OpenAI's seven)")] = None
+    """Templates for the zero-shot head: a line each, with {} where the name of the class goes."""
+
+    head_from: Annotated[Path | None, arg(metavar="FILE.npy", help_behavior_hint="(default: made of the texts)")] = None
+    """The zero-shot head ready made: text embeddings (classes, features), a row for each class."""
+
+    freeze_head: bool = False
+    """Train the image tower alone and leave the head as it is."""
+
+    probe_epochs: int = 20
+    """Passes over the features of a model from files, computed once, that train a new head before the
+    fine-tuning (LP-FT). 0 starts from a random head."""
+
+    preprocessor: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model's own)")] = None
+    """A preprocessor_config.json for a model that has none: mean, deviation, size, interpolation."""
 
     train: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: digits)")] = None
     """Training images of the fine-tuning domain (ID), one sub-folder a class."""
@@ -59,7 +86,33 @@ class Config:
         tyro.conf.UseAppendAction,
         arg(metavar="NAME=DIR", help_behavior_hint="(repeatable)"),
     ] = ()
-    """Test images of other domains, the same sub-folders; several in a row or the flag repeated."""
+    """Test images of other domains, the same sub-folders; several in a row or the flag repeated.
+    With --dataset the names of its domains to test on, all others by default."""
+
+    class_map: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
+    """Names of classes where they are not those of the folders: a JSON object from folder
+    to class, for training, validation and OOD folders alike. Several folders may have the
+    same class, null leaves a folder out, one that is not named keeps its own name."""
+
+    ood_subset: bool = False
+    """OOD domains may lack classes (ImageNet-A, ImageNet-R). Each is then scored among the
+    classes that it has. Without this flag a class that is missing is an error."""
+
+    dataset: Annotated[Path | None, arg(metavar="ROOT", help_behavior_hint="(instead of --train, --val)")] = None
+    """A folder with one sub-folder a domain, in each one sub-folder a class (DomainNet,
+    PACS, Office-Home, VLCS). --id names the domain to fine-tune on, all others are OOD
+    unless --ood NAME... picks some. A domain with lists of its images beside it, as DomainNet
+    has them (real_train.txt and real_test.txt), keeps that split. Another domain is split at
+    random if it is ID, and all of it is tested on if it is OOD. Or the CSV of a WILDS data
+    set in its official splits (val and test are OOD): metadata.csv of iWildCam 2.0 or
+    Camelyon17, rgb_metadata.csv of FMoW 1.1."""
+
+    id: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(with --dataset ROOT)")] = None
+    """The domain of --dataset to fine-tune on."""
+
+    val_fraction: float = 0.1
+    """Share of every class of --id held out for validation, and as much again for the ID
+    test where no list says what to test on. The seed decides which images."""
 
     pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
     """Weights to start from: a safetensors file, such as weights/ftp.safetensors of an earlier
@@ -75,10 +128,11 @@ class Config:
     """Seed of the split, of a new head and of the order of the images."""
 
     epochs: int = 15
-    """Passes over the training images (10 with --train, 2 with --smallest)."""
+    """Passes over the training images (10 with --train or --dataset, 2 with --smallest)."""
 
     lr: float = 1e-3
-    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero."""
+    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero (1e-4 with a model from
+    files)."""
 
     radii_lr: float = 1e-2
     """Learning rate of FTP's radii, as released. They move by about that much a step: in a short
@@ -92,9 +146,10 @@ class Config:
 
     image_size: Annotated[
         int | None,
-        arg(metavar="INT", help_behavior_hint="(default: 224; small-cnn 32)"),
+        arg(metavar="INT", help_behavior_hint="(default: the model's; small-cnn 32)"),
     ] = None
-    """Side, in pixels, to which the images of your own folders are scaled."""
+    """Side, in pixels, of the images of your own folders when they are scaled and cropped. Positions of
+    a transformer are interpolated."""
 
     wise_alpha: float = 0.5
     """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned."""
@@ -104,6 +159,11 @@ class Config:
 
     resume: bool = False
     """Go on with the run in --out where it was stopped. Its stored configuration is used."""
+
+    @property
+    def model_path(self) -> Path | None:
+        """The directory or file of a model from files; None for one that is known by name."""
+        return None if self.model in _NAMED else Path(self.model)
 
     @property
     def method_names(self) -> tuple[str, ...]:
@@ -117,9 +177,14 @@ class Config:
         return {name: Path(folder) for name, folder in pairs}
 
     @property
+    def ood_names(self) -> tuple[str, ...]:
+        """The domains of `dataset` to test on, in the order given; none for all."""
+        return tuple(item for group in self.ood for item in group)
+
+    @property
     def task_name(self) -> str:
         """`digits`, or `folders` for the user's own images."""
-        return "folders" if self.train else "digits"
+        return "folders" if self.train or self.dataset else "digits"
 
     def to_json(self) -> dict[str, Any]:
         """What is computed, as JSON types: everything but where it is written."""
@@ -152,9 +217,10 @@ def parse_config(args: Sequence[str]) -> Config:
         raise UserError("--resume: name the run directory to go on with, --out DIR --resume")
     stored = load_config(config.out)
     # Parsed once more with the stored values as defaults: whatever differs was asked for. A flag that is on by default
-    # could not be given again, and a repeatable one would add to its default, so these two start out empty.
-    given = _absolute(_parse(args, dataclasses.replace(stored, ood=(), smallest=False)))
-    given = dataclasses.replace(given, ood=given.ood or stored.ood, smallest=given.smallest or stored.smallest)
+    # could not be given again, and a repeatable one would add to its default, so these start out empty.
+    empty: dict[str, Any] = {"ood": (), "smallest": False, "ood_subset": False, "freeze_head": False}
+    given = _absolute(_parse(args, dataclasses.replace(stored, **empty)))
+    given = dataclasses.replace(given, **{name: getattr(given, name) or getattr(stored, name) for name in empty})
     for name, value in stored.to_json().items():
         if given.to_json()[name] != value:
             raise UserError(
@@ -174,8 +240,10 @@ def load_config(run_dir: Path) -> Config:
     try:
         fields = json.loads(path.read_text())
         fields["ood"] = tuple(tuple(group) for group in fields["ood"])
-        fields.setdefault("radii_lr", Config.radii_lr)  # runs of version 0.1.0 have none
-        for name in ("train", "val", "pretrained"):
+        # Runs of version 0.1.0 have none of these.
+        absent = dict.fromkeys((*_PATHS, "image_size"))
+        fields = {"radii_lr": Config.radii_lr, **absent} | fields
+        for name in _PATHS:
             fields[name] = None if fields[name] is None else Path(fields[name])
         config = Config(**fields, out=run_dir.absolute())
         _check_types(config)
@@ -203,8 +271,12 @@ def _defaults(args: Sequence[str]) -> Config:
     """Defaults that depend on what is run; chosen before parsing, so that any flag overrides."""
     flags = {argument.split("=", 1)[0] for argument in args}
     config = Config()
-    if "--train" in flags:
+    if flags & {"--train", "--dataset"}:
         config = dataclasses.replace(config, model="efficientnet-lite0", epochs=10)
+    # the flag's value, as "--model DIR" or "--model=DIR"
+    words = [word for argument in args for word in argument.split("=", 1)]
+    if "--model" in words[:-1] and words[words.index("--model") + 1] not in _NAMED:
+        config = dataclasses.replace(config, lr=1e-4)
     if "--smallest" in flags:
         config = dataclasses.replace(config, epochs=2)
     return config
@@ -213,8 +285,9 @@ def _defaults(args: Sequence[str]) -> Config:
 def _completed(config: Config) -> Config:
     """Absolute paths, the run directory's name and the image size."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    out = config.out or Path("runs") / f"{config.task_name}-{config.model}-{stamp}"
-    size = config.image_size or _IMAGE_SIZE[config.task_name, config.model]
+    out = config.out or Path("runs") / f"{config.task_name}-{Path(config.model).name}-{stamp}"
+    # None stays for a model from files, which say what it is for
+    size = config.image_size or _IMAGE_SIZE.get((config.task_name, config.model))
     return _absolute(dataclasses.replace(config, out=out, image_size=size))
 
 
@@ -224,9 +297,11 @@ def _absolute(config: Config) -> Config:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else Path(os.path.abspath(path.expanduser()))
 
-    ood = tuple(tuple(_absolute_pair(item) for item in group) for group in config.ood if len(group) > 0)
-    paths = {name: absolute(getattr(config, name)) for name in ("train", "val", "pretrained")}
-    return dataclasses.replace(config, ood=ood, out=absolute(config.out), **paths)
+    named = (lambda item: item) if config.dataset else _absolute_pair
+    ood = tuple(tuple(named(item) for item in group) for group in config.ood if len(group) > 0)
+    paths = {name: absolute(getattr(config, name)) for name in _PATHS}
+    model = str(absolute(config.model_path) or config.model)
+    return dataclasses.replace(config, ood=ood, out=absolute(config.out), model=model, **paths)
 
 
 def _absolute_pair(item: str) -> str:
@@ -238,6 +313,8 @@ def _absolute_pair(item: str) -> str:
 
 def _check(config: Config) -> None:
     _check_values(config)
+    _check_model(config)
+    _check_dataset(config)
     _check_folders(config)
 
 
@@ -252,10 +329,14 @@ def _check_types(config: Config) -> None:
             raise TypeError(f"{field.name} is {value}")
     if not (config.image_size is None or isinstance(config.image_size, int)):
         raise TypeError(f"image_size is {str(config.image_size)[:40]!r}")
-    if not all(isinstance(item, str) and "=" in item for group in config.ood for item in group):
+    if not all(isinstance(item, str) and (config.dataset or "=" in item) for item in config.ood_names):
         raise TypeError("ood is no list of NAME=DIR")
-    if config.model not in ("small-cnn", "efficientnet-lite0") or config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"model {config.model[:40]!r} of dtype {config.dtype[:40]!r}")
+    if not isinstance(config.id, str | None):
+        raise TypeError(f"id is {str(config.id)[:40]!r}")
+    if (config.train is None) != (config.val is None):
+        raise TypeError("train and val go together")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype {config.dtype[:40]!r}")
 
 
 def _check_values(config: Config) -> None:
@@ -272,28 +353,65 @@ def _check_values(config: Config) -> None:
         ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
         ("--radii-lr", config.radii_lr, config.radii_lr > 0 and math.isfinite(config.radii_lr)),
         ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
+        ("--probe-epochs", config.probe_epochs, config.probe_epochs >= 0),
+        ("--val-fraction", config.val_fraction, 0 < config.val_fraction < 0.5),
         ("--image-size", config.image_size, config.image_size is None or 8 <= config.image_size <= LARGEST_IMAGE),
     ):
         if not good:
             raise UserError(f"{flag} {value}: out of range, see --help")
 
 
-def _check_folders(config: Config) -> None:
-    if config.train is None:
-        if config.val or config.ood or config.image_size:
-            raise UserError("--val, --ood and --image-size go with --train DIR; give that too")
+def _check_model(config: Config) -> None:
+    path = config.model_path
+    if path is None:
+        flags = {"--classes": config.classes, "--prompts": config.prompts, "--head-from": config.head_from}
+        for flag, value in (flags | {"--preprocessor": config.preprocessor}).items():
+            if value is not None:
+                raise UserError(f"{flag} {value}: goes with a model from files, --model DIR; leave it out")
         return
-    if config.val is None:
+    if not path.exists():
+        raise UserError(f"--model {path}: no such directory or file, and no name ({', '.join(_NAMED)})")
+    if config.pretrained is not None:
+        raise UserError("--pretrained: the weights come with --model DIR; leave it out")
+    if config.head_from and (config.classes or config.prompts):
+        raise UserError("--head-from: is the head ready made; leave --classes and --prompts out")
+
+
+def _check_folders(config: Config) -> None:
+    if config.task_name == "digits":
+        if config.val or config.ood or config.image_size or config.class_map or config.ood_subset:
+            raise UserError(
+                "--val, --ood, --image-size, --class-map and --ood-subset go with --train DIR or --dataset ROOT; "
+                "give one of these too"
+            )
+        return
+    if config.train and config.val is None:
         raise UserError("--train: give held-out images of the same domain too, --val DIR")
     ood_names = [item.split("=", 1)[0] for group in config.ood for item in group]
     for name in ood_names:
         if ood_names.count(name) > 1:
-            raise UserError(f"--ood {name}=...: given twice; every domain needs its own name")
+            shown = name if config.dataset else f"{name}=..."
+            raise UserError(f"--ood {shown}: given twice; every domain needs its own name")
     if config.model == "small-cnn" and config.pretrained is None:
         raise UserError(
             "--model small-cnn: has no weights of its own for --train; give --pretrained FILE, "
             "or use --model efficientnet-lite0"
         )
+
+
+def _check_dataset(config: Config) -> None:
+    split = config.id or config.val_fraction != Config.val_fraction
+    if config.dataset is None:
+        if split:
+            raise UserError("--id and --val-fraction go with --dataset ROOT; give that too")
+        return
+    if config.train or config.val:
+        raise UserError("--dataset: has the training and validation images too; leave --train and --val out")
+    for item in config.ood_names:
+        if "=" in item:
+            raise UserError(f"--ood {item}: with --dataset, name one of its domains and no folder")
+    if config.dataset.suffix == ".csv" and split:
+        raise UserError(f"--dataset {config.dataset}: a CSV has its own splits; leave --id and --val-fraction out")
 
 
 def _shown(value: Any) -> str:

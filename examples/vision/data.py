@@ -1,7 +1,7 @@
 """Domains, tasks and batches: everything training and evaluation know about data."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grain
@@ -60,10 +60,11 @@ class Task:
         image_size: Height and width of every image.
         train: The fine-tuning images.
         validation: ID images for choosing hyper-parameters.
-        id_test: ID images for the final report. The user's own folders have only one held-out set, so there it is
-            `validation` itself.
+        id_test: ID images for the final report; `validation` itself where there is only one held-out set.
         ood: Test domains other than the ID one, in the order in which they are shown.
         ood_groups: Names of `ood` domains that are averaged together, by the group's name.
+        ood_labels: The labels that an `ood` domain is scored among, where that is a subset of the classes.
+        notes: What the user should know of how the task was made, a line each.
         pretrain: What the foundation model is trained on; None where the user brings one.
     """
 
@@ -75,6 +76,8 @@ class Task:
     id_test: Domain
     ood: Mapping[str, Domain]
     ood_groups: Mapping[str, tuple[str, ...]]
+    ood_labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     pretrain: Domain | None = None
 
 

@@ -35,7 +35,7 @@ def interpolate(tuned: Params, pretrained: Params, alpha: float | jax.Array, *, 
         new_head: The head started from random values, which are nothing to go back to: it stays as tuned.
     """
     between: Params = wise_ft(tuned, pretrained, alpha)
-    return between | {"head": tuned["head"]} if new_head else between
+    return between | {"head": tuned["head"]} if new_head and "head" in tuned else between
 
 
 def evaluate(
@@ -45,6 +45,7 @@ def evaluate(
     candidates: Sequence[Candidate],
     domains: Mapping[str, Domain],
     *,
+    allowed: Mapping[str, np.ndarray],
     new_head: bool,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
@@ -59,25 +60,29 @@ def evaluate(
         tuned: Fine-tuned parameters by method.
         candidates: What to evaluate.
         domains: Sets of images by name.
+        allowed: The classes to choose from, bool `(classes,)`, by name of the set; all where there is no entry.
         new_head: See `interpolate`.
         batch_size: Images at a time; does not affect the result.
         on_batch: Called after each batch, for progress.
     """
 
     @jax.jit
-    def predict(tuned: Params, pretrained: Params, alpha: jax.Array, images: jax.Array) -> jax.Array:
+    def predict(
+        tuned: Params, pretrained: Params, alpha: jax.Array, allowed: jax.Array, images: jax.Array
+    ) -> jax.Array:
         params = interpolate(tuned, pretrained, alpha, new_head=new_head)
-        return network.logits(params, images).argmax(-1)
+        return jnp.where(allowed, network.logits(params, images), -jnp.inf).argmax(-1)
 
     predictions: Predictions = {candidate: {} for candidate in candidates}
     for name, domain in domains.items():
         parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in candidates}
+        among = jnp.asarray(allowed.get(name, True))
         for batch in eval_batches(domain, batch_size):
             images, real = jnp.asarray(batch["image"]), batch["weight"] > 0
             for candidate, part in parts.items():
                 # A typed scalar: every candidate shares the one compiled program.
                 alpha = jnp.asarray(candidate.alpha, jnp.float32)
-                part.append(np.asarray(predict(tuned[candidate.method], pretrained, alpha, images))[real])
+                part.append(np.asarray(predict(tuned[candidate.method], pretrained, alpha, among, images))[real])
             on_batch()
         for candidate, part in parts.items():
             predictions[candidate][name] = np.concatenate(part)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 import ftp_optax
 from vision.data import Domain
-from vision.networks import depth_order
 from vision.report import Results, result_rows, test_sets
 from vision.training import Trained
 
@@ -54,15 +53,15 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
             xs[-1], ys[-1], marker, color=colour, markersize=size, markerfacecolor=face, markeredgewidth=2,
             linestyle="none", label=name, zorder=4,
         )  # fmt: skip
-    if not report["model"]["new_head"]:
-        start = report["rows"][0]
+    start = report["rows"][0]
+    if start["name"] == report["model"]["head"]:
         axes.plot(
             100 * start["id"],
             100 * start["ood_mean"],
             "*",
             color=_GREY,
             markersize=15,
-            label="pre-trained",
+            label=start["name"],
             zorder=4,
             linestyle="none",
         )
@@ -95,7 +94,7 @@ def draw_scalars(results: Results, path: Path) -> None:
     names = {panel: _column_names(results.trained[panel[0]], panel[1]) for panel in panels}
     figure = Figure(figsize=(1.5 + 4.2 * min(len(panels), 2), 3.9 * -(-len(panels) // 2)), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), min(len(panels), 2), squeeze=False)
-    used = sorted({p for columns in names.values() for p in columns}, key=depth_order(results.config.model).index)
+    used = sorted({p for columns in names.values() for p in columns}, key=results.order.index)
     colour = dict(zip(used, colormaps["viridis"](np.linspace(0, 0.92, len(used))), strict=True))
     # Radii in the left column, strengths in the right one, if there are two of each.
     cells = grid.T.ravel() if len(panels) == 4 else grid.ravel()

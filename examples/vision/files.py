@@ -1,11 +1,15 @@
-"""Files that are whole at every moment at which they can be seen under their name."""
+"""Files and directories that are whole at every moment at which they can be seen under their name."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_write", "replacing"]
+from vision.errors import UserError
+
+__all__ = ["atomic_write", "new_directory", "replacing"]
 
 
 @contextmanager
@@ -40,3 +44,32 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     """
     with replacing(path) as unfinished:
         unfinished.write_bytes(data)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which gets its name `path` when the block ends, and is removed if it fails.
+
+    Raises:
+        UserError: It exists already, or cannot be written.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"{path}: exists already; choose another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            unfinished.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
+            yield unfinished
+            unfinished.rename(path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be created ({error.strerror or error}); choose another --out") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

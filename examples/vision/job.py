@@ -1,35 +1,34 @@
 """The main job from its configuration to its report: load, fine-tune with each method, evaluate, draw."""
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx, traverse_util
 from PIL import Image
 from rich.console import Console
 
-from vision import figures, weights
+from vision import figures
 from vision.cache import keep_compiled_programs
+from vision.class_map import FOLDER_NAMES, read_class_map
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
+from vision.dataset_root import dataset_task
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
-from vision.folders import folder_task
-from vision.foundation import pretrained_digits_model
+from vision.folders import FolderDomain, OnChecked, Prepare, folder_task
 from vision.methods import create_method, not_head
-from vision.models import create_model
-from vision.networks import Network, Params, blank_model, split_model
+from vision.networks import Network, Params, split_model
 from vision.progress import track
-from vision.report import PRETRAINED, Results, build_report, candidates, print_table, test_sets
+from vision.report import PRETRAINED, Results, allowed_classes, build_report, candidates, print_table, test_sets
 from vision.run_dir import RunDir, write_json
+from vision.start import Start, starting_model
 from vision.training import Trained, fine_tune, num_steps
+from vision.wilds import wilds_task
 
 __all__ = ["run"]
 
@@ -49,29 +48,75 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     try:
-        task = _load_task(config)
-        model, new_head = _starting_model(config, task, run_dir, console)
+        task = _load_task(config, run_dir, console)
+        with track(console, "linear probe" if config.model_path else "pre-training") as update:
+            start = starting_model(
+                config, task, run_dir, lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+            )
     except UserError:
         if not config.resume:
             shutil.rmtree(run_dir.root)
         raise
-    network, pretrained = split_model(model)
-    _print_plan(config, task, pretrained, new_head, console)
+    network, pretrained = split_model(start.model, freeze_head=config.freeze_head)
+    _print_plan(config, task, pretrained, start, console)
     trained = {
-        name: _fine_tune(name, config, task, network, pretrained, new_head, run_dir, console)
+        name: _fine_tune(name, config, task, network, pretrained, start, run_dir, console)
         for name in config.method_names
     }
-    predictions = _evaluate(config, task, network, pretrained, trained, new_head, console)
-    results = Results(config, task, pretrained, new_head, trained, predictions)
+    predictions = _evaluate(config, task, network, pretrained, trained, start, console)
+    results = Results(config, task, pretrained, start.head, start.order, trained, predictions)
     _finish(results, run_dir, console)
 
 
-def _load_task(config: Config) -> Task:
+def _load_task(config: Config, run_dir: RunDir, console: Console) -> Task:
+    if config.model_path is not None:
+        # Imported here so that the default job does not pay for it.
+        from vision.start_from_files import model_preprocessing
+
+        preprocessing = model_preprocessing(config, run_dir)
+        assert preprocessing.size is not None, "the model's, or that asked for"
+        return _prepared(_load_data(config, preprocessing.size[0], console), preprocessing)
     assert config.image_size is not None, "parse_config fills it in"
-    if config.train is not None and config.val is not None:
-        return folder_task(config.train, config.val, config.ood_folders, config.image_size)
+    return _load_data(config, config.image_size, console)
+
+
+def _load_data(config: Config, image_size: int, console: Console) -> Task:
+    if config.task_name == "folders":
+        with track(console, "reading images", unit="images") as update:
+            return _image_task(config, image_size, lambda done, total: update(done, total=total))
     task = digits_task(config.seed, smallest=config.smallest)
-    return task if task.image_size == config.image_size else _enlarged(task, config.image_size)
+    return task if task.image_size == image_size else _enlarged(task, image_size)
+
+
+def _prepared(task: Task, prepare: Prepare) -> Task:
+    """The task with image files read as a model has its own way to."""
+
+    def prepared(domain: Domain) -> Domain:
+        return dataclasses.replace(domain, prepare=prepare) if isinstance(domain, FolderDomain) else domain
+
+    validation = prepared(task.validation)
+    return dataclasses.replace(
+        task,
+        train=prepared(task.train),
+        validation=validation,
+        # one object where the task has one held-out set
+        id_test=validation if task.id_test is task.validation else prepared(task.id_test),
+        ood={name: prepared(domain) for name, domain in task.ood.items()},
+    )
+
+
+def _image_task(config: Config, image_size: int, on_checked: OnChecked) -> Task:
+    """The user's own images, from wherever the flags say."""
+    class_map = FOLDER_NAMES if config.class_map is None else read_class_map(config.class_map)
+    options: dict[str, Any] = {"class_map": class_map, "ood_subset": config.ood_subset, "on_checked": on_checked}
+    if config.dataset is None:
+        assert config.train is not None, "the task is of folders"
+        assert config.val is not None, "it goes with --train"
+        return folder_task(config.train, config.val, config.ood_folders, image_size, **options)
+    if config.dataset.suffix == ".csv":
+        return wilds_task(config.dataset, config.ood_names, image_size, **options)
+    split = {"val_fraction": config.val_fraction, "seed": config.seed}
+    return dataset_task(config.dataset, config.id, config.ood_names, image_size, **split, **options)
 
 
 def _enlarged(task: Task, size: int) -> Task:
@@ -94,72 +139,18 @@ def _enlarged(task: Task, size: int) -> Task:
     )
 
 
-def _starting_model(config: Config, task: Task, run_dir: RunDir, console: Console) -> tuple[nnx.Module, bool]:
-    """The model that all methods start from, and whether its head is new.
-
-    It is kept in the run directory: a resumed run starts from the same weights whatever became of their source.
-    """
-    dtype = jnp.dtype(config.dtype)
-    path = run_dir.pretrained
-    if path.exists():
-        model = blank_model(config.model, len(task.classes), dtype=dtype)
-        weights.load_pretrained(path, model)
-        return model, weights.load_metadata(path)["new_head"] == "true"
-    if config.pretrained is not None:
-        model, new_head = _model_from_file(config, task)
-    elif config.model == "efficientnet-lite0":
-        # Imported here so that the default job does not pay for it.
-        from vision.efficientnet import EfficientNetLite0, load_imagenet
-
-        model = create_model(config.model, len(task.classes), dtype=dtype, seed=config.seed)
-        assert isinstance(model, EfficientNetLite0)
-        new_head = bool(load_imagenet(model))
-    else:
-        with track(console, "pre-training") as update:
-            model = pretrained_digits_model(
-                task,
-                config.seed,
-                dtype=dtype,
-                on_step=lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total),
-            )
-        new_head = False
-    weights.save_safetensors(path, model, _metadata(config, task, "pretrained") | {"new_head": str(new_head).lower()})
-    return model, new_head
-
-
-def _model_from_file(config: Config, task: Task) -> tuple[nnx.Module, bool]:
-    """The user's weights; a head for other classes, even as many, is no head for these."""
-    path = config.pretrained
-    assert path is not None
-    dtype = jnp.dtype(config.dtype)
-    model = create_model(config.model, len(task.classes), dtype=dtype, seed=config.seed)
-    fresh_head = {name: value for name, value in weights.model_arrays(model).items() if name.startswith("head/")}
-    new_head = bool(weights.load_pretrained(path, model))
-    classes = None if path.is_dir() else weights.load_metadata(path).get("classes")
-    if not new_head and classes is not None and classes != json.dumps(task.classes):
-        nnx.update(model, traverse_util.unflatten_dict(fresh_head, sep="/"))
-        new_head = True
-    return model, new_head
-
-
-def _metadata(config: Config, task: Task, method: str) -> dict[str, str]:
-    """What `predict.py` needs to know besides the weights."""
-    return {
-        "model": config.model,
-        "method": method,
-        "classes": json.dumps(task.classes),
-        "image_size": str(task.image_size),
-    }
-
-
-def _print_plan(config: Config, task: Task, pretrained: Params, new_head: bool, console: Console) -> None:
+def _print_plan(config: Config, task: Task, pretrained: Params, start: Start, console: Console) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained))
     ood = f"{len(task.ood)} OOD domains ({', '.join(task.ood)})" if task.ood else "no OOD domain"
     console.print(
         f"Task {task.name}: {len(task.classes)} classes, {len(task.train)} training images of {task.train.name}; {ood}",
         soft_wrap=True,
     )
-    head = "new head, not constrained" if new_head else "pre-trained head"
+    for note in task.notes:
+        console.print(note, soft_wrap=True, markup=False)
+    head = f"{start.head} head" + ("" if start.constrained_head else ", not constrained")
+    if config.freeze_head:
+        head = f"{start.head} head, frozen"
     console.print(f"Model {config.model}: {parameters:,} parameters, {head}, {config.dtype}", soft_wrap=True)
 
 
@@ -169,7 +160,7 @@ def _fine_tune(
     task: Task,
     network: Network,
     pretrained: Params,
-    new_head: bool,
+    start: Start,
     run_dir: RunDir,
     console: Console,
 ) -> Trained:
@@ -179,7 +170,7 @@ def _fine_tune(
         learning_rate=config.lr,
         num_steps=total,
         radii_learning_rate=config.radii_lr,
-        mask=not_head if new_head else None,
+        mask=None if start.constrained_head else not_head,
     )
     with track(console, name, total) as update:
         trained = fine_tune(
@@ -193,7 +184,7 @@ def _fine_tune(
             checkpoints=run_dir.checkpoints(name),
             on_step=lambda done, loss, accuracy: update(done, f"loss {loss:.3f}  accuracy {accuracy:.2f}"),
         )
-    weights.save_safetensors(run_dir.weights(name), network.model(trained.params), _metadata(config, task, name))
+    start.write(run_dir.weights(name), network.model(trained.params), {"method": name})
     return trained
 
 
@@ -203,7 +194,7 @@ def _evaluate(
     network: Network,
     pretrained: Params,
     trained: Mapping[str, Trained],
-    new_head: bool,
+    start: Start,
     console: Console,
 ) -> Predictions:
     domains = test_sets(task)
@@ -213,9 +204,10 @@ def _evaluate(
             network,
             pretrained,
             {name: result.params for name, result in trained.items()} | {PRETRAINED: pretrained},
-            candidates(config, new_head=new_head),
+            candidates(config, start.head),
             domains,
-            new_head=new_head,
+            allowed=allowed_classes(task),
+            new_head=not start.scored,
             batch_size=_EVAL_BATCH_SIZE,
             on_batch=lambda: update(next(done)),
         )

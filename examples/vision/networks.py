@@ -1,5 +1,6 @@
 """A model split into what is trained and what is not: the functional form that the jitted steps take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,7 +12,7 @@ from jax.typing import DTypeLike
 
 from vision.models import create_model
 
-__all__ = ["Network", "Params", "blank_model", "depth_order", "path_of", "split_model"]
+__all__ = ["Network", "Params", "blank_model", "depth_order", "path_of", "paths_in_order", "split_model"]
 
 Params: TypeAlias = Any
 """Trainable parameters: a nested dict of arrays, the plainest pytree, without NNX nodes in its paths."""
@@ -23,7 +24,7 @@ class Network:
 
     Attributes:
         graphdef: The model's structure.
-        rest: Variables that are not parameters (frozen batch-norm statistics). They never change here.
+        rest: Variables that are not trained (batch-norm statistics, a frozen head). They never change here.
     """
 
     graphdef: Any
@@ -38,9 +39,13 @@ class Network:
         return nnx.merge(self.graphdef, params, self.rest)
 
 
-def split_model(model: nnx.Module) -> tuple[Network, Params]:
-    """Splits a model into its fixed part and its parameters."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+def split_model(model: nnx.Module, *, freeze_head: bool = False) -> tuple[Network, Params]:
+    """Splits a model into its fixed part and its parameters; the head may belong to the fixed part."""
+
+    def trained(path: tuple[Any, ...], value: Any) -> bool:
+        return isinstance(value, nnx.Param) and not (freeze_head and path[0] == "head")
+
+    graphdef, params, rest = nnx.split(model, trained, ...)
     return Network(graphdef, rest), nnx.to_pure_dict(params)
 
 
@@ -56,7 +61,12 @@ def path_of(key_path: tuple[Any, ...]) -> str:
 
 
 def depth_order(name: str) -> list[str]:
-    """Paths of all parameters of a model from the input to the output.
+    """Paths of all parameters of a model that is known by name, from the input to the output."""
+    return paths_in_order(lambda: create_model(name, num_classes=2))
+
+
+def paths_in_order(build: Callable[[], nnx.Module]) -> list[str]:
+    """Paths of all parameters of the model that a function makes, from the input to the output.
 
     Pytrees sort their keys, which puts `head` before `hidden`. A module under construction has its attributes in the
     order of definition, which is the order of the layers; merging a split one sorts them too.
@@ -64,7 +74,7 @@ def depth_order(name: str) -> list[str]:
     paths: list[str] = []
 
     def construct() -> nnx.Module:
-        model = create_model(name, num_classes=2)
+        model = build()
         paths.extend(_walk(model, ""))
         return model
 

@@ -18,9 +18,19 @@ from vision.config import Config
 from vision.data import Domain, Task
 from vision.evaluation import Candidate, Predictions, accuracy
 from vision.networks import Params
+from vision.start import Head
 from vision.training import Trained
 
-__all__ = ["PRETRAINED", "Results", "build_report", "candidates", "print_table", "result_rows", "test_sets"]
+__all__ = [
+    "PRETRAINED",
+    "Results",
+    "allowed_classes",
+    "build_report",
+    "candidates",
+    "print_table",
+    "result_rows",
+    "test_sets",
+]
 
 # Names of the sets of images. OOD domains have names of the user's choice; the prefix keeps them from meeting these.
 ID = "id"
@@ -45,7 +55,8 @@ class Results:
         config: What was asked for.
         task: The images.
         pretrained: Parameters that all methods started from.
-        new_head: Whether the head started from random values.
+        head: Where the head that they started with is from.
+        order: Paths of the parameters from the input to the output.
         trained: What each method ended with.
         predictions: The predicted class of every test image.
     """
@@ -53,7 +64,8 @@ class Results:
     config: Config
     task: Task
     pretrained: Params
-    new_head: bool
+    head: Head
+    order: Sequence[str]
     trained: Mapping[str, Trained]
     predictions: Predictions
 
@@ -66,18 +78,24 @@ def test_sets(task: Task) -> dict[str, Domain]:
     return sets
 
 
-def candidates(config: Config, *, new_head: bool) -> list[Candidate]:
-    """The weights to evaluate: the pre-trained ones if their head fits, and for every method its WiSE-FT path."""
+def allowed_classes(task: Task) -> dict[str, np.ndarray]:
+    """The classes to choose from, bool `(classes,)`, in every test set that has only a subset of them."""
+    labels = np.arange(len(task.classes))
+    return {OOD + name: np.isin(labels, subset) for name, subset in task.ood_labels.items()}
+
+
+def candidates(config: Config, head: Head) -> list[Candidate]:
+    """The weights to evaluate: the start's if it has a head for the task, and for every method its WiSE-FT path."""
     alphas = sorted({*WISE_PATH, config.wise_alpha})
-    start = [] if new_head else [_START]
+    start = [] if head == "new" else [_START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
 
 
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
-    """The rows of the table: the pre-trained model if it has a head for the task, each method, each interpolated."""
+    """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
     names, alpha = results.config.method_names, results.config.wise_alpha
     return [
-        *([] if results.new_head else [(PRETRAINED, _START)]),
+        *([] if results.head == "new" else [(results.head, _START)]),
         *((name, Candidate(name, 1.0)) for name in names),
         *((f"{name}{_WISE}{alpha:g}", Candidate(name, alpha)) for name in names),
     ]
@@ -103,11 +121,14 @@ def build_report(results: Results) -> dict[str, Any]:
             "ood_groups": {name: list(members) for name, members in task.ood_groups.items()},
             "train_images": len(task.train),
             "test_images": {name: len(domain) for name, domain in test_sets(task).items()},
+            "scored_among": {name: len(task.ood_labels.get(name, task.classes)) for name in task.ood},
+            "notes": list(task.notes),
         },
         "model": {
             "name": config.model,
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(results.pretrained)),
-            "new_head": results.new_head,
+            "head": results.head,
+            "new_head": results.head in ("new", "linear probe"),
         },
         "rows": [
             {"name": name, **candidate._asdict(), **_accuracies(results, candidate)}
@@ -220,5 +241,12 @@ def _caption(report: Mapping[str, Any]) -> str:
     error = 50 / math.sqrt(min(counts))
     return (
         f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
-        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned."
+        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned.{_subsets(report['task'])}"
     )
+
+
+def _subsets(task: Mapping[str, Any]) -> str:
+    """Which domains are scored among fewer classes than there are."""
+    total = len(task["classes"])
+    among = [f"{name} {count}" for name, count in task["scored_among"].items() if count < total]
+    return f" Scored among the classes it has, of {total}: {', '.join(among)}." if among else ""

@@ -2,17 +2,15 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vision.config import CONFIG_FILE, Config
 from vision.errors import UserError
-from vision.files import atomic_write
+from vision.files import atomic_write, new_directory
 
-__all__ = ["RunDir", "write_json"]
+__all__ = ["PRETRAINED", "RunDir", "write_json"]
 
 PRETRAINED = "pretrained"
 
@@ -41,31 +39,21 @@ class RunDir:
         assert root is not None, "parse_config fills it in"
         if os.path.lexists(root):
             raise UserError(f"{root}: exists already; choose another --out, or go on with that run with --resume")
-        try:
-            root.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
-            try:
-                unfinished.chmod(0o777 & ~_umask())  # mkdtemp's directories are private
-                write_json(unfinished / CONFIG_FILE, config.to_json())
-                unfinished.rename(root)
-            except BaseException:
-                shutil.rmtree(unfinished, ignore_errors=True)
-                raise
-        except OSError as error:
-            raise UserError(f"{root}: cannot be created ({error.strerror}); choose another --out") from None
+        with new_directory(root) as unfinished:
+            write_json(unfinished / CONFIG_FILE, config.to_json())
         return cls(root)
 
     @property
     def report(self) -> Path:
         return self.root / "report.json"
 
-    @property
-    def pretrained(self) -> Path:
-        """The weights that all methods start from: with them a run can be resumed whatever became of their source."""
-        return self.weights(PRETRAINED)
-
     def weights(self, method: str) -> Path:
-        return self.root / "weights" / f"{method}.safetensors"
+        """A method's weights: a directory in the format of the model's own files, or a single file, with a suffix then.
+
+        `PRETRAINED` are those that all methods start from: with them a run can be resumed whatever became of their
+        source.
+        """
+        return self.root / "weights" / method
 
     def checkpoints(self, method: str) -> Path:
         return self.root / "checkpoints" / method
@@ -77,9 +65,3 @@ class RunDir:
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file, all of it or nothing."""
     atomic_write(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

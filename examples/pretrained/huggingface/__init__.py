@@ -5,13 +5,14 @@ that is absent, since `save_pretrained` leaves some out.
 """
 
 import importlib
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pretrained.fields import Fields
 from pretrained.spec import Spec
 
-__all__ = ["FAMILIES", "read"]
+__all__ = ["FAMILIES", "read", "with_classes"]
 
 FAMILIES = {
     "clip": "clip",
@@ -55,3 +56,22 @@ def read(config: Mapping[str, Any], tensors: Collection[str], source: str) -> Sp
     spec = family.read(fields, tensors, kind, architectures[0])
     fields.close()
     return spec
+
+
+def with_classes(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+    """The configuration of the same model with a classifier of these classes; None where transformers has none.
+
+    Towers of CLIP and SigLIP have none: their zero-shot head is made of texts, and is no part of the files.
+    """
+    kind, (architecture,) = config["model_type"], config["architectures"]
+    family = importlib.import_module(f"pretrained.huggingface.{FAMILIES[kind]}")
+    classifier = re.sub(r"(Model|ForImageClassification)$", "ForImageClassification", architecture)
+    if classifier not in family.ARCHITECTURES[kind] or ("text_config" in config and classifier != architecture):
+        return None
+    labels = {str(i): name for i, name in enumerate(classes)}
+    return {
+        **{name: value for name, value in config.items() if name != "num_labels"},
+        "architectures": [classifier],
+        "id2label": labels,
+        "label2id": {name: i for i, name in enumerate(classes)},
+    }

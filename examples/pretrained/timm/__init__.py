@@ -6,13 +6,13 @@ One module a family. An architecture's name stands for the arguments that timm m
 
 import importlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pretrained.spec import Spec
 from pretrained.timm.config import Config
 
-__all__ = ["FAMILIES", "read"]
+__all__ = ["FAMILIES", "read", "with_classes"]
 
 FAMILIES = {
     r"convnext(v2)?_.*": "convnext",
@@ -42,3 +42,12 @@ def read(config: Mapping[str, Any], tensors: Collection[str], source: str) -> Sp
     spec = importlib.import_module(f"pretrained.timm.{family}").read(checked, tensors)
     checked.close()
     return spec
+
+
+def with_classes(config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """The configuration of the same model with a classifier of these classes."""
+    count = {"num_classes": len(classes)}
+    without = {name: value for name, value in config.items() if name != "label_descriptions"}
+    about = {name: value for name, value in config["pretrained_cfg"].items() if not name.startswith("label_")}
+    changed = {**without, **count, "label_names": list(classes), "pretrained_cfg": {**about, **count}}
+    return changed | ({"model_args": {**config["model_args"], **count}} if config.get("model_args") else {})
