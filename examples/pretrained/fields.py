@@ -83,6 +83,12 @@ class Fields:
                 return option
         raise self.unsupported(name, value, f"supported: {', '.join(map(str, options))}")
 
+    def fill(self, defaults: Mapping[str, Any]) -> None:
+        """Gives the fields that are absent these values."""
+        for name, value in defaults.items():
+            if self._left.get(name) is None:
+                self._left[name] = value
+
     def within(self, name: str) -> "Fields":
         """The fields of an object in this one."""
         return Fields(self.take(name, dict), f"{self.source}: {name}")

@@ -67,8 +67,9 @@ class ImageConfig:
         positions: Added from a table, or rotary (`rotary_theta`) in every attention.
         rows: Class token and positions are stored as rows of embeddings, (width,) and (n, width), not (1, n, width).
         class_token: Whether there is one, before the patches.
-        class_position: Whether the table of positions has a row for the class token.
         registers: Number of register tokens, between class token and patches.
+        prefix_positions: Rows of the table of positions before those of the patches: for the class token, or for the
+            registers too.
         resampling: How positions are interpolated to another grid.
         norm_first: A layer norm before the blocks (CLIP).
         norm: The last layer norm: of all tokens, or of what was pooled from them, or none.
@@ -87,8 +88,8 @@ class ImageConfig:
     rotary_theta: float = 100.0
     rows: bool = False
     class_token: bool = True
-    class_position: bool = True
     registers: int = 0
+    prefix_positions: int = 1
     resampling: Resampling = "bicubic"
     norm_first: bool = False
     norm: Literal["tokens", "pooled", "none"] = "tokens"
@@ -142,7 +143,12 @@ class Attention(nnx.Module):
         self.config = config
         inner = config.heads * config.head_width
         if config.fused == "qkv":
-            self.qkv = linear(config.width, 3 * inner, bias=config.query_bias)
+            biases = {"query": config.query_bias, "key": config.key_bias, "value": config.value_bias}
+            self.qkv = linear(config.width, 3 * inner, bias=all(biases.values()))
+            # a bias that not all three have is a vector of its own
+            self.biases = tuple(name for name, has in biases.items() if has and not all(biases.values()))
+            for name in self.biases:
+                setattr(self, f"{name}_bias", nnx.Param(jnp.zeros(inner)))
         else:
             self.query = linear(config.width, inner, bias=config.query_bias)
             if config.fused == "kv":
@@ -167,12 +173,17 @@ class Attention(nnx.Module):
 
     def _project(self, x: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         if self.config.fused == "qkv":
-            query, key, value = jnp.split(self.qkv(context), 3, axis=-1)
-            return (query if context is x else jnp.split(self.qkv(x), 3, axis=-1)[0]), key, value
+            query, key, value = self._split(context)
+            return (query if context is x else self._split(x)[0]), key, value
         if self.config.fused == "kv":
             key, value = jnp.split(self.kv(context), 2, axis=-1)
             return self.query(x), key, value
         return self.query(x), self.key(context), self.value(context)
+
+    def _split(self, x: jax.Array) -> list[jax.Array]:
+        """Query, key and value of the one projection."""
+        parts = zip(("query", "key", "value"), jnp.split(self.qkv(x), 3, axis=-1), strict=True)
+        return [part + getattr(self, f"{name}_bias")[...] if name in self.biases else part for name, part in parts]
 
     def _heads(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.config.heads, self.config.head_width)
@@ -246,7 +257,7 @@ class ImageTransformer(nnx.Module):
         if config.registers:
             self.register_tokens = nnx.Param(jnp.zeros((1, config.registers, width)))
         if config.positions == "table":
-            count = config.grid[0] * config.grid[1] + int(config.class_token and config.class_position)
+            count = config.grid[0] * config.grid[1] + config.prefix_positions
             if config.rows:
                 self.position_embedding = nnx.Embed(count, width, rngs=nnx.Rngs(0))
             else:
@@ -300,13 +311,12 @@ class ImageTransformer(nnx.Module):
         first = jnp.zeros((1, 0, width), x.dtype)
         if self.config.class_token:
             first = self.class_token[...].reshape(1, 1, width)
-        if self.config.positions == "table":
-            table = self._table()
-            own = int(self.config.class_token and self.config.class_position)
-            first = first.at[:, :own].add(table[:, :own])
-            x = x + self._on_grid(table[:, own:], grid)
         if self.config.registers:
             first = jnp.concatenate([first, self.register_tokens[...]], 1)
+        if self.config.positions == "table":
+            table, own = self._table(), self.config.prefix_positions
+            first = first.at[:, :own].add(table[:, :own])
+            x = x + self._on_grid(table[:, own:], grid)
         return jnp.concatenate([jnp.broadcast_to(first, (len(x), *first.shape[1:])).astype(x.dtype), x], 1)
 
     def _table(self) -> jax.Array:
@@ -324,9 +334,11 @@ class ImageTransformer(nnx.Module):
     def _pool(self, tokens: jax.Array) -> jax.Array | None:
         if self.config.pooling == "none":
             return None
-        if self.config.pooling == "attention":
-            return self.pooling(tokens)
-        pooled = tokens[:, 0] if self.config.pooling == "class" else self._patches(tokens).mean(1)
+        if self.config.pooling == "class":
+            pooled = tokens[:, 0]
+        else:
+            patches = self._patches(tokens)
+            pooled = self.pooling(patches) if self.config.pooling == "attention" else patches.mean(1)
         if self.config.norm == "pooled":
             pooled = self.norm(pooled)
         return pooled if self.config.pooler is None else ACTIVATIONS[self.config.pooler](self.pooler(pooled))
