@@ -1,7 +1,8 @@
 """Swin Transformer (Liu et al. 2021): attention in windows, shifted in every second block."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from pretrained.positions import resample
 from pretrained.transformer import MLP, Attention, BlockConfig, Outputs
 from vision.errors import UserError
 
-__all__ = ["Swin", "SwinConfig"]
+__all__ = ["Swin", "SwinConfig", "stages"]
 
 Size = tuple[int, int]
 
@@ -44,6 +45,33 @@ class SwinConfig:
     epsilon: float = 1e-5
     positions: bool = False
     map_tokens: bool = False
+
+
+def stages(
+    width: int, depths: Sequence[int], heads: Sequence[int], ratio: float, *, head_width: int = 0, **others: Any
+) -> tuple[BlockConfig, ...]:
+    """Blocks of which each stage's are twice as wide as the stage's before.
+
+    Args:
+        width: Of the first stage.
+        depths: Blocks in each stage.
+        heads: Attention heads in each stage.
+        ratio: Of the MLP's width to the tokens'.
+        head_width: Features of a head; 0 for as many as there are.
+        others: Of `BlockConfig`, the same in all stages.
+    """
+    widths = [width * 2**index for index in range(len(depths))]
+    return tuple(
+        BlockConfig(
+            width=own,
+            depth=depth,
+            heads=count,
+            head_width=head_width or own // count,
+            mlp_width=int(own * ratio),
+            **others,
+        )
+        for own, depth, count in zip(widths, depths, heads, strict=True)
+    )
 
 
 class Block(nnx.Module):

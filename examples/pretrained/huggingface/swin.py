@@ -6,8 +6,7 @@ from pretrained.fields import Fields
 from pretrained.huggingface.common import activation, classifier, ignore_common, patches
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
-from pretrained.swin import Swin, SwinConfig
-from pretrained.transformer import BlockConfig
+from pretrained.swin import Swin, SwinConfig, stages
 
 __all__ = ["ARCHITECTURES", "read"]
 
@@ -40,36 +39,32 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     depths = fields.integers("depths", (2, 2, 6, 2))
     heads = fields.integers("num_heads", (3, 6, 12, 24), count=len(depths))
     width, ratio = fields.positive("embed_dim", 96), fields.take("mlp_ratio", float, 4.0)
-    act, bias = activation(fields), fields.take("qkv_bias", bool, True)
-    epsilon, window = fields.take("layer_norm_eps", float, 1e-5), fields.positive("window_size", 7)
-    widths = [width * 2**stage for stage in range(len(depths))]
-    if any(own % parts for own, parts in zip(widths, heads, strict=True)):
-        raise fields.unsupported("num_heads", heads, f"each must divide the width of its stage, {widths}")
-    for name, value in (("num_layers", len(depths)), ("hidden_size", widths[-1])):  # which follow from the others
+    bias, window = fields.take("qkv_bias", bool, True), fields.positive("window_size", 7)
+    blocks = stages(
+        width,
+        depths,
+        heads,
+        ratio,
+        activation=activation(fields),
+        epsilon=fields.take("layer_norm_eps", float, 1e-5),
+        query_bias=bias,
+        key_bias=bias,
+        value_bias=bias,
+    )
+    if any(stage.width % stage.heads for stage in blocks):
+        raise fields.unsupported("num_heads", heads, f"each must divide the stage's width, {width} in the first")
+    last = blocks[-1].width
+    for name, value in (("num_layers", len(depths)), ("hidden_size", last)):  # which follow from the others
         fields.one_of(name, [value], value)
     config = SwinConfig(
-        stages=tuple(
-            BlockConfig(
-                width=own,
-                depth=depth,
-                heads=parts,
-                head_width=own // parts,
-                mlp_width=int(ratio * own),
-                activation=act,
-                epsilon=epsilon,
-                query_bias=bias,
-                key_bias=bias,
-                value_bias=bias,
-            )
-            for own, depth, parts in zip(widths, depths, heads, strict=True)
-        ),
+        stages=blocks,
         patch=cut.patch,
         grid=cut.grid,
         window=(window, window),
         windows="by image",
         positions=fields.take("use_absolute_embeddings", bool, False),
     )
-    head, classes = classifier(fields, architecture, widths[-1])
+    head, classes = classifier(fields, architecture, last)
     prefix = "swin." if head else ""
     return Spec(
         build=lambda: Model(Swin(config), head=head),
