@@ -56,6 +56,22 @@ class Fields:
             raise self.unsupported(name, value, "one or two positive numbers are needed")
         return numbers
 
+    def positive(self, name: str, default: int = _REQUIRED) -> int:
+        """A positive number."""
+        value = self.take(name, int, default)
+        if value <= 0:
+            raise self.unsupported(name, value, "a positive number is needed")
+        return value
+
+    def integers(self, name: str, default: tuple[int, ...] = _REQUIRED, *, count: int | None = None) -> tuple[int, ...]:
+        """Positive numbers; `count` of them if that is given."""
+        values = tuple(self.take(name, list, default))
+        if not values or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in values):
+            raise self.unsupported(name, values, "positive numbers are needed")
+        if count is not None and len(values) != count:
+            raise self.unsupported(name, values, f"{count} numbers are needed, one a stage")
+        return values
+
     def one_of(self, name: str, options: Iterable[_T], default: _T = _REQUIRED) -> _T:
         """The value of a field that must be one of these."""
         value = self._left.pop(name, None)
@@ -66,6 +82,12 @@ class Fields:
             if value == option and type(value) is type(option):
                 return option
         raise self.unsupported(name, value, f"supported: {', '.join(map(str, options))}")
+
+    def fill(self, defaults: Mapping[str, Any]) -> None:
+        """Gives the fields that are absent these values."""
+        for name, value in defaults.items():
+            if self._left.get(name) is None:
+                self._left[name] = value
 
     def within(self, name: str) -> "Fields":
         """The fields of an object in this one."""

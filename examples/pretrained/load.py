@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pretrained import huggingface
+from pretrained import huggingface, timm
 from pretrained.fields import read_json
 from pretrained.files import Tensors, read_tensors
 from pretrained.model import Model
@@ -66,11 +66,24 @@ def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
     directory = path if path.is_dir() else path.parent
     config = read_json(directory / "config.json")
     tensors = read_tensors(path)
-    scheme: Scheme = huggingface
-    spec = scheme.read(config, tensors.arrays, str(directory / "config.json"))
+    source = str(directory / "config.json")
+    scheme = _scheme(config, source)
+    spec = scheme.read(config, tensors.arrays, source)
     model = nnx.eval_shape(spec.build)
     fill(model, tensors, spec, dtype)
     return Pretrained(model, spec, config, tensors, scheme)
+
+
+def _scheme(config: Mapping[str, Any], source: str) -> Scheme:
+    """The naming scheme of a `config.json`, by the field that every one of its library has."""
+    if "model_type" in config:
+        return huggingface
+    if "architecture" in config:
+        return timm
+    raise UserError(
+        f"{source}: has neither a field 'model_type', as of transformers, nor 'architecture', as of timm; give the "
+        "directory of a model that one of them saved"
+    )
 
 
 def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from pretrained.model import Model
 
-__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Spec", "renaming"]
+__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Spec", "one_more", "renaming"]
 
 Shape = tuple[int, ...]
+Replacement = str | Callable[[re.Match[str]], str]
 
 TORCH_LEAVES = {
     "kernel": "weight",
@@ -76,7 +77,7 @@ class Spec:
     layout: Layout = TORCH
 
 
-def renaming(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+def renaming(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str]:
     """A function from a path to the torch name: leaves by `TORCH_LEAVES`, then every rule (pattern, replacement)."""
 
     def name(path: str) -> str:
@@ -87,3 +88,8 @@ def renaming(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
         return found
 
     return name
+
+
+def one_more(before: str, after: str) -> Replacement:
+    """A replacement for what counts from one where the path counts from zero: the pattern's group is the number."""
+    return lambda found: f"{before}{int(found[1]) + 1}{after}"

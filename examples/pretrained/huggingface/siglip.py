@@ -80,6 +80,7 @@ def _image(fields: Fields) -> ImageConfig:
         grid=cut.grid,
         rows=True,
         class_token=False,
+        prefix_positions=0,
         pooling="attention" if pools else "none",
         pooling_blocks=replace(body, fused="qkv"),
         features="pooled" if pools else "mean",
