@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_table import EQUINOX, LAYERS
 
 from ftp_optax import (
-    _ball,
     _trees,
     _units,
     digrap,
@@ -151,39 +151,45 @@ def test_the_other_rules():
     assert [elementwise("w", s) for s in ((), (3,), (3, 4))] == [(), (0,), (0, 1)]
 
 
-# the same layer in both layouts
-
-TO_TORCH = {  # path: flax shape, how to get torch's layout
-    "dense/kernel": ((5, 7), lambda k: k.T),
-    "conv/kernel": ((3, 2, 5, 7), lambda k: k.transpose(3, 2, 0, 1)),
-    "depthwise/kernel": ((3, 2, 1, 7), lambda k: k.transpose(3, 2, 0, 1)),
-    "query/kernel": ((6, 2, 4), lambda k: k.reshape(6, 8).T),
-    "attention/out/kernel": ((2, 4, 6), lambda k: k.reshape(8, 6).T),
-    "dense/bias": ((7,), lambda b: b),
-}
+# every layer, against the same layer in torch's layout
 
 
-@pytest.mark.parametrize("path", TO_TORCH)
-def test_units_are_those_of_the_layer_in_torch_layout(path):
-    shape, transpose = TO_TORCH[path]
-    kernel = RNG.standard_normal(shape).astype(np.float32)
-    flax, torch = norms(kernel, flax_units, path), norms(transpose(kernel), torch_units)
-    np.testing.assert_allclose(np.sort(flax.ravel()), np.sort(torch.ravel()), rtol=1e-5)
-    kept = _ball.projection_ratio(flax, 0.7 * flax.max())
-    assert (kept < 1).any()
-    other = _ball.projection_ratio(torch, 0.7 * torch.max())
-    np.testing.assert_allclose(transpose(np.asarray(kept * kernel)), other * transpose(kernel), rtol=1e-5)
+def layers(chosen):
+    return pytest.mark.parametrize("layer", [pytest.param(one, id=one.name) for one in LAYERS if chosen(one)])
 
 
-@pytest.mark.parametrize("path", TO_TORCH)
-def test_fibers_are_those_of_torch_normalize_along_dim_1(path):
-    shape, transpose = TO_TORCH[path]
-    kernel = RNG.standard_normal(shape).astype(np.float32)
-    weight = transpose(kernel)
-    length = np.sqrt(np.square(weight).sum(axis=1 if weight.ndim > 1 else 0, keepdims=True))
-    normalized = weight / np.maximum(length, 1e-12)  # F.normalize(weight, dim=1)
-    np.testing.assert_allclose(fibers(weight, torch_fibers), normalized, rtol=1e-5)
-    np.testing.assert_allclose(transpose(fibers(kernel, flax_fibers, path)), normalized, rtol=1e-5)
+@layers(lambda layer: layer.build)
+def test_the_table_has_the_leaves_of_the_layers(layer):
+    built = _trees.flatten(layer.build())
+    shapes = {path: leaf.shape for path, leaf in zip(built.paths, built.values, strict=True)}
+    assert shapes == {path: shape for path, (shape, _) in layer.leaves.items()}
+
+
+@layers(lambda layer: layer.leaves)
+def test_units_and_fibers_are_the_rows_and_fibers_of_torch(layer):
+    units, fibers = (torch_units, torch_fibers) if layer in EQUINOX else (flax_units, flax_fibers)
+    for path, (shape, kind) in layer.leaves.items():
+        assert units(path, shape) == kind.units, path
+        assert fibers(path, shape) == kind.fibers, path
+        leaf = 1 + RNG.random(shape)
+        ours = kind.torch(leaf / sums(leaf, kind.units)), kind.torch(leaf / np.sqrt(sums(leaf**2, kind.fibers)))
+        told = all(
+            np.allclose(*pair, rtol=1e-5) for pair in zip(ours, normalized_by_torch(kind.torch(leaf)), strict=True)
+        )
+        assert told != bool(kind.untold), path
+        assert kind.untold in units.__doc__, path
+
+
+def sums(array, kept):
+    return array.sum(axis=tuple(a for a in range(array.ndim) if a not in kept), keepdims=True)
+
+
+def normalized_by_torch(tensor):
+    """Over the l1 norm of every row, and ``F.normalize(tensor, dim=1)``; a vector over its own norms."""
+    tensor = np.asarray(tensor)
+    if tensor.ndim < 2:
+        return tensor / tensor.sum(), tensor / np.linalg.norm(tensor)
+    return (tensor.T / tensor.reshape(len(tensor), -1).sum(1)).T, tensor / np.linalg.norm(tensor, axis=1, keepdims=True)
 
 
 def test_a_fiber_of_zeros_stays_zero():
