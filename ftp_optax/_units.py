@@ -63,6 +63,10 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     Returns:
       The axes that index the units.
 
+    Raises:
+      ValueError: for a kernel of attention's inputs that has an axis too many, so that its layers are stacked and
+        ``layer_axes`` is missing. Square taps are a convolution's.
+
     Example:
       >>> flax_units("conv/kernel", (3, 3, 16, 32))
       (3,)
@@ -120,6 +124,12 @@ def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       With it the norm of a leaf is its l1 norm.
     """
     _checks.leaves("whole_leaf", path, shape)
+    return ()
+
+
+def whole_layer(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The whole leaf, once its rank is seen not to be that of stacked layers."""
+    _names.require_one_layer(path, shape)
     return ()
 
 
