@@ -91,9 +91,10 @@ class Config:
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
-    def head(self, features: int) -> nnx.Linear | None:
-        """The classifier on this many features, which the file records too."""
+    def head(self, features: int, hidden: int | None = None) -> nnx.Linear | None:
+        """The classifier on this many features, which the file records too, or on a hidden layer after them."""
         self._fields.one_of("num_features", [features], features)
+        features = features if hidden is None else hidden
         if self.classes == 0:
             return None
         return nnx.Linear(features, self.classes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
