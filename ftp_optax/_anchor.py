@@ -19,7 +19,7 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or (getattr(value, "dtype", None) == jnp.bool_ and jnp.ndim(value) == 0)
 
 
-def _chosen(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
+def chosen_leaves(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
     """Which leaves the mask constrains, one boolean a leaf; False for those that are masked already."""
     present = [not _trees.is_masked(v) for v in leaves.values]
     if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
@@ -65,7 +65,7 @@ def constrain(
       TypeError: if an entry of the mask is not a boolean, or a constrained leaf is not a real floating-point array.
     """
     leaves = _trees.flatten(params)
-    chosen = _chosen(mask, params, leaves, method)
+    chosen = chosen_leaves(mask, params, leaves, method)
     for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
         if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{method}: params"), jnp.floating):
             raise TypeError(

@@ -148,3 +148,22 @@ def test_an_anchor_that_does_not_fit_is_named(anchor, path):
 def test_more_than_one_alpha_says_vmap(alpha):
     with pytest.raises(ValueError, match=r"alpha.*jax\.vmap"):
         wise_ft({"w": jnp.ones(3)}, {"w": jnp.ones(3)}, alpha)
+
+
+def test_a_new_head_stays_as_tuned():
+    """Its start is random, and of another shape where the pre-trained model had other classes."""
+    tuned = {"body": {"kernel": jnp.ones((2, 3))}, "head": {"kernel": jnp.ones((3, 7))}}
+    anchor = {"body": {"kernel": jnp.zeros((2, 3))}, "head": {"kernel": jnp.zeros((3, 5))}}
+    for mask in ({"body": True, "head": False}, lambda params: {"body": True, "head": False}):
+        mixed = wise_ft(tuned, anchor, 0.25, mask=mask)
+        assert mixed["head"]["kernel"] is tuned["head"]["kernel"]
+        chex.assert_trees_all_equal(mixed["body"]["kernel"], jnp.full((2, 3), 0.25))
+    with pytest.raises(ValueError, match="'head/kernel'"):
+        wise_ft(tuned, anchor, 0.25)
+
+
+@pytest.mark.parametrize("mask", [{"body": True}, {"body": True, "haed": False}, {"body": False, "head": False}])
+def test_a_mask_that_does_not_fit_is_refused(mask):
+    tuned = {"body": jnp.ones(2), "head": jnp.ones(2)}
+    with pytest.raises(ValueError, match="wise_ft: the mask"):
+        wise_ft(tuned, tuned, 0.5, mask=mask)
