@@ -11,7 +11,7 @@ from ftp_optax import wise_ft
 from vision.data import Domain, eval_batches, steps_in
 from vision.networks import Network, Params
 
-__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "interpolate", "num_batches"]
+__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "num_batches"]
 
 
 class Candidate(NamedTuple):
@@ -25,19 +25,6 @@ Predictions = dict[Candidate, dict[str, np.ndarray]]
 """The predicted class of every image, by candidate and name of the set of images."""
 
 
-def interpolate(tuned: Params, pretrained: Params, alpha: float | jax.Array, *, new_head: bool) -> Params:
-    """WiSE-FT: `(1 - alpha) pretrained + alpha tuned`.
-
-    Args:
-        tuned: Fine-tuned parameters.
-        pretrained: The parameters that they started from.
-        alpha: Where on the line; a number or a traced scalar.
-        new_head: The head started from random values, which are nothing to go back to: it stays as tuned.
-    """
-    between: Params = wise_ft(tuned, pretrained, alpha)
-    return between | {"head": tuned["head"]} if new_head else between
-
-
 def evaluate(
     network: Network,
     pretrained: Params,
@@ -45,7 +32,7 @@ def evaluate(
     candidates: Sequence[Candidate],
     domains: Mapping[str, Domain],
     *,
-    new_head: bool,
+    mask: Callable[[Params], Params] | None,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
@@ -59,15 +46,14 @@ def evaluate(
         tuned: Fine-tuned parameters by method.
         candidates: What to evaluate.
         domains: Sets of images by name.
-        new_head: See `interpolate`.
+        mask: Which parameters were pre-trained, as in `wise_ft`; others stay as tuned.
         batch_size: Images at a time; does not affect the result.
         on_batch: Called after each batch, for progress.
     """
 
     @jax.jit
     def predict(tuned: Params, pretrained: Params, alpha: jax.Array, images: jax.Array) -> jax.Array:
-        params = interpolate(tuned, pretrained, alpha, new_head=new_head)
-        return network.logits(params, images).argmax(-1)
+        return network.logits(wise_ft(tuned, pretrained, alpha, mask=mask), images).argmax(-1)
 
     predictions: Predictions = {candidate: {} for candidate in candidates}
     for name, domain in domains.items():

@@ -215,7 +215,7 @@ def _evaluate(
             {name: result.params for name, result in trained.items()} | {PRETRAINED: pretrained},
             candidates(config, new_head=new_head),
             domains,
-            new_head=new_head,
+            mask=not_head if new_head else None,
             batch_size=_EVAL_BATCH_SIZE,
             on_batch=lambda: update(next(done)),
         )
