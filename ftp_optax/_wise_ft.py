@@ -9,9 +9,7 @@ import optax
 from ftp_optax import _anchor, _checks, _trees
 
 
-def wise_ft(
-    params: optax.Params, anchor: optax.Params, alpha: float | jax.Array, *, mask: Any = None
-) -> optax.Params:
+def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array, *, mask: Any = None) -> optax.Params:
     r"""Interpolates between the anchor and the fine-tuned parameters.
 
     .. math::
@@ -25,25 +23,24 @@ def wise_ft(
       anchor: the pre-trained parameters, a tree like the params.
       alpha: 0 gives the anchor, 1 the params. A number or a 0-D array; `jax.vmap` over an array of them gives the
         whole curve, stacked.
-      mask: which leaves are interpolated, as in `ftp`: True = interpolated. The others are the params'. None (default)
-        interpolates every leaf. Leave out what was not pre-trained: a new head's start is nothing to go back to.
+      mask: which leaves are interpolated: a tree or prefix tree of booleans, True = interpolated, or a callable from
+        params to one. None (default) for every leaf. Leave out what was not pre-trained, such as a new head: its
+        random start is nothing to go back to.
 
     Returns:
-      The interpolated parameters, in the params' structure and dtypes. Leaves that are not floating-point (counters,
-      random keys) are the params'.
+      The interpolated parameters, in the params' structure and dtypes. Leaves that the mask leaves out, of any shape in
+      the anchor, and those that are not floating-point (counters, random keys) are the params'.
 
     Raises:
-      ValueError: if the anchor has another structure, or another shape where it counts; if the mask does not fit the
-        params or leaves nothing to interpolate; if alpha is an array with axes.
+      ValueError: if the anchor has another structure or shape, if the mask does not fit the params or chooses nothing,
+        or if alpha is an array with axes.
+      TypeError: if an entry of the mask is not a boolean.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from ftp_optax import wise_ft
       >>> wise_ft({"bias": jnp.array([4.0])}, {"bias": jnp.array([2.0])}, 0.25)
       {'bias': Array([2.5], dtype=float32)}
-      >>> tuned, start = {"body": 1.0, "head": 1.0}, {"body": 0.0, "head": 0.0}
-      >>> jax.tree.map(float, wise_ft(tuned, start, 0.5, mask={"body": True, "head": False}))
-      {'body': 0.5, 'head': 1.0}
       >>> curve = jax.vmap(lambda a: wise_ft({"bias": jnp.array([4.0])}, {"bias": jnp.array([2.0])}, a))
       >>> curve(jnp.array([0.0, 0.5, 1.0]))["bias"].ravel()
       Array([2., 3., 4.], dtype=float32)
@@ -58,11 +55,9 @@ def wise_ft(
     _checks.numbers("wise_ft", alpha=alpha)
     leaves, anchors = _trees.flatten(params), _trees.flatten(anchor)
     _trees.require_same(anchors, leaves, "wise_ft: the anchor")
-    chosen = _anchor.chosen_leaves(mask, params, leaves, "wise_ft")
     mixed = {}
-    for i, (path, param, start) in enumerate(zip(leaves.paths, leaves.values, anchors.values, strict=True)):
-        if not chosen[i] and (mask is not None or _trees.is_masked(start)):
-            continue
+    for i in (i for i, here in enumerate(_anchor.chosen_by(mask, params, leaves, "wise_ft")) if here):
+        path, param, start = leaves.paths[i], leaves.values[i], anchors.values[i]
         _trees.require_shape(start, param, path, "wise_ft: the anchor")
         if jnp.issubdtype(_checks.dtype_of(param, path, "wise_ft: params"), jnp.floating):
             _checks.floating(start, path, "wise_ft: the anchor")
