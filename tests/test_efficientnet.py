@@ -195,7 +195,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("shape", [(7, 8), (8, 7), (1, 2)])
-@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (4, 1)])
 def test_both_depthwise_forms_agree_in_value_and_gradient(shape: tuple[int, int], size: int, stride: int) -> None:
     generator = np.random.default_rng(0)
     x = generator.normal(size=(2, *shape, 3)).astype(np.float32)

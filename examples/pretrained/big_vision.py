@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from pretrained.files import Tensors
 from pretrained.model import Model
@@ -80,7 +79,7 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], source: s
         text = _text(file, text_at)
         _check_pair(file, root, at)
     elif shape := file.shape(f"{at}head/kernel", 2):
-        head = nnx.Linear(*shape, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+        head = (shape[0], shape[1])
     names = (
         (r"^head/", f"{at}head/"),
         (r"^logit_scale$", f"{root}t"),

@@ -64,10 +64,9 @@ def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
     Raises:
         UserError: The files are missing or damaged, ask for what is not supported, or do not fit each other.
     """
-    scheme: Scheme
     if path.suffix == ".npz":
-        scheme, config, source = big_vision, {}, path
-        tensors = big_vision.unstacked(read_npz(path))
+        scheme: Scheme = big_vision
+        config, source, tensors = {}, path, big_vision.unstacked(read_npz(path))
     else:
         source = (path if path.is_dir() else path.parent) / "config.json"
         config, tensors = read_json(source), read_tensors(path)

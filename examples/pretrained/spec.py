@@ -9,9 +9,10 @@ import numpy as np
 
 from pretrained.model import Model
 
-__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Shape", "Spec", "renaming", "substituting"]
+__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Shape", "Spec", "one_more", "renaming", "substituting"]
 
 Shape = tuple[int, ...]
+Replacement = str | Callable[[re.Match[str]], str]
 
 TORCH_LEAVES = {
     "kernel": "weight",
@@ -76,7 +77,7 @@ class Spec:
     layout: Layout = TORCH
 
 
-def renaming(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+def renaming(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str]:
     """A function from a path to the torch name: leaves by `TORCH_LEAVES`, then every rule (pattern, replacement)."""
     substitute = substituting(rules)
 
@@ -87,7 +88,7 @@ def renaming(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
     return name
 
 
-def substituting(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
+def substituting(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str]:
     """A function that applies every rule (pattern, replacement) in turn."""
 
     def substitute(name: str) -> str:
@@ -96,3 +97,8 @@ def substituting(rules: Sequence[tuple[str, str]]) -> Callable[[str], str]:
         return name
 
     return substitute
+
+
+def one_more(before: str, after: str) -> Replacement:
+    """A replacement for what counts from one where the path counts from zero: the pattern's group is the number."""
+    return lambda found: f"{before}{int(found[1]) + 1}{after}"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrained.activations import ACTIVATIONS
+from pretrained.layers import conv, layer_norm, linear
 from pretrained.positions import Resampling, resample, rotary_angles, rotate, sines
 
 __all__ = ["BlockConfig", "ImageConfig", "ImageTransformer", "Outputs", "TextConfig", "TextTransformer"]
@@ -135,42 +136,39 @@ class Outputs(NamedTuple):
     pooled: jax.Array | None
 
 
-def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:
-    # The initial values are never used: every model is built in the abstract and filled from a file.
-    return nnx.Linear(inputs, outputs, use_bias=bias, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
-
-
-def _norm(width: int, epsilon: float) -> nnx.LayerNorm:
-    return nnx.LayerNorm(width, epsilon=epsilon, use_fast_variance=False, rngs=nnx.Rngs(0))
-
-
 class Attention(nnx.Module):
-    """Multi-head attention; keys and values may come from other tokens than the queries."""
+    """Multi-head attention; keys and values may come from other tokens than the queries, scores may have a bias."""
 
     def __init__(self, config: BlockConfig) -> None:
         self.config = config
         inner = config.heads * config.head_width
         if config.fused == "qkv":
             biases = {"query": config.query_bias, "key": config.key_bias, "value": config.value_bias}
-            self.qkv = _linear(config.width, 3 * inner, bias=all(biases.values()))
+            self.qkv = linear(config.width, 3 * inner, bias=all(biases.values()))
             # a bias that not all three have is a vector of its own
             self.biases = tuple(name for name, has in biases.items() if has and not all(biases.values()))
             for name in self.biases:
                 setattr(self, f"{name}_bias", nnx.Param(jnp.zeros(inner)))
         else:
-            self.query = _linear(config.width, inner, bias=config.query_bias)
+            self.query = linear(config.width, inner, bias=config.query_bias)
             if config.fused == "kv":
-                self.kv = _linear(config.width, 2 * inner, bias=config.key_bias)
+                self.kv = linear(config.width, 2 * inner, bias=config.key_bias)
             else:
-                self.key = _linear(config.width, inner, bias=config.key_bias)
-                self.value = _linear(config.width, inner, bias=config.value_bias)
-        self.out = _linear(inner, config.width, bias=config.out_bias)
+                self.key = linear(config.width, inner, bias=config.key_bias)
+                self.value = linear(config.width, inner, bias=config.value_bias)
+        self.out = linear(inner, config.width, bias=config.out_bias)
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None, angles: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        angles: jax.Array | None = None,
+        bias: jax.Array | None = None,
+    ) -> jax.Array:
         query, key, value = (self._heads(a) for a in self._project(x, x if context is None else context))
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
-        mixed = jax.nn.dot_product_attention(query, key, value, is_causal=self.config.causal)
+        mixed = jax.nn.dot_product_attention(query, key, value, bias, is_causal=self.config.causal)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
     def _project(self, x: jax.Array, context: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -197,11 +195,11 @@ class MLP(nnx.Module):
     def __init__(self, config: BlockConfig) -> None:
         self.kind, self.activation = config.mlp, config.activation
         if self.kind == "gated":
-            self.gate = _linear(config.width, config.mlp_width, bias=config.mlp_bias)
-        self.up = _linear(
+            self.gate = linear(config.width, config.mlp_width, bias=config.mlp_bias)
+        self.up = linear(
             config.width, config.mlp_width * (2 if self.kind == "gated-fused" else 1), bias=config.mlp_bias
         )
-        self.down = _linear(config.mlp_width, config.width, bias=config.mlp_bias)
+        self.down = linear(config.mlp_width, config.width, bias=config.mlp_bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         activation = ACTIVATIONS[self.activation]
@@ -217,9 +215,9 @@ class Block(nnx.Module):
     """Attention and MLP, each after a layer norm and added to its input."""
 
     def __init__(self, config: BlockConfig) -> None:
-        self.norm1 = _norm(config.width, config.epsilon)
+        self.norm1 = layer_norm(config.width, config.epsilon)
         self.attention = Attention(config)
-        self.norm2 = _norm(config.width, config.epsilon)
+        self.norm2 = layer_norm(config.width, config.epsilon)
         self.mlp = MLP(config)
         self.layer_scale = config.layer_scale
         if config.layer_scale:
@@ -238,7 +236,7 @@ class AttentionPooling(nnx.Module):
     def __init__(self, config: BlockConfig) -> None:
         self.probe = nnx.Param(jnp.zeros((1, 1, config.width)))
         self.attention = Attention(config)
-        self.norm = _norm(config.width, config.epsilon)
+        self.norm = layer_norm(config.width, config.epsilon)
         self.mlp = MLP(config)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
@@ -253,10 +251,7 @@ class ImageTransformer(nnx.Module):
     def __init__(self, config: ImageConfig) -> None:
         self.config = config
         blocks, width = config.blocks, config.blocks.width
-        self.patches = nnx.Conv(
-            3, width, config.patch, strides=config.patch, padding="VALID", use_bias=config.patch_bias,
-            kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0),
-        )  # fmt: skip
+        self.patches = conv(3, width, config.patch, stride=config.patch, bias=config.patch_bias)
         if config.class_token:
             self.class_token = nnx.Param(jnp.zeros(width if config.rows else (1, 1, width)))
         if config.registers:
@@ -268,16 +263,16 @@ class ImageTransformer(nnx.Module):
             else:
                 self.position_embeddings = nnx.Param(jnp.zeros((1, count, width)))
         if config.norm_first:
-            self.norm_first = _norm(width, blocks.epsilon)
+            self.norm_first = layer_norm(width, blocks.epsilon)
         self.blocks = nnx.List([Block(blocks) for _ in range(blocks.depth)])
         if config.norm != "none":
-            self.norm = _norm(width, blocks.epsilon)
+            self.norm = layer_norm(width, blocks.epsilon)
         if config.pooling == "attention":
             self.pooling = AttentionPooling(config.pooling_blocks or blocks)
         if config.pooler is not None:
-            self.pooler = _linear(width, config.pooler_width or width)
+            self.pooler = linear(width, config.pooler_width or width)
         if config.projection is not None:
-            self.projection = _linear(config.pooler_width or width, config.projection, bias=False)
+            self.projection = linear(config.pooler_width or width, config.projection, bias=False)
 
     def __call__(self, pixels: jax.Array) -> Outputs:
         """The last tokens, and what is pooled of them, of normalised images `(n, height, width, 3)`."""
@@ -360,11 +355,11 @@ class TextTransformer(nnx.Module):
         self.token_embedding = nnx.Embed(config.vocabulary, width, rngs=nnx.Rngs(0))
         self.position_embedding = nnx.Embed(config.length, width, rngs=nnx.Rngs(0))
         self.blocks = nnx.List([Block(config.blocks) for _ in range(config.blocks.depth)])
-        self.norm = _norm(width, config.blocks.epsilon)
+        self.norm = layer_norm(width, config.blocks.epsilon)
         if config.pooler is not None:
-            self.pooler = _linear(width, config.pooler)
+            self.pooler = linear(width, config.pooler)
         if config.projection is not None:
-            self.projection = _linear(config.pooler or width, config.projection, bias=False)
+            self.projection = linear(config.pooler or width, config.projection, bias=False)
 
     def __call__(self, ids: jax.Array) -> Outputs:
         """The tokens after the last layer norm, and that which stands for the text, of ids `(n, length)`."""

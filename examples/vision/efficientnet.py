@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vision.batch_norm import FrozenBatchNorm
 from vision.depthwise import DepthwiseConv
 from vision.errors import UserError
 from vision.torch_pickle import read_state_dict
@@ -47,26 +48,7 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 TOP_CHANNELS = 1280
-
-
-class FrozenBatchNorm(nnx.Module):
-    """Batch normalisation by the pre-trained statistics; scale and bias are trained.
-
-    `nnx.BatchNorm` would switch to batch statistics at `model.train()`. Fine-tuning on small
-    batches of another domain must not: the statistics belong to the pre-trained features.
-    """
-
-    def __init__(self, channels: int, *, dtype: jnp.dtype) -> None:
-        self.scale = nnx.Param(jax.device_put(np.ones(channels, dtype)))
-        self.bias = nnx.Param(jax.device_put(np.zeros(channels, dtype)))
-        self.mean = nnx.BatchStat(jax.device_put(np.zeros(channels, np.float32)))
-        self.var = nnx.BatchStat(jax.device_put(np.ones(channels, np.float32)))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        mean, var = jax.lax.stop_gradient((self.mean[...], self.var[...]))
-        # Folded to one multiply-add in float32, so that bfloat16 rounds the result only.
-        factor = self.scale[...] * jax.lax.rsqrt(var + 1e-3)
-        return (x * factor + (self.bias[...] - mean * factor)).astype(x.dtype)
+_EPSILON = 1e-3  # of the batch norms
 
 
 class _Init:
@@ -107,11 +89,11 @@ class Block(nnx.Module):
         self.residual = stride == 1 and inputs == stage.channels
         if stage.expansion > 1:
             self.expand = _conv(inputs, hidden, 1, 1, init, dtype)
-            self.expand_norm = FrozenBatchNorm(hidden, dtype=dtype)
+            self.expand_norm = FrozenBatchNorm(hidden, epsilon=_EPSILON, dtype=dtype)
         self.depthwise = DepthwiseConv(init(size * size, (size, size, 1, hidden), dtype), stride)
-        self.depthwise_norm = FrozenBatchNorm(hidden, dtype=dtype)
+        self.depthwise_norm = FrozenBatchNorm(hidden, epsilon=_EPSILON, dtype=dtype)
         self.project = _conv(hidden, stage.channels, 1, 1, init, dtype)
-        self.project_norm = FrozenBatchNorm(stage.channels, dtype=dtype)
+        self.project_norm = FrozenBatchNorm(stage.channels, epsilon=_EPSILON, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
@@ -141,7 +123,7 @@ class EfficientNetLite0(nnx.Module):
         self.dtype = dtype = jnp.dtype(dtype)
         init = _Init(seed)
         self.stem = _conv(3, STEM_CHANNELS, 3, 2, init, dtype)
-        self.stem_norm = FrozenBatchNorm(STEM_CHANNELS, dtype=dtype)
+        self.stem_norm = FrozenBatchNorm(STEM_CHANNELS, epsilon=_EPSILON, dtype=dtype)
         blocks, channels = [], STEM_CHANNELS
         for stage in STAGES:
             for index in range(stage.repeats):
@@ -150,7 +132,7 @@ class EfficientNetLite0(nnx.Module):
                 channels = stage.channels
         self.blocks = nnx.List(blocks)
         self.top = _conv(channels, TOP_CHANNELS, 1, 1, init, dtype)
-        self.top_norm = FrozenBatchNorm(TOP_CHANNELS, dtype=dtype)
+        self.top_norm = FrozenBatchNorm(TOP_CHANNELS, epsilon=_EPSILON, dtype=dtype)
         self.head = nnx.Linear(
             TOP_CHANNELS,
             num_classes,

@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from flax import nnx
-
 from pretrained.fields import Fields
 from vision.errors import UserError
 
@@ -91,12 +89,10 @@ class Config:
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
-    def head(self, features: int) -> nnx.Linear | None:
-        """The classifier on this many features, which the file records too."""
+    def head(self, features: int) -> tuple[int, int] | None:
+        """The classifier's features, which the file records too, and outputs; None without a classifier."""
         self._fields.one_of("num_features", [features], features)
-        if self.classes == 0:
-            return None
-        return nnx.Linear(features, self.classes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+        return (features, self.classes) if self.classes else None
 
     def unknown_architecture(self) -> UserError:
         """The error for a name that no family knows."""
@@ -110,10 +106,10 @@ class Config:
         self._fields.close()
 
     def _classes(self, pretrained: Fields) -> int:
-        recorded = pretrained.take("num_classes", int, 1000)
-        recorded = self._fields.take("num_classes", int, recorded)
-        count = self.arguments.take("num_classes", int, recorded)
-        if count < 0 or count != recorded:
+        recorded = pretrained.count("num_classes", 1000)
+        recorded = self._fields.count("num_classes", recorded)
+        count = self.arguments.count("num_classes", recorded)
+        if count != recorded:
             raise self.arguments.unsupported("num_classes", count, f"the file itself says {recorded}")
         return count
 

@@ -1,0 +1,56 @@
+"""Convolutional models and Swin in what their recorded outputs do not show."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from pretrained.convnext import GlobalResponseNorm
+from pretrained.load import load
+from pretrained.outputs import outputs
+from vision.errors import UserError
+
+HF = Path(__file__).parent / "data" / "hf"
+
+
+def test_the_gradient_of_a_channel_without_response_is_finite() -> None:
+    norm = GlobalResponseNorm(3, (1, 1, 1))
+    norm.weight.set_value(jnp.ones((1, 1, 1, 3)))
+    x = jnp.ones((2, 4, 4, 3)).at[..., 1].set(0)
+
+    gradient = jax.grad(lambda x: norm(x).sum())(x)
+
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(gradient[..., 1], 1, rtol=1e-6)
+
+
+def test_an_image_of_less_than_a_pixel_in_the_last_map_is_refused() -> None:
+    with pytest.raises(UserError, match=r"images of \(32, 31\) pixels: this ConvNeXt needs \(32, 32\) at least"):
+        outputs(load(HF / "convnext"), {"pixels": np.zeros((1, 3, 32, 31), np.float32)})
+
+
+def test_a_map_of_less_than_a_window_is_refused_as_by_transformers() -> None:
+    with pytest.raises(UserError, match=r"images too small: a map of \(4, 3\) is less than a window of \(4, 4\)"):
+        outputs(load(HF / "swin"), {"pixels": np.zeros((1, 3, 16, 12), np.float32)})
+
+
+@pytest.mark.parametrize("name", ["resnet", "convnext", "convnextv2-features", "swin"])
+def test_bfloat16_parameters_compute_near_float32(name: str) -> None:
+    inputs = {"pixels": np.load(HF / name / "expected.npz")["pixels"]}
+
+    wide, narrow = (outputs(load(HF / name, dtype=dtype), inputs) for dtype in (jnp.float32, jnp.bfloat16))
+
+    for key, array in wide.items():
+        np.testing.assert_allclose(narrow[key], array, atol=0.05 * np.abs(array).max())
+
+
+def test_the_statistics_of_batch_norms_are_no_parameters_and_stay_float32() -> None:
+    model = load(HF / "resnet", dtype=jnp.bfloat16).model
+
+    statistics = jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+    assert {leaf.dtype for leaf in statistics} == {jnp.dtype(jnp.float32)}
+    gradient = nnx.grad(lambda model: model.outputs(jnp.ones((1, 32, 32, 3)))["logits"].sum())(model)
+    assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
