@@ -1,7 +1,8 @@
 """ViT and SigLIP in `.npz` files, as google-research's vision_transformer and big_vision write them.
 
 Such a file has no configuration: sizes follow from the arrays' shapes, and the rest is what the code of both fixes
-(tanh's approximation of GELU, an epsilon of 1e-6, positions interpolated linearly from corner to corner).
+(tanh's approximation of GELU, an epsilon of 1e-6, positions interpolated linearly from corner to corner). Where there
+is neither a class token nor a probe, the tokens' mean is the pooling, as both have it by default.
 """
 
 import math
@@ -73,13 +74,10 @@ def read(config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], source: s
     root = "params/" if any(name.startswith("params/") for name in tensors) else ""
     pair = any(name.startswith((f"{root}img/", f"{root}txt/")) for name in tensors)
     at, text_at = (f"{root}img/", f"{root}txt/") if pair else (root, "")
+    text = _text(file, root) if pair else None
     image, positions = _image(file, at)
-    text, head = None, None
-    if pair:
-        text = _text(file, text_at)
-        _check_pair(file, root, at)
-    elif shape := file.shape(f"{at}head/kernel", 2):
-        head = (shape[0], shape[1])
+    shape = None if pair else file.shape(f"{at}head/kernel", 2)
+    head = (shape[0], shape[1]) if shape else None
     names = (
         (r"^head/", f"{at}head/"),
         (r"^logit_scale$", f"{root}t"),
@@ -176,7 +174,7 @@ class _File:
         """The error for a file of another kind."""
         return self.refused(
             "has no vision transformer as vision_transformer and big_vision name it",
-            "of .npz files their ViT and SigLIP are supported, of others those that transformers or timm saved",
+            "their ViT and SigLIP are supported; of other models give a directory that transformers or timm saved",
         )
 
 
@@ -218,10 +216,16 @@ def _image(file: _File, at: str) -> tuple[ImageConfig, str]:
     return replace(config, positions="table", grid=(side, side), prefix_positions=prefix), name
 
 
-def _text(file: _File, at: str) -> TextConfig:
+def _text(file: _File, root: str) -> TextConfig:
+    """The text tower of a pair. Other pairs than SigLIP's do not tell how their texts are pooled."""
+    at, only = f"{root}txt/", "of pairs SigLIP alone is supported"
+    if f"{root}b" not in file.tensors:
+        raise file.refused(f"has two towers and no {root}b", only)
+    if f"{root}img/head/kernel" in file.tensors:
+        raise file.refused(f"has {root}img/head/kernel, a projection of images", only)
     table, positions = file.shape(f"{at}Embed_0/embedding", 2), file.shape(f"{at}pos_embedding", 3)
     if table is None or positions is None:
-        raise file.foreign()
+        raise file.refused(f"has no text transformer in {at}", only)
     head = file.shape(f"{at}head/kernel", 2)
     return TextConfig(
         blocks=file.blocks(f"{at}Encoder_0/"),
@@ -230,11 +234,3 @@ def _text(file: _File, at: str) -> TextConfig:
         pooling="last",
         pooler=head[1] if head else None,
     )
-
-
-def _check_pair(file: _File, root: str, at: str) -> None:
-    """Refuses two towers that are not SigLIP's: their file does not tell how texts are pooled."""
-    if f"{root}b" not in file.tensors:
-        raise file.refused(f"has two towers and no {root}b", "of pairs SigLIP alone is supported")
-    if f"{at}head/kernel" in file.tensors:
-        raise file.refused(f"has {at}head/kernel", "a pair with a projection of images is not supported")

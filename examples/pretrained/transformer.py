@@ -14,6 +14,7 @@ from flax import nnx
 from pretrained.activations import ACTIVATIONS
 from pretrained.layers import conv, layer_norm, linear
 from pretrained.positions import Resampling, resample, rotary_angles, rotate, sines
+from vision.errors import UserError
 
 __all__ = ["BlockConfig", "ImageConfig", "ImageTransformer", "Outputs", "TextConfig", "TextTransformer"]
 
@@ -276,6 +277,8 @@ class ImageTransformer(nnx.Module):
 
     def __call__(self, pixels: jax.Array) -> Outputs:
         """The last tokens, and what is pooled of them, of normalised images `(n, height, width, 3)`."""
+        if pixels.shape[1] < self.config.patch[0] or pixels.shape[2] < self.config.patch[1]:
+            raise UserError(f"images of {pixels.shape[1:3]} pixels: less than a patch of {self.config.patch}")
         patches = self.patches(pixels)
         grid = (patches.shape[1], patches.shape[2])
         x = self._embed(patches.reshape(len(patches), -1, patches.shape[-1]), grid)

@@ -53,7 +53,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
         patch=cut.patch,
         grid=cut.grid,
         positions="rotary",
-        rotary_theta=fields.take("rope_theta", float, 100.0),
+        rotary_theta=fields.factor("rope_theta", 100.0, most=1e6),
         registers=registers,
         features="class",
     )

@@ -68,7 +68,7 @@ class Config:
         pretrained.ignore(*_ABOUT)
         pretrained.one_of("label_offset", [0], 0)
         size = pretrained.take("input_size", list, [3, 224, 224])
-        if len(size) != 3 or not all(isinstance(n, int) for n in size):
+        if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
             raise pretrained.unsupported("input_size", size, "channels, height and width are needed")
         if "in_chans" not in self.arguments and size[0] != 3:
             raise pretrained.unsupported("input_size", size, "three channels are needed")
