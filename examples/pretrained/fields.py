@@ -1,16 +1,22 @@
 """The fields of a configuration file: each is taken by name, what is left is refused, so none is overlooked."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vision.errors import UserError
 
-__all__ = ["Fields", "read_json"]
+__all__ = ["DEEPEST", "Fields", "read_json"]
 
 _T = TypeVar("_T")
+_N = TypeVar("_N", int, float)
 _REQUIRED: Any = object()
+_LARGEST = 2**31 - 1
+
+DEEPEST = 1000
+"""More layers than any model has: a configuration with a million of them is damaged, and would take hours."""
 
 
 class Fields:
@@ -32,50 +38,68 @@ class Fields:
         return name in self._left
 
     def take(self, name: str, kind: type[_T], default: _T = _REQUIRED) -> _T:
-        """The value of a field, of this type; without a default it must be there. Null counts as absent."""
-        value: Any = self._left.pop(name, None)
-        if value is None:
-            if default is _REQUIRED:
-                raise UserError(f"{self.source}: has no field {name!r}; it needs one")
-            return default
+        """The value of a field, of this type, finite; without a default it must be there.
+
+        Null is as good as absent where the default is empty too, and else an error.
+        """
+        value: Any = self._pop(name, default)
+        if value is default:
+            return value
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise self.unsupported(name, value, f"{kind.__name__} is needed")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.unsupported(name, value, "a finite number is needed")
         return value
+
+    def _pop(self, name: str, default: Any) -> Any:
+        """The value of a field, or the default."""
+        if default is _REQUIRED and self._left.get(name) is None:
+            raise UserError(f"{self.source}: has no field {name!r}; it needs one")
+        value = self._left.pop(name, default)
+        return default if value is None and not default else value
 
     def pair(self, name: str, default: tuple[int, int] = _REQUIRED) -> tuple[int, int]:
         """A height and a width, from one number or two."""
-        value = self._left.pop(name, None)
-        if value is None:
-            if default is _REQUIRED:
-                raise UserError(f"{self.source}: has no field {name!r}; it needs one")
-            return default
+        value = self._pop(name, default)
         numbers = tuple(value) if isinstance(value, list | tuple) else (value, value)
         if len(numbers) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers):
             raise self.unsupported(name, value, "one or two positive numbers are needed")
         return numbers
 
-    def positive(self, name: str, default: int = _REQUIRED) -> int:
+    def positive(self, name: str, default: int = _REQUIRED, *, most: int = _LARGEST) -> int:
         """A positive number."""
-        value = self.take(name, int, default)
-        if value <= 0:
-            raise self.unsupported(name, value, "a positive number is needed")
+        return self._between(1, self.take(name, int, default), most, name)
+
+    def count(self, name: str, default: int = _REQUIRED, *, most: int = _LARGEST) -> int:
+        """How many there are of something, perhaps none."""
+        return self._between(0, self.take(name, int, default), most, name)
+
+    def factor(self, name: str, default: float = _REQUIRED) -> float:
+        """What a size is multiplied by."""
+        return self._between(0.001, self.take(name, float, default), 1000.0, name)
+
+    def _between(self, least: _N, value: _N, most: _N, name: str) -> _N:
+        if not least <= value <= most:
+            raise self.unsupported(name, value, f"a number of {least} to {most} is needed")
         return value
 
-    def integers(self, name: str, default: tuple[int, ...] = _REQUIRED, *, count: int | None = None) -> tuple[int, ...]:
+    def integers(
+        self, name: str, default: tuple[int, ...] = _REQUIRED, *, count: int | None = None, most: int = _LARGEST
+    ) -> tuple[int, ...]:
         """Positive numbers; `count` of them if that is given."""
         values = tuple(self.take(name, list, default))
-        if not values or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in values):
-            raise self.unsupported(name, values, "positive numbers are needed")
+        if not values or not all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= most for n in values):
+            raise self.unsupported(name, values, f"numbers of 1 to {most} are needed")
         if count is not None and len(values) != count:
             raise self.unsupported(name, values, f"{count} numbers are needed, one a stage")
         return values
 
     def one_of(self, name: str, options: Iterable[_T], default: _T = _REQUIRED) -> _T:
         """The value of a field that must be one of these."""
-        value = self._left.pop(name, None)
-        if value is None and default is not _REQUIRED:
+        value = self._pop(name, default)
+        if value is default:
             return default
         options = tuple(options)
         for option in options:

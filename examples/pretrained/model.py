@@ -34,7 +34,7 @@ class Model(nnx.Module):
     Args:
         image: The image tower.
         text: The text tower.
-        head: The classifier, a linear layer on the image tower's features.
+        head: Features and outputs of the classifier, a linear layer on what `features` of the image tower gives.
         scale: Whether there is a `logit_scale`, and of which shape.
         bias: Likewise a `logit_bias`.
     """
@@ -43,7 +43,7 @@ class Model(nnx.Module):
         self,
         image: Any = None,
         text: TextTransformer | None = None,
-        head: nnx.Linear | None = None,
+        head: tuple[int, int] | None = None,
         *,
         scale: tuple[int, ...] | None = None,
         bias: tuple[int, ...] | None = None,
@@ -53,7 +53,7 @@ class Model(nnx.Module):
         if text is not None:
             self.text = text
         if head is not None:
-            self.head = head
+            self.head = nnx.Linear(*head, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
         if scale is not None:
             self.logit_scale = nnx.Param(jnp.zeros(scale))
         if bias is not None:

@@ -157,7 +157,7 @@ def _from_transformers(fields: Fields) -> Preprocessing:
     if fields.take("do_center_crop", bool, crops):
         crop = _size(fields, "crop_size", shorter=False)
     fields.ignore("size", "crop_size")
-    share = fields.take("crop_pct", float, 224 / 256)
+    share = fields.take("crop_pct", float, None) or 224 / 256
     if kind == "ConvNextImageProcessor" and isinstance(resize, int):
         crop = (resize, resize)
         resize = int(resize / share) if resize < _WARPED_FROM else crop

@@ -46,7 +46,7 @@ def evaluate(
     domains: Mapping[str, Domain],
     *,
     allowed: Mapping[str, np.ndarray],
-    new_head: bool,
+    start: Candidate | None,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
@@ -61,7 +61,7 @@ def evaluate(
         candidates: What to evaluate.
         domains: Sets of images by name.
         allowed: The classes to choose from, bool `(classes,)`, by name of the set; all where there is no entry.
-        new_head: See `interpolate`.
+        start: The candidate that all methods started from; None where its head is random, which then stays as tuned.
         batch_size: Images at a time; does not affect the result.
         on_batch: Called after each batch, for progress.
     """
@@ -70,12 +70,14 @@ def evaluate(
     def predict(
         tuned: Params, pretrained: Params, alpha: jax.Array, allowed: jax.Array, images: jax.Array
     ) -> jax.Array:
-        params = interpolate(tuned, pretrained, alpha, new_head=new_head)
+        params = interpolate(tuned, pretrained, alpha, new_head=start is None)
         return jnp.where(allowed, network.logits(params, images), -jnp.inf).argmax(-1)
 
-    predictions: Predictions = {candidate: {} for candidate in candidates}
+    # the end of a path that is the start of all methods is evaluated once, as that
+    at_start = lambda candidate: start is not None and candidate.alpha == 0
+    predictions: Predictions = {candidate: {} for candidate in candidates if not at_start(candidate)}
     for name, domain in domains.items():
-        parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in candidates}
+        parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in predictions}
         among = jnp.asarray(allowed.get(name, True))
         for batch in eval_batches(domain, batch_size):
             images, real = jnp.asarray(batch["image"]), batch["weight"] > 0
@@ -86,7 +88,7 @@ def evaluate(
             on_batch()
         for candidate, part in parts.items():
             predictions[candidate][name] = np.concatenate(part)
-    return predictions
+    return {candidate: predictions[start if start and at_start(candidate) else candidate] for candidate in candidates}
 
 
 def num_batches(domains: Mapping[str, Domain], batch_size: int) -> int:

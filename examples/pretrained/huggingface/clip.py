@@ -43,7 +43,7 @@ NAMES = (
 
 def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str) -> Spec:
     """What a configuration of this family says."""
-    shared = fields.take("projection_dim", int, 512) if kind == "clip" else None
+    shared = fields.positive("projection_dim", 512) if kind == "clip" else None
     projects = architecture == "CLIPModel" or architecture.endswith("WithProjection")
     image = text = None
     if kind != "clip_text_model":
@@ -70,7 +70,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
 
 
 def _image(fields: Fields, shared: int | None, *, projects: bool) -> ImageConfig:
-    own = fields.take("projection_dim", int, 512)
+    own = fields.positive("projection_dim", 512)
     cut = patches(fields, patch=32)
     return ImageConfig(
         blocks=blocks(fields, epsilon=1e-5, act="quick_gelu"),
@@ -86,13 +86,12 @@ def _image(fields: Fields, shared: int | None, *, projects: bool) -> ImageConfig
 
 
 def _text(fields: Fields, shared: int | None, *, projects: bool) -> TextConfig:
-    own = fields.take("projection_dim", int, 512)
+    own = fields.positive("projection_dim", 512)
     end = fields.take("eos_token_id", int, 49407)
-    fields.ignore("bos_token_id", "pad_token_id")
     return TextConfig(
         blocks=blocks(fields, width=512, heads=8, mlp_width=2048, epsilon=1e-5, act="quick_gelu", causal=True),
-        vocabulary=fields.take("vocab_size", int, 49408),
-        length=fields.take("max_position_embeddings", int, 77),
+        vocabulary=fields.positive("vocab_size", 49408),
+        length=fields.positive("max_position_embeddings", 77),
         pooling="largest" if end == _OLD_END else "end",
         end=end,
         projection=(shared or own) if projects else None,

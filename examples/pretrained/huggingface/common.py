@@ -5,10 +5,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from flax import nnx
-
 from pretrained.activations import ACTIVATIONS
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.transformer import BlockConfig
 
 __all__ = ["activation", "alone", "blocks", "classifier", "ignore_common", "part", "patches"]
@@ -46,11 +44,13 @@ _WITHOUT_EFFECT = (
     # of text generation, which versions before 5 write into every part
     "bad_words_ids",
     "begin_suppress_tokens",
+    "bos_token_id",
     "decoder_start_token_id",
     "diversity_penalty",
     "do_sample",
     "early_stopping",
     "encoder_no_repeat_ngram_size",
+    "eos_token_id",
     "exponential_decay_length_penalty",
     "forced_bos_token_id",
     "forced_eos_token_id",
@@ -62,6 +62,7 @@ _WITHOUT_EFFECT = (
     "num_beams",
     "num_return_sequences",
     "output_scores",
+    "pad_token_id",
     "prefix",
     "remove_invalid_values",
     "repetition_penalty",
@@ -78,6 +79,8 @@ _WITHOUT_EFFECT = (
     "typical_p",
     "use_bfloat16",
 )
+# ImageNet has 21,841.
+_MOST_LABELS = 10**6
 # Fields that must have the value that means nothing.
 _OFF = {
     "add_cross_attention": False,
@@ -101,20 +104,22 @@ def activation(fields: Fields, name: str = "hidden_act", default: str = "gelu") 
     return fields.one_of(name, ACTIVATIONS, default)
 
 
-def classifier(fields: Fields, architecture: str, features: int) -> tuple[nnx.Linear | None, tuple[str, ...] | None]:
-    """The head of a `...ForImageClassification`, and the names of its classes; None for a model without one.
+def classifier(
+    fields: Fields, architecture: str, features: int
+) -> tuple[tuple[int, int] | None, tuple[str, ...] | None]:
+    """The head's features and outputs of a `...ForImageClassification`, and its classes; None for a model without one.
 
     A configuration always has labels, two where nobody gave any.
     """
     labels = fields.take("id2label", dict, {})
     fields.ignore("label2id")
-    count = fields.take("num_labels", int, len(labels) or 2)
+    count = fields.count("num_labels", len(labels) or 2, most=_MOST_LABELS)
     if not architecture.endswith("ForImageClassification"):
         return None, None
     if labels and sorted(labels) != sorted(map(str, range(count))):
         raise fields.unsupported("id2label", sorted(labels)[:3], f"the ids 0 to {count - 1} are needed")
     names = tuple(str(labels.get(str(i), f"LABEL_{i}")) for i in range(count))
-    return nnx.Linear(features, count, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0)), names
+    return (features, count), names
 
 
 def blocks(
@@ -129,16 +134,16 @@ def blocks(
     **others: Any,
 ) -> BlockConfig:
     """The blocks of a transformer, from the fields that all have; the arguments are for those that are absent."""
-    width = fields.take("hidden_size", int, width)
-    heads = fields.take("num_attention_heads", int, heads)
-    if heads <= 0 or width % heads:
+    width = fields.positive("hidden_size", width)
+    heads = fields.positive("num_attention_heads", heads)
+    if width % heads:
         raise fields.unsupported("num_attention_heads", heads, f"it must divide hidden_size = {width}")
     return BlockConfig(
         width=width,
-        depth=fields.take("num_hidden_layers", int, depth),
+        depth=fields.positive("num_hidden_layers", depth, most=DEEPEST),
         heads=heads,
-        head_width=fields.take("head_dim", int, width // heads),
-        mlp_width=fields.take("intermediate_size", int, mlp_width),
+        head_width=fields.positive("head_dim", width // heads),
+        mlp_width=fields.positive("intermediate_size", mlp_width),
         activation=activation(fields, default=act),
         epsilon=fields.take("layer_norm_eps", float, epsilon),
         **others,

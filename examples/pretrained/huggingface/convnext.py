@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from pretrained.convnext import ConvNeXt, ConvNeXtConfig
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.huggingface.common import activation, classifier, ignore_common
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
@@ -43,7 +43,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     second = kind == "convnextv2"
     config = ConvNeXtConfig(
         widths=widths,
-        depths=fields.integers("depths", (3, 3, 9, 3), count=stages),
+        depths=fields.integers("depths", (3, 3, 9, 3), count=stages, most=DEEPEST),
         patch=fields.pair("patch_size", (4, 4)),
         activation=activation(fields),
         last_epsilon=fields.take("layer_norm_eps", float, 1e-12),

@@ -36,9 +36,9 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     ignore_common(fields)
     # transformers takes the MLP's width from mlp_ratio, also where an intermediate_size is given
     fields.ignore("intermediate_size", "layerscale_value", "use_mask_token")
-    registers = fields.take("num_register_tokens", int, 4) if kind == "dinov2_with_registers" else 0
+    registers = fields.count("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0
     cut = patches(fields, patch=16 if registers else 14)
-    ratio = fields.take("mlp_ratio", float, 4.0)
+    ratio = fields.factor("mlp_ratio", 4.0)
     gated = fields.take("use_swiglu_ffn", bool, False)
     bias = fields.take("qkv_bias", bool, True)
     body = blocks(fields, epsilon=1e-6, query_bias=bias, key_bias=bias, value_bias=bias, layer_scale=True)

@@ -34,7 +34,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     fields.ignore("layerscale_value", "pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift")
     fields.ignore("id2label", "label2id", "num_labels")
     cut = patches(fields)
-    registers = fields.take("num_register_tokens", int, 0)
+    registers = fields.count("num_register_tokens", 0)
     config = ImageConfig(
         blocks=blocks(
             fields,

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.huggingface.common import activation, classifier, ignore_common
 from pretrained.model import Model
 from pretrained.resnet import ResNet, ResNetConfig
@@ -31,7 +31,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     config = ResNetConfig(
         stem=fields.positive("embedding_size", 64),
         widths=widths,
-        depths=fields.integers("depths", (3, 4, 6, 3), count=len(widths)),
+        depths=fields.integers("depths", (3, 4, 6, 3), count=len(widths), most=DEEPEST),
         bottleneck=fields.one_of("layer_type", ["bottleneck", "basic"], "bottleneck") == "bottleneck",
         activation=activation(fields, default="relu"),  # inside a block transformers has ReLU, whatever this says
         first_stride=2 if fields.take("downsample_in_first_stage", bool, False) else 1,

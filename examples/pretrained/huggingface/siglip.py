@@ -88,12 +88,12 @@ def _image(fields: Fields) -> ImageConfig:
 
 
 def _text(fields: Fields) -> TextConfig:
-    fields.ignore("bos_token_id", "eos_token_id", "pad_token_id")  # the last token stands for the text, whatever it is
     body = blocks(fields, epsilon=1e-6, act="gelu_pytorch_tanh")
+    fields.fill({"projection_size": body.width})
     return TextConfig(
         blocks=body,
-        vocabulary=fields.take("vocab_size", int, 32000),
-        length=fields.take("max_position_embeddings", int, 64),
+        vocabulary=fields.positive("vocab_size", 32000),
+        length=fields.positive("max_position_embeddings", 64),
         pooling="last",
-        pooler=fields.take("projection_size", int, body.width),
+        pooler=fields.positive("projection_size"),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.huggingface.common import activation, classifier, ignore_common, patches
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
@@ -36,9 +36,9 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     ignore_common(fields)
     fields.ignore("encoder_stride", "path_norm")  # of the decoder for masked images; of nothing
     cut = patches(fields, patch=4)
-    depths = fields.integers("depths", (2, 2, 6, 2))
+    depths = fields.integers("depths", (2, 2, 6, 2), most=DEEPEST)
     heads = fields.integers("num_heads", (3, 6, 12, 24), count=len(depths))
-    width, ratio = fields.positive("embed_dim", 96), fields.take("mlp_ratio", float, 4.0)
+    width, ratio = fields.positive("embed_dim", 96), fields.factor("mlp_ratio", 4.0)
     bias, window = fields.take("qkv_bias", bool, True), fields.positive("window_size", 7)
     blocks = stages(
         width,

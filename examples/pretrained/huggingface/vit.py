@@ -36,7 +36,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     cut = patches(fields)
     bias = fields.take("qkv_bias", bool, True)
     body = blocks(fields, epsilon=1e-12, query_bias=bias, key_bias=bias, value_bias=bias)
-    pooler, pooler_width = activation(fields, "pooler_act", "tanh"), fields.take("pooler_output_size", int, body.width)
+    pooler, pooler_width = activation(fields, "pooler_act", "tanh"), fields.count("pooler_output_size", 0) or body.width
     head, classes = classifier(fields, architecture, body.width)
     pooled = head is None and "pooler.dense.weight" in tensors  # nothing in a configuration tells
     config = ImageConfig(

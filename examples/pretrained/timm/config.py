@@ -3,8 +3,6 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from flax import nnx
-
 from pretrained.fields import Fields
 from vision.errors import UserError
 
@@ -91,13 +89,13 @@ class Config:
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
-    def head(self, features: int, hidden: int | None = None) -> nnx.Linear | None:
-        """The classifier on this many features, which the file records too, or on a hidden layer after them."""
+    def head(self, features: int, hidden: int | None = None) -> tuple[int, int] | None:
+        """The classifier's inputs and outputs; None without a classifier.
+
+        It reads the model's features, which the file records too, or what a hidden layer makes of them.
+        """
         self._fields.one_of("num_features", [features], features)
-        features = features if hidden is None else hidden
-        if self.classes == 0:
-            return None
-        return nnx.Linear(features, self.classes, kernel_init=nnx.initializers.zeros, rngs=nnx.Rngs(0))
+        return (features if hidden is None else hidden, self.classes) if self.classes else None
 
     def unknown_architecture(self) -> UserError:
         """The error for a name that no family knows."""
@@ -111,10 +109,10 @@ class Config:
         self._fields.close()
 
     def _classes(self, pretrained: Fields) -> int:
-        recorded = pretrained.take("num_classes", int, 1000)
-        recorded = self._fields.take("num_classes", int, recorded)
-        count = self.arguments.take("num_classes", int, recorded)
-        if count < 0 or count != recorded:
+        recorded = pretrained.count("num_classes", 1000)
+        recorded = self._fields.count("num_classes", recorded)
+        count = self.arguments.count("num_classes", recorded)
+        if count != recorded:
             raise self.arguments.unsupported("num_classes", count, f"the file itself says {recorded}")
         return count
 

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from pretrained.convnext import ConvNeXt, ConvNeXtConfig
+from pretrained.fields import DEEPEST
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
 from pretrained.timm.config import Config
@@ -83,13 +84,13 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
     epsilon = arguments.take("norm_eps", float, 1e-6)
     tower = ConvNeXtConfig(
         widths=arguments.integers("dims", count=4),
-        depths=arguments.integers("depths", count=4),
+        depths=arguments.integers("depths", count=4, most=DEEPEST),
         activation=ACTIVATIONS[arguments.one_of("act_layer", ACTIVATIONS, "gelu")],
         epsilon=epsilon,
         last_epsilon=epsilon,
         layer_scale=layer_scale,
         response_norm=() if arguments.take("use_grn", bool, False) else None,
-        hidden=arguments.take("head_hidden_size", int, 0) or None,
+        hidden=arguments.count("head_hidden_size", 0) or None,
     )
     head = config.head(tower.widths[-1], tower.hidden)
     return Spec(

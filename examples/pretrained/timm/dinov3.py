@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Literal, NamedTuple
 
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
 from pretrained.timm.config import Config
@@ -77,7 +77,7 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
         grid=grid,
         positions="rotary",
         rotary_theta=arguments.take("rope_temperature", float, 100.0),
-        registers=arguments.take("num_reg_tokens", int, 4),
+        registers=arguments.count("num_reg_tokens", 4),
         norm=norm,
         pooling=POOLING[pooling],
     )
@@ -112,16 +112,16 @@ def _fill(config: Config) -> None:
 
 
 def _blocks(arguments: Fields) -> BlockConfig:
-    width, heads = arguments.take("embed_dim", int), arguments.take("num_heads", int)
+    width, heads = arguments.positive("embed_dim"), arguments.positive("num_heads")
     each = head_width(arguments, width, heads)
     if each % 4:
         raise arguments.unsupported("num_heads", heads, "4 must divide the width of a head")
-    gated, multiple = arguments.take("swiglu_mlp", bool), arguments.take("swiglu_align_to", int)
-    hidden = int(width * arguments.take("mlp_ratio", float))
+    gated, multiple = arguments.take("swiglu_mlp", bool), arguments.count("swiglu_align_to")
+    hidden = int(width * arguments.factor("mlp_ratio"))
     bias = arguments.take("qkv_bias", bool)
     return BlockConfig(
         width=width,
-        depth=arguments.take("depth", int),
+        depth=arguments.positive("depth", most=DEEPEST),
         heads=heads,
         head_width=each,
         mlp_width=hidden + -hidden % multiple if gated and multiple else hidden,

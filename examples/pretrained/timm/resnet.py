@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from pretrained.fields import DEEPEST
 from pretrained.model import Model
 from pretrained.resnet import ResNet, ResNetConfig
 from pretrained.spec import Spec, one_more, renaming
@@ -60,7 +61,7 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
     tower = ResNetConfig(
         stem=64,
         widths=tuple(width * (4 if bottleneck else 1) for width in channels),
-        depths=arguments.integers("layers", tuple(DEPTHS[config.architecture]), count=4),
+        depths=arguments.integers("layers", tuple(DEPTHS[config.architecture]), count=4, most=DEEPEST),
         bottleneck=bottleneck,
         activation=activation,
         inner_activation=activation,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from pretrained.fields import DEEPEST
 from pretrained.model import Model
 from pretrained.spec import Spec, one_more, renaming
 from pretrained.swin import Swin, SwinConfig, stages
@@ -60,14 +61,14 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
     config.pooling("avg", ["avg"])
     size = config.image_size((224, 224))
     patch, grid = patches(arguments, size)
-    depths = arguments.integers("depths")
+    depths = arguments.integers("depths", most=DEEPEST)
     heads = arguments.integers("num_heads", count=len(depths))
-    bias, head_width = arguments.take("qkv_bias", bool, True), arguments.take("head_dim", int, 0)
+    bias, head_width = arguments.take("qkv_bias", bool, True), arguments.count("head_dim", 0)
     blocks = stages(
         arguments.positive("embed_dim"),
         depths,
         heads,
-        arguments.take("mlp_ratio", float, 4.0),
+        arguments.factor("mlp_ratio", 4.0),
         head_width=head_width,
         activation="gelu",
         epsilon=1e-5,

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from pretrained.fields import Fields
+from pretrained.fields import DEEPEST, Fields
 from pretrained.model import Model
 from pretrained.spec import Spec, renaming
 from pretrained.timm.config import Config
@@ -168,7 +168,7 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
     size = config.image_size((224, 224))
     patch, grid = patches(arguments, size)
     blocks = _blocks(arguments, epsilon, gated=gated)
-    class_token, registers = arguments.take("class_token", bool, True), arguments.take("reg_tokens", int, 0)
+    class_token, registers = arguments.take("class_token", bool, True), arguments.count("reg_tokens", 0)
     pooling = config.pooling("token", POOLING)
     if pooling == "token" and not class_token:
         raise arguments.unsupported("global_pool", pooling, "there is no class token")
@@ -211,7 +211,7 @@ def patches(arguments: Fields, size: tuple[int, int]) -> tuple[tuple[int, int], 
 
 def head_width(arguments: Fields, width: int, heads: int) -> int:
     """Features of an attention head."""
-    if heads <= 0 or width % heads:
+    if width % heads:
         raise arguments.unsupported("num_heads", heads, f"it must divide embed_dim = {width}")
     return width // heads
 
@@ -235,12 +235,12 @@ def _arguments(config: Config) -> dict[str, Any]:
 
 
 def _blocks(arguments: Fields, epsilon: float, *, gated: bool) -> BlockConfig:
-    width, heads = arguments.take("embed_dim", int), arguments.take("num_heads", int)
-    hidden = int(width * arguments.take("mlp_ratio", float))
+    width, heads = arguments.positive("embed_dim"), arguments.positive("num_heads")
+    hidden = int(width * arguments.factor("mlp_ratio"))
     qkv_bias, bias = arguments.take("qkv_bias", bool, True), arguments.take("proj_bias", bool, True)
     return BlockConfig(
         width=width,
-        depth=arguments.take("depth", int),
+        depth=arguments.positive("depth", most=DEEPEST),
         heads=heads,
         head_width=head_width(arguments, width, heads),
         mlp_width=hidden // 2 if gated else hidden,
