@@ -13,7 +13,7 @@ from flax import nnx
 
 from pretrained.activations import ACTIVATIONS
 from pretrained.layers import conv, layer_norm, linear
-from pretrained.positions import Resampling, resample, rotary_angles, rotate
+from pretrained.positions import Resampling, resample, rotary_angles, rotate, sines
 
 __all__ = ["BlockConfig", "ImageConfig", "ImageTransformer", "Outputs", "TextConfig", "TextTransformer"]
 
@@ -64,7 +64,7 @@ class ImageConfig:
         patch: Height and width of a patch.
         grid: The pre-trained positions' height and width.
         patch_bias: Whether the patches' projection has a bias.
-        positions: Added from a table, or rotary (`rotary_theta`) in every attention.
+        positions: Added from a table or as sines and cosines, or rotary (`rotary_theta`) in every attention.
         rows: Class token and positions are stored as rows of embeddings, (width,) and (n, width), not (1, n, width).
         class_token: Whether there is one, before the patches.
         registers: Number of register tokens, between class token and patches.
@@ -84,7 +84,7 @@ class ImageConfig:
     patch: tuple[int, int]
     grid: tuple[int, int]
     patch_bias: bool = True
-    positions: Literal["table", "rotary"] = "table"
+    positions: Literal["table", "sines", "rotary"] = "table"
     rotary_theta: float = 100.0
     rows: bool = False
     class_token: bool = True
@@ -317,6 +317,8 @@ class ImageTransformer(nnx.Module):
             table, own = self._table(), self.config.prefix_positions
             first = first.at[:, :own].add(table[:, :own])
             x = x + self._on_grid(table[:, own:], grid)
+        elif self.config.positions == "sines":
+            x = x + sines(grid, width).astype(x.dtype)
         return jnp.concatenate([jnp.broadcast_to(first, (len(x), *first.shape[1:])).astype(x.dtype), x], 1)
 
     def _table(self) -> jax.Array:
