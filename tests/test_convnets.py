@@ -59,19 +59,25 @@ def test_the_statistics_of_batch_norms_are_no_parameters_and_stay_float32() -> N
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
-def test_a_null_layer_scale_means_none_in_timm(tmp_path: Path) -> None:
-    made = TIMM / "convnextv2_atto"  # the same as a convnext_atto of these arguments
-    config = json.loads((made / "config.json").read_text()) | {"architecture": "convnext_atto"}
-    config["model_args"] |= {"use_grn": True, "ls_init_value": None}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    shutil.copy(made / "model.safetensors", tmp_path)
+def altered(directory: Path, to: Path, architecture: str, **arguments: object) -> Path:
+    """The same weights, said to be of another architecture."""
+    config = json.loads((directory / "config.json").read_text()) | {"architecture": architecture}
+    config["model_args"] |= arguments
+    (to / "config.json").write_text(json.dumps(config))
+    shutil.copy(directory / "model.safetensors", to)
+    return to
 
-    expected = np.load(made / "expected.npz")
-    actual = outputs(load(tmp_path), {"pixels": expected["pixels"]})
+
+def test_a_null_layer_scale_means_none_in_timm(tmp_path: Path) -> None:
+    expected = np.load(TIMM / "convnextv2_atto" / "expected.npz")
+    same = altered(TIMM / "convnextv2_atto", tmp_path, "convnext_atto", use_grn=True, ls_init_value=None)
+
+    actual = outputs(load(same), {"pixels": expected["pixels"]})
 
     np.testing.assert_allclose(actual["logits"], expected["logits"], atol=1e-5)
 
 
-def test_a_resnet_of_another_graph_is_refused_by_its_name() -> None:
-    with pytest.raises(UserError, match='architecture = "resnet50d" is not supported'):
-        load(TIMM / "resnet50d")
+@pytest.mark.parametrize("name", ["resnet50d", "resnet50_gn", "resnetv2_50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_a_resnet_of_another_graph_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f'architecture = "{name}" is not supported'):
+        load(altered(TIMM / "resnet50", tmp_path, name))

@@ -99,9 +99,6 @@ VARIANTS = {
     ),
     "resnet50": Variant(LABELS | {"layers": (1, 1, 2, 1), "channels": (2, 3, 4, 6)}, **CONVOLUTIONAL),
     "resnet50-no_head": Variant(NO_HEAD | {"layers": (1, 1, 1, 1), "channels": (2, 3, 4, 6)}, **CONVOLUTIONAL),
-    "resnet50d": Variant(  # deep stem, pooled shortcuts
-        LABELS | {"layers": (1, 1, 1, 1), "channels": (2, 3, 4, 6), "stem_width": 4}, **CONVOLUTIONAL
-    ),
     "convnext_tiny": Variant(LABELS | NEXT, **CONVOLUTIONAL),
     "convnext_tiny-no_head": Variant(NO_HEAD | NEXT, **CONVOLUTIONAL),
     "convnext_atto": Variant(LABELS | NEXT, **CONVOLUTIONAL),
