@@ -1,5 +1,7 @@
 """Convolutional models and Swin in what their recorded outputs do not show."""
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ from pretrained.outputs import outputs
 from vision.errors import UserError
 
 HF = Path(__file__).parent / "data" / "hf"
+TIMM = Path(__file__).parent / "data" / "timm"
 
 
 def test_the_gradient_of_a_channel_without_response_is_finite() -> None:
@@ -54,3 +57,21 @@ def test_the_statistics_of_batch_norms_are_no_parameters_and_stay_float32() -> N
     assert {leaf.dtype for leaf in statistics} == {jnp.dtype(jnp.float32)}
     gradient = nnx.grad(lambda model: model.outputs(jnp.ones((1, 32, 32, 3)))["logits"].sum())(model)
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_a_null_layer_scale_means_none_in_timm(tmp_path: Path) -> None:
+    made = TIMM / "convnextv2_atto"  # the same as a convnext_atto of these arguments
+    config = json.loads((made / "config.json").read_text()) | {"architecture": "convnext_atto"}
+    config["model_args"] |= {"use_grn": True, "ls_init_value": None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(made / "model.safetensors", tmp_path)
+
+    expected = np.load(made / "expected.npz")
+    actual = outputs(load(tmp_path), {"pixels": expected["pixels"]})
+
+    np.testing.assert_allclose(actual["logits"], expected["logits"], atol=1e-5)
+
+
+def test_a_resnet_of_another_graph_is_refused_by_its_name() -> None:
+    with pytest.raises(UserError, match='architecture = "resnet50d" is not supported'):
+        load(TIMM / "resnet50d")

@@ -9,9 +9,10 @@ import numpy as np
 
 from ftp_optax import wise_ft
 from vision.data import Domain, eval_batches, steps_in
+from vision.methods import not_head
 from vision.networks import Network, Params
 
-__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "interpolate", "num_batches"]
+__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "num_batches"]
 
 
 class Candidate(NamedTuple):
@@ -23,19 +24,6 @@ class Candidate(NamedTuple):
 
 Predictions = dict[Candidate, dict[str, np.ndarray]]
 """The predicted class of every image, by candidate and name of the set of images."""
-
-
-def interpolate(tuned: Params, pretrained: Params, alpha: float | jax.Array, *, new_head: bool) -> Params:
-    """WiSE-FT: `(1 - alpha) pretrained + alpha tuned`.
-
-    Args:
-        tuned: Fine-tuned parameters.
-        pretrained: The parameters that they started from.
-        alpha: Where on the line; a number or a traced scalar.
-        new_head: The head started from random values, which are nothing to go back to: it stays as tuned.
-    """
-    between: Params = wise_ft(tuned, pretrained, alpha)
-    return between | {"head": tuned["head"]} if new_head and "head" in tuned else between
 
 
 def evaluate(
@@ -70,7 +58,8 @@ def evaluate(
     def predict(
         tuned: Params, pretrained: Params, alpha: jax.Array, allowed: jax.Array, images: jax.Array
     ) -> jax.Array:
-        params = interpolate(tuned, pretrained, alpha, new_head=start is None)
+        # the random start of a new head is nothing to go back to
+        params = wise_ft(tuned, pretrained, alpha, mask=None if start else not_head)
         return jnp.where(allowed, network.logits(params, images), -jnp.inf).argmax(-1)
 
     # the end of a path that is the start of all methods is evaluated once, as that

@@ -89,10 +89,13 @@ class Config:
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
-    def head(self, features: int) -> tuple[int, int] | None:
-        """The classifier's features, which the file records too, and outputs; None without a classifier."""
+    def head(self, features: int, hidden: int | None = None) -> tuple[int, int] | None:
+        """The classifier's inputs and outputs; None without a classifier.
+
+        It reads the model's features, which the file records too, or what a hidden layer makes of them.
+        """
         self._fields.one_of("num_features", [features], features)
-        return (features, self.classes) if self.classes else None
+        return (features if hidden is None else hidden, self.classes) if self.classes else None
 
     def unknown_architecture(self) -> UserError:
         """The error for a name that no family knows."""
