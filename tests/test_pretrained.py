@@ -177,8 +177,9 @@ def test_no_field_is_overlooked(base: str, tmp_path: Path) -> None:
         try:
             model = load(directory)
         except UserError as error:
-            assert "\n" not in str(error)
-            assert f" {name} = " in str(error) or f"{directory / 'model.safetensors'}: " in str(error), field
+            named = f" {name} = " in str(error) or f"{directory / 'model.safetensors'}: " in str(error)
+            if not named or "\n" in str(error):
+                overlooked.append(f"{field}: {error}")
             continue
         if name in WITHOUT_EFFECT or field in WITHOUT_EFFECT_HERE.get(base, ()):
             continue
