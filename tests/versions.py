@@ -1,4 +1,4 @@
-"""Runs the tests with the oldest and the newest JAX that the package promises, each in an environment of its own.
+"""Runs the tests with the oldest and the newest of what the package promises, each in an environment of its own.
 
     python tests/versions.py                             # all three
     python tests/versions.py library                     # the library alone, on the oldest JAX: a few minutes
@@ -11,11 +11,19 @@ the site, whose recorded results are of the newest.
 
 import subprocess
 import sys
+import tomllib
 import venv
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+
+
+def floors() -> tuple[str, ...]:
+    """The oldest version promised of every dependency of every extra, for pip: `name==version`."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    promised = [requirement for extra in ("examples", "docs", "dev") for requirement in extras[extra]]
+    return tuple(requirement.replace(">=", "==") for requirement in promised if ">=" in requirement)
 
 
 class Versions(NamedTuple):
@@ -59,7 +67,7 @@ VERSIONS = {
         extra="",
     ),
     "oldest": Versions(
-        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", "flax==0.12.0"),
+        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", *floors()),
         ("ftp_optax", "tests"),
         OF_COMPILER + OF_BENCHMARKS,
     ),

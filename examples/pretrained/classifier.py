@@ -15,7 +15,7 @@ from pretrained.load import Pretrained
 from pretrained.model import unit
 from pretrained.preprocessing import Preprocessing
 from vision.errors import UserError
-from vision.weights import model_variables
+from vision.weights import model_variables, set_arrays
 
 __all__ = ["Classifier", "Classifying", "classify", "linear", "zero_shot"]
 
@@ -127,9 +127,8 @@ def _image_tower(loaded: Pretrained) -> tuple[Any, Any]:
 def linear(kernel: np.ndarray, bias: np.ndarray | None, dtype: Any) -> nnx.Linear:
     """A linear layer of these values."""
     layer = nnx.eval_shape(lambda: nnx.Linear(*kernel.shape, use_bias=bias is not None, rngs=nnx.Rngs(0)))
-    for variable, values in ((layer.kernel, kernel), (layer.bias, bias)):
-        if variable is not None and values is not None:
-            variable.set_value(jnp.asarray(values, dtype))
+    values = {"kernel": kernel} | ({} if bias is None else {"bias": bias})
+    set_arrays(layer, {name: jnp.asarray(array, dtype) for name, array in values.items()})
     return layer
 
 

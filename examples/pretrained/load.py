@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -17,7 +18,7 @@ from pretrained.files import Tensors, read_npz, read_tensors
 from pretrained.model import Model
 from pretrained.spec import Spec
 from vision.errors import UserError
-from vision.weights import model_variables
+from vision.weights import model_variables, set_arrays
 
 __all__ = ["Pretrained", "load", "save"]
 
@@ -97,6 +98,7 @@ def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:
     _refuse(tensors, "has no tensor", [name for name in names.values() if name not in arrays])
     unused = [name for name in arrays.keys() - names.values() if not re.fullmatch(spec.unused, name)]
     _refuse(tensors, "has a tensor that the model of its configuration has not,", unused)
+    values: dict[str, jax.Array] = {}
     for path, variable in variables.items():
         name, shape = names[path], tuple(variable.shape)
         array = spec.layout.read(path, arrays[name], shape)
@@ -108,7 +110,8 @@ def fill(model: Model, tensors: Tensors, spec: Spec, dtype: DTypeLike) -> None:
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(f"{tensors.source}: {name} has dtype {array.dtype}; floating-point numbers are needed")
         kept = np.float32 if isinstance(variable, nnx.BatchStat) else jnp.dtype(dtype)
-        variable.set_value(jnp.asarray(np.array(array, kept, order="C")))
+        values[path] = jnp.asarray(np.array(array, kept, order="C"))
+    set_arrays(model, values)
 
 
 def save(pretrained: Pretrained, directory: Path, model: nnx.Module | None = None) -> None:
@@ -126,7 +129,7 @@ def save(pretrained: Pretrained, directory: Path, model: nnx.Module | None = Non
         if (name := spec.name(path)) not in arrays:
             continue
         old = arrays[name]
-        arrays[name] = spec.layout.write(path, np.asarray(variable.get_value()), old.shape).astype(old.dtype)
+        arrays[name] = spec.layout.write(path, np.asarray(variable[...]), old.shape).astype(old.dtype)
     tensors.write(directory, arrays)
 
 

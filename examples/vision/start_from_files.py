@@ -19,6 +19,7 @@ from vision.networks import paths_in_order
 from vision.probe import linear_probe
 from vision.run_dir import PRETRAINED, RunDir
 from vision.start import Head, OnStep, Start
+from vision.weights import set_arrays
 
 __all__ = ["from_files", "model_preprocessing"]
 
@@ -88,9 +89,8 @@ def _probe(model: Classifier, config: Config, task: Task, on_step: Callable[[int
     kernel, bias = linear_probe(
         model, task.train, len(task.classes), epochs=config.probe_epochs, seed=config.seed, on_step=on_step
     )
-    model.head.kernel.set_value(jnp.asarray(kernel, model.head.kernel.dtype))
-    assert model.head.bias is not None, "new heads have one"
-    model.head.bias.set_value(jnp.asarray(bias, model.head.bias.dtype))
+    dtype = model.head.kernel[...].dtype
+    set_arrays(model.head, {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)})
 
 
 def _class_names(config: Config, task: Task) -> tuple[str, ...]:

@@ -37,6 +37,12 @@ def model_variables(model: nnx.Module) -> dict[str, nnx.Variable]:
     }
 
 
+def set_arrays(model: nnx.Module, arrays: Mapping[str, jax.Array]) -> None:
+    """Sets variables of a model by path, those of an abstract model (`nnx.eval_shape`) too."""
+    flat = {tuple(int(key) if key.isdigit() else key for key in path.split("/")): a for path, a in arrays.items()}
+    nnx.update(model, traverse_util.unflatten_dict(flat))
+
+
 def model_arrays(model: nnx.Module) -> dict[str, jax.Array]:
     """The model's parameters and batch-norm statistics by path."""
     return {path: variable[...] for path, variable in model_variables(model).items()}
