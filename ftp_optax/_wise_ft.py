@@ -55,9 +55,10 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
     _checks.numbers("wise_ft", alpha=alpha)
     leaves, anchors = _trees.flatten(params), _trees.flatten(anchor)
     _trees.require_same(anchors, leaves, "wise_ft: the anchor")
-    mixed = {}
-    for i in (i for i, here in enumerate(_anchor.chosen_by(mask, params, leaves, "wise_ft")) if here):
-        path, param, start = leaves.paths[i], leaves.values[i], anchors.values[i]
+    chosen, mixed = _anchor.chosen_by(mask, params, leaves, "wise_ft"), {}
+    for i, (path, param, start) in enumerate(zip(leaves.paths, leaves.values, anchors.values, strict=True)):
+        if not chosen[i] and (mask is not None or _trees.is_masked(start)):
+            continue  # left out, or masked in both
         _trees.require_shape(start, param, path, "wise_ft: the anchor")
         if jnp.issubdtype(_checks.dtype_of(param, path, "wise_ft: params"), jnp.floating):
             _checks.floating(start, path, "wise_ft: the anchor")

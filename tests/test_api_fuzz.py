@@ -238,15 +238,27 @@ def test_held_out_arguments():
         refused(lambda w=wrong: tx.update(params(), tx.init(params()), params(), held_out_loss=w), "held_out_loss")
 
 
+NO_MASK = {
+    "string": "x",
+    "number": 1,
+    "object": object(),
+    "array": jnp.ones(2),
+    "numbers": {"body": 1},
+    "other": {"corps": True},
+    "deeper": {"body": {"kernel": {"a": True}, "bias": True}},
+    "none": {},
+    "nothing": False,
+    "partial": {"body": {"kernel": True}},
+    "returns a number": lambda p: 3,
+    "returns params": lambda p: p,
+}
+
+
 @pytest.mark.parametrize("function", DEFAULTS, ids=named)
 def test_anchors_and_masks(function):
     for case, wrong in UNLIKE.items():
         refused(lambda w=wrong: DEFAULTS[function](anchor=w).init(params()), *path_of(case))
-    no_mask = {"string": "x", "number": 1, "object": object(), "array": jnp.ones(2), "numbers": {"body": 1}}
-    no_mask |= {"other": {"corps": True}, "deeper": {"body": {"kernel": {"a": True}, "bias": True}}, "none": {}}
-    no_mask |= {"nothing": False, "partial": {"body": {"kernel": True}}}
-    no_mask |= {"returns a number": lambda p: 3, "returns params": lambda p: p}
-    for wrong in no_mask.values():
+    for wrong in NO_MASK.values():
         refused(lambda w=wrong: DEFAULTS[function](mask=w).init(params()), "mask")
     refused(lambda: DEFAULTS[function](mask=NO_TREE["unsorted"]).init(params()))
 
@@ -282,6 +294,8 @@ def test_wise_ft():
             refused(lambda w=wrong: wise_ft(w, params(), 0.5), *path_of(case))
     for wrong in NO_NUMBER.values():
         refused(lambda w=wrong: wise_ft(params(), params(), w), "alpha")
+    for wrong in NO_MASK.values():
+        refused(lambda w=wrong: wise_ft(params(), params(), 0.5, mask=w), "wise_ft: the mask")
 
 
 def test_tpgm_project():

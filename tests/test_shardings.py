@@ -79,13 +79,16 @@ def test_one_device_has_it_all():
     assert set(jax.tree.leaves(state_shardings(ftp(ADAM), params))) == {place}
 
 
-def test_nnx_parameters():
+@pytest.mark.parametrize(
+    ("mask", "count"), [(None, 4), ({"bias": False, "kernel": True}, 4), ({"bias": True, "kernel": False}, 2)]
+)
+def test_nnx_parameters(mask, count):
     init = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "x"))
     with jax.set_mesh(mesh()):
         model = nnx.jit(lambda: nnx.Linear(16, 8, kernel_init=init, rngs=nnx.Rngs(0)))()
-        params, tx = nnx.state(model, nnx.Param), ftp(ADAM)
+        params, tx = nnx.state(model, nnx.Param), ftp(ADAM, mask=mask)
         state = jax.jit(tx.init, out_shardings=state_shardings(tx, params))(params)
-    assert len(cut(state)) == 4
+    assert len(cut(state)) == count
     assert all("kernel" in path for path in cut(state))
 
 
