@@ -14,10 +14,9 @@ import numpy as np
 import optax
 import tyro
 
-from ftp_optax import ftp, radii
+from ftp_optax import ftp, radii, stacked_layers
 from recipes import show
 from recipes.language import Params, init, load_texts, loss, train, windows
-from scanned_lm import layer_axes
 
 RANK = 4
 
@@ -65,7 +64,7 @@ def main(*, smallest: bool = False) -> None:
     methods = {
         "plain": optax.adam(5e-3),
         "decay to zero": optax.adamw(5e-3, weight_decay=2.0),
-        "ftp": ftp(optax.adam(5e-3), layer_axes=layer_axes),
+        "ftp": ftp(optax.adam(5e-3), layer_axes=stacked_layers),
     }
     tuned, states = {"at the start": start}, {}
     for name, tx in methods.items():

@@ -10,15 +10,9 @@ import numpy as np
 import optax
 import tyro
 
-from ftp_optax import ftp, radii
+from ftp_optax import ftp, radii, stacked_layers
 from recipes import show
 from recipes.language import LAYERS, init, load_texts, loss, train, windows
-
-
-def layer_axes(path: str, shape: tuple[int, ...]) -> int:
-    """How many leading axes of a parameter count layers: one in the stacked blocks, none elsewhere."""
-    del shape
-    return 1 if path.startswith("blocks/") else 0
 
 
 def main(*, smallest: bool = False) -> None:
@@ -33,7 +27,7 @@ def main(*, smallest: bool = False) -> None:
 
     base = optax.adamw(1e-3)
     plain, _ = train(base, pretrained, windows(texts.zen, tuning))
-    tuned, state = train(ftp(base, layer_axes=layer_axes), pretrained, windows(texts.zen, tuning))
+    tuned, state = train(ftp(base, layer_axes=stacked_layers), pretrained, windows(texts.zen, tuning))
 
     zen, manual = (next(windows(text, steps=1, batch_size=32)) for text in (texts.zen, texts.manual_held_out))
     weights = {"pre-trained": pretrained, "plain": plain, "ftp": tuned}

@@ -10,6 +10,7 @@ from ftp_optax._inspect import radii as radii
 from ftp_optax._inspect import strengths as strengths
 from ftp_optax._l2_sp import AnchorDecayState as AnchorDecayState
 from ftp_optax._l2_sp import add_decayed_anchor as add_decayed_anchor
+from ftp_optax._names import stacked_layers as stacked_layers
 from ftp_optax._pgm import PGMState as PGMState
 from ftp_optax._pgm import pgm as pgm
 from ftp_optax._scale_free import scale_free as scale_free
@@ -54,6 +55,7 @@ __all__ = [
     "reanchor",
     "scale_free",
     "spd",
+    "stacked_layers",
     "state_shardings",
     "strengths",
     "torch_fibers",

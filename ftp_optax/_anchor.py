@@ -19,8 +19,19 @@ def _is_bool(value: Any) -> bool:
     return isinstance(value, bool) or (getattr(value, "dtype", None) == jnp.bool_ and jnp.ndim(value) == 0)
 
 
-def _chosen(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
-    """Which leaves the mask constrains, one boolean a leaf; False for those that are masked already."""
+def chosen_by(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
+    """Which leaves a mask constrains, one boolean a leaf; False for those that are masked already.
+
+    Args:
+      mask: a tree or prefix tree of booleans, a callable from params to one, or None for all leaves.
+      params: the parameters.
+      leaves: the flattened params.
+      method: the public function's name, for the messages.
+
+    Raises:
+      ValueError: if the mask does not fit the params or constrains nothing.
+      TypeError: if an entry of the mask is not a boolean.
+    """
     present = [not _trees.is_masked(v) for v in leaves.values]
     if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
         return present
@@ -65,7 +76,7 @@ def constrain(
       TypeError: if an entry of the mask is not a boolean, or a constrained leaf is not a real floating-point array.
     """
     leaves = _trees.flatten(params)
-    chosen = _chosen(mask, params, leaves, method)
+    chosen = chosen_by(mask, params, leaves, method)
     for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
         if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{method}: params"), jnp.floating):
             raise TypeError(

@@ -169,8 +169,8 @@ def digrap(
       initial_strength: the strength to start from, in [0, 1].
       unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
         hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
-      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves or
-        ``(path, shape) -> int``. Each layer has a strength of its own, as if it were a leaf of its own.
+      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves,
+        `stacked_layers` or your own ``(path, shape) -> int``. Each layer has a strength of its own, as a leaf has.
       mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
         params to one. It is read in `init`. None (default) constrains every leaf.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.

@@ -139,8 +139,8 @@ def ftp(
       initial_radius: the radius to start from, positive, in the units of the norm.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf. `flax_units` (default),
         `torch_units`, `whole_leaf`, `elementwise` or your own.
-      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves or
-        ``(path, shape) -> int``. Each layer has a radius of its own, as if it were a leaf of its own.
+      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves,
+        `stacked_layers` or your own ``(path, shape) -> int``. Each layer has a radius of its own, as a leaf has.
       mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
         params to one. It is read in `init`. None (default) constrains every leaf. Leave out what was not pre-trained,
         such as a new head.

@@ -128,7 +128,7 @@ def spd(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> SPDState:
-        leaves, layouts = _anchor.constrain(params, mask, _units.whole_leaf, layer_axes, "spd")
+        leaves, layouts = _anchor.constrain(params, mask, _units.whole_layer, layer_axes, "spd")
         if not callable(strength):
             _trees.spread(strength, [leaves.paths[i] for i in layouts], "spd: the strength")
         copy = _anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "spd")
@@ -138,7 +138,7 @@ def spd(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, SPDState]:
         _checks.states("spd", state, SPDState)
-        recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, layer_axes, "spd")
+        recalled = _anchor.recall(state.anchor, params, updates, _units.whole_layer, layer_axes, "spd")
         leaves, gradients, anchors, layouts = recalled
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         steps, now = _trees.flatten(step), strength(state.spd_steps) if callable(strength) else strength

@@ -1,9 +1,11 @@
 """Trees as lists of leaves with paths: flattened alike whatever is masked, and matched by path.
 
-By path, not by tree structure: NNX gives `init` and `update` different trees, and a plain nested dict of masks or
-strengths then fits all of them.
+By path, not by tree structure: NNX gives `init` trees of Variables and `update` trees of arrays, and a plain nested
+dict of masks or strengths then fits all of them.
 """
 
+import collections
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from ftp_optax import _checks
 
 
 class Leaves(NamedTuple):
-    """A flattened tree: paths without NNX's trailing ``/value``, leaves, and the structure to rebuild it."""
+    """A flattened tree: the leaves' paths, without what Flax wraps round them, the leaves, and the structure."""
 
     paths: tuple[str, ...]
     values: list[Any]
@@ -26,8 +28,9 @@ class Leaves(NamedTuple):
         return jax.tree.unflatten(self.treedef, [new.get(i, v) for i, v in enumerate(self.values)])
 
     def masked(self, new: Mapping[int, Any]) -> Any:
-        """The tree with some of its leaves replaced, by position, and no other leaf."""
-        return jax.tree.unflatten(self.treedef, [new.get(i, optax.MaskedNode()) for i in range(len(self.values))])
+        """The tree with some of its leaves replaced, by position, and no other leaf or wrapper of one."""
+        tree = jax.tree.unflatten(self.treedef, [new.get(i, optax.MaskedNode()) for i in range(len(self.values))])
+        return jax.tree.map(_emptied, tree, is_leaf=_is_masked_or_wrapper)
 
 
 def is_masked(node: Any) -> bool:
@@ -35,14 +38,48 @@ def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
+def _is_wrapper(node: Any) -> bool:
+    """Whether a node is one that Flax wraps round an array: an NNX Variable, or a linen box with axis names.
+
+    Where there is one, Flax has been imported; this package does not import it.
+    """
+    kinds = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
+    return isinstance(node, tuple(getattr(sys.modules.get(module), name, ()) for module, name in kinds))
+
+
+def _is_masked_or_wrapper(node: Any) -> bool:
+    return is_masked(node) or _is_wrapper(node)
+
+
+def _emptied(node: Any) -> Any:
+    """`optax.MaskedNode` for a wrapper of nothing but one: optax's masks leave no wrapper, and NNX expects none."""
+    found = jax.tree_util.tree_leaves_with_path(node, is_leaf=is_masked) if _is_wrapper(node) else []
+    match found:
+        case [((_,), optax.MaskedNode() as masked)]:
+            return masked
+        case _:  # of several arrays each is masked by itself
+            return node
+
+
 def flatten(tree: Any) -> Leaves:
-    """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned."""
+    """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned.
+
+    Raises:
+      ValueError: if a dict's keys cannot be sorted, or two leaves have one path.
+    """
     try:
-        found, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)
+        values, treedef = jax.tree.flatten(tree, is_leaf=is_masked)
     except ValueError as error:
         raise ValueError(f"A tree has a dict with keys that cannot be sorted; give them one type. ({error})") from None
-    paths = (jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found)
-    return Leaves(tuple(p.removesuffix("/value") for p in paths), [leaf for _, leaf in found], treedef)
+    paths = tuple(
+        jax.tree_util.keystr((*path, *inner[1:]), simple=True, separator="/")  # without the key of a wrapper
+        for path, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_masked_or_wrapper)
+        for inner, _ in jax.tree_util.tree_leaves_with_path(node, is_leaf=is_masked)
+    )
+    shared = next((path for path, count in collections.Counter(paths).items() if count > 1), None)
+    if shared is not None:
+        raise ValueError(f"Two leaves of a tree have the path {shared!r}; rename one of them.")
+    return Leaves(paths, values, treedef)
 
 
 def require_same(tree: Leaves, params: Leaves, what: str) -> None:

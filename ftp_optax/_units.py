@@ -6,42 +6,55 @@ are stacked (scan over layers); every layer has scalars of its own, exactly as i
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _checks, _one_pass
+from ftp_optax import _checks, _names, _one_pass
 
 UnitAxes: TypeAlias = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 LayerAxes: TypeAlias = int | Callable[[str, tuple[int, ...]], int]
 
-_VECTORS = ("bias", "scale")
-_ATTENTION_INPUTS = ("query", "key", "value", "qkv", "kv")
-_EMBEDDED_TOKENS = re.compile(r"(^|_)(pos|posemb|posembed|position|positional|cls|class|register|mask)(_|$)")
-
-
-def _names(path: str) -> tuple[str, str]:
-    """The names of the leaf and of the module that holds it."""
-    module, _, leaf = path.rpartition("/")
-    return module.rpartition("/")[2], leaf
-
 
 def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Units of a Flax (or Keras, or Haiku) parameter, told by its name and shape.
+    """Units of a Flax, Keras or Haiku parameter, told by its name and shape.
 
-    ==============================================  ==================  =====================
-    leaf                                            shape               one unit is
-    ==============================================  ==================  =====================
-    kernel of a dense or convolution layer          [..., in, out]      an output channel
-    ``query``, ``key``, ``value`` kernel            [in, heads, dim]    a head's feature
-    attention's output kernel                       [heads, dim, out]   an output feature
-    ``Embed`` table (leaf ``embedding``)            [tokens, features]  a token's row
-    positional, class, register and mask tokens     any                 the whole leaf
-    ``bias`` and ``scale``, vectors and scalars     any                 the whole leaf
-    ==============================================  ==================  =====================
+    They are the rows of the same tensor in torch's layout [out, in, ...], which are the released code's units:
+
+    ==============================================  ===================  =======================
+    leaf                                            shape                one unit is
+    ==============================================  ===================  =======================
+    kernel of a dense or convolution layer          [..., in, out]       an output channel
+    kernel of attention's query, key or value       [in, heads, dim]     a head's feature
+    kernel of attention's output                    [heads, dim, out]    an output feature
+    Keras' depthwise kernel                         [..., in, factor]    an output channel
+    table: leaf ``embedding`` or ``embeddings``     [tokens, features]   a token's row
+    positions, tokens, ``gamma``, ``beta``          [n, ...]             an index of the first axis
+    register and mask tokens                        any                  the whole leaf
+    parameters that are no kernel                   [1, 1, ..., n]       the whole leaf
+    ``bias``, ``scale``, ``offset``                 any                  the whole leaf
+    vectors and scalars                             [n], []              the whole leaf
+    ``kernel/scale`` of linen's ``WeightNorm``      [out]                an element
+    ==============================================  ===================  =======================
+
+    A kernel is a leaf ``w``, or one whose name ends in ``kernel``. Attention's inputs are modules called ``query``,
+    ``key``, ``value``, ``q``, ``k``, ``v``, ``kv`` or ``qkv``, also with ``_proj`` or ``to_``; its outputs are ``out``,
+    ``o``, ``to_out``, ``out_proj``, ``o_proj``, ``output_proj`` and ``attention_output``.
+
+    What name and shape do not tell comes out otherwise than in torch; write a rule of your own for such a leaf, which
+    calls this one for all others:
+
+    - ``LinearGeneral``, ``DenseGeneral``, ``Einsum`` and ``EinsumDense`` of other names are read as [..., in, out], and
+      so is an output of attention with several axes. Units sum over ``batch_axis``, ``batch_dims`` and the positions of
+      ``ConvLocal``.
+    - ``ConvTranspose``: torch has [in, out, ...], so that its unit is an input channel. Here it is one for the kernels
+      [..., out, in] of Keras, Haiku and ``transpose_kernel=True``, and an output channel for Flax' [..., in, out].
+    - A one-dimensional convolution that is called like an input or output of attention is read as one.
+    - A normalisation over several axes is one unit, for torch one for each index of the first. The bias of Keras'
+      ``GRU`` is one unit, for torch two vectors. ``hk.Bias`` and Keras' ``PReLU`` over positions are read as
+      [..., in, out]; shared slopes of ``PReLU`` have a fiber each.
 
     Args:
       path: the leaf's path, such as ``"encoder/query/kernel"``.
@@ -49,6 +62,10 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
     Returns:
       The axes that index the units.
+
+    Raises:
+      ValueError: for a kernel of attention's inputs that has an axis too many, so that its layers are stacked and
+        ``layer_axes`` is missing. Square taps are a convolution's.
 
     Example:
       >>> flax_units("conv/kernel", (3, 3, 16, 32))
@@ -62,21 +79,17 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       Tian et al., `Fast Trainable Projection for Robust Fine-Tuning <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023.
     """
     _checks.leaves("flax_units", path, shape)
-    module, leaf = _names(path)
-    if len(shape) <= 1 or leaf in _VECTORS or (leaf != "kernel" and _EMBEDDED_TOKENS.search(leaf)):
-        return ()
-    if leaf == "embedding":
-        return (0,)
-    if module in _ATTENTION_INPUTS and len(shape) >= 3:
-        return tuple(range(1, len(shape)))
-    return (len(shape) - 1,)
+    return _names.flax_axes(path, shape).outputs
 
 
 def torch_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Units of a parameter in torch layout [out, in, ...]: the first axis; vectors are one unit.
+    """Units of a parameter in torch layout [out, in, ...], also Equinox': the first axis; vectors are one unit.
+
+    A leaf ``bias`` of shape (out, 1, 1), as Equinox keeps those of convolutions, is a vector. A ``ConvTranspose`` is
+    [in, out, ...] in torch and [out, in, ...] in Equinox; the unit is its first axis in both.
 
     Args:
-      path: the leaf's path (not looked at).
+      path: the leaf's path, such as ``"conv.weight"`` or ``"conv/weight"``.
       shape: the leaf's shape, without its layer axes.
 
     Returns:
@@ -90,7 +103,7 @@ def torch_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       The rule of the authors' released FTP code.
     """
     _checks.leaves("torch_units", path, shape)
-    return () if len(shape) <= 1 else (0,)
+    return _names.torch_axes(path, shape).outputs
 
 
 def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -111,6 +124,12 @@ def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       With it the norm of a leaf is its l1 norm.
     """
     _checks.leaves("whole_leaf", path, shape)
+    return ()
+
+
+def whole_layer(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The whole leaf, once its rank is seen not to be that of stacked layers."""
+    _names.require_one_layer(path, shape)
     return ()
 
 
@@ -137,12 +156,12 @@ def elementwise(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def flax_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Fibers of a Flax parameter: every index is fixed but the input's.
+    """Fibers of a Flax, Keras or Haiku parameter: every index is fixed but the input's.
 
-    A kernel [..., in, out] has its input axis second to last, so a convolution has one fiber for each tap and output
-    channel. ``query``, ``key`` and ``value`` kernels [in, heads, dim] have it first, attention's ``out`` kernel
-    [heads, dim, out] has two. An ``Embed`` table has one fiber for each token, a vector is one fiber. These are the
-    fibers that the released code's ``F.normalize(..., dim=1)`` finds in the same layer in torch layout.
+    They are what the released code's ``F.normalize(..., dim=1)`` finds in the same tensor in torch's layout. A kernel
+    [..., in, out] has its input axis second to last, so a convolution has one fiber for each tap and output channel.
+    Kernels of attention's query, key and value [in, heads, dim] have it first, that of its output [heads, dim, out] has
+    two. A table has one fiber for each token, a vector is one fiber. Which leaf is what is told as by `flax_units`.
 
     Args:
       path: the leaf's path.
@@ -160,23 +179,14 @@ def flax_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       <https://arxiv.org/abs/2502.15895>`_, ICLR 2025.
     """
     _checks.leaves("flax_fibers", path, shape)
-    module, leaf = _names(path)
-    if len(shape) <= 1 or leaf in _VECTORS:
-        return ()
-    if leaf == "embedding":
-        return (0,)
-    if module in _ATTENTION_INPUTS and len(shape) >= 3:
-        return tuple(range(1, len(shape)))
-    if module == "out" and leaf == "kernel" and len(shape) == 3:
-        return (2,)
-    return (*range(len(shape) - 2), len(shape) - 1)
+    return _all_but(_names.flax_axes(path, shape).inputs, shape)
 
 
 def torch_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Fibers of a parameter in torch layout [out, in, ...]: every index is fixed but axis 1; a vector is one fiber.
 
     Args:
-      path: the leaf's path (not looked at).
+      path: the leaf's path; what `torch_units` says of it is so here.
       shape: the leaf's shape, without its layer axes.
 
     Returns:
@@ -190,7 +200,11 @@ def torch_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       The rule of the authors' released DiGraP code, which crashes on vectors.
     """
     _checks.leaves("torch_fibers", path, shape)
-    return () if len(shape) <= 1 else (0, *range(2, len(shape)))
+    return _all_but(_names.torch_axes(path, shape).inputs, shape)
+
+
+def _all_but(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(shape)) if axis not in axes)
 
 
 class Layout(NamedTuple):

@@ -9,7 +9,7 @@ import optax
 from ftp_optax import _anchor, _checks, _trees
 
 
-def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array) -> optax.Params:
+def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array, *, mask: Any = None) -> optax.Params:
     r"""Interpolates between the anchor and the fine-tuned parameters.
 
     .. math::
@@ -23,13 +23,18 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
       anchor: the pre-trained parameters, a tree like the params.
       alpha: 0 gives the anchor, 1 the params. A number or a 0-D array; `jax.vmap` over an array of them gives the
         whole curve, stacked.
+      mask: which leaves are interpolated: a tree or prefix tree of booleans, True = interpolated, or a callable from
+        params to one. None (default) for every leaf. Leave out what was not pre-trained, such as a new head: its
+        random start is nothing to go back to.
 
     Returns:
-      The interpolated parameters, in the params' structure and dtypes. Leaves that are not floating-point (counters,
-      random keys) are the params'.
+      The interpolated parameters, in the params' structure and dtypes. Leaves that the mask leaves out, of any shape in
+      the anchor, and those that are not floating-point (counters, random keys) are the params'.
 
     Raises:
-      ValueError: if the anchor has another structure or shape, or if alpha is an array with axes.
+      ValueError: if the anchor has another structure or shape, if the mask does not fit the params or chooses nothing,
+        or if alpha is an array with axes.
+      TypeError: if an entry of the mask is not a boolean.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,9 +56,8 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
     leaves, anchors = _trees.flatten(params), _trees.flatten(anchor)
     _trees.require_same(anchors, leaves, "wise_ft: the anchor")
     mixed = {}
-    for i, (path, param, start) in enumerate(zip(leaves.paths, leaves.values, anchors.values, strict=True)):
-        if _trees.is_masked(param) and _trees.is_masked(start):
-            continue
+    for i in (i for i, here in enumerate(_anchor.chosen_by(mask, params, leaves, "wise_ft")) if here):
+        path, param, start = leaves.paths[i], leaves.values[i], anchors.values[i]
         _trees.require_shape(start, param, path, "wise_ft: the anchor")
         if jnp.issubdtype(_checks.dtype_of(param, path, "wise_ft: params"), jnp.floating):
             _checks.floating(start, path, "wise_ft: the anchor")

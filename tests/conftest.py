@@ -1,7 +1,6 @@
 """What all tests share: eight CPU devices, and a compiler that is quick rather than good."""
 
 import os
-from pathlib import Path
 
 # Most of the suite's time is compile time, and these three make that a tenth. They change the machine code alone, not
 # the HLO: buffers, aliasing and cost analyses stay. To test with the default compiler: XLA_FLAGS= python -m pytest
@@ -12,7 +11,6 @@ os.environ.setdefault(
 )
 
 import jax
-import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -22,26 +20,6 @@ if not hasattr(jax, "enable_x64"):  # before JAX 0.8
     from jax.experimental import enable_x64
 
     jax.enable_x64 = enable_x64
-
-
-# Each has a fixture that takes long to make: runs of the main job, a foundation model.
-MADE_ONCE = {"continual", "corruptions", "dense", "efficientnet", "finetune", "foundation", "robustness", "vqa"}
-
-
-@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
-def pytest_xdist_make_scheduler(config, log):
-    """The tests of such a file go to one worker, so that its fixture is made once; all others where there is room.
-
-    `--dist loadgroup` is meant for this, and groups nothing with pytest 9.2 and pytest-xdist 3.8.
-    """
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFixture(LoadScopeScheduling):
-        def _split_scope(self, nodeid):
-            file = nodeid.split("::")[0]
-            return file if Path(file).stem.removeprefix("test_") in MADE_ONCE else nodeid
-
-    return ByFixture(config, log)
 
 
 def pytest_sessionfinish(session, exitstatus):

@@ -121,7 +121,7 @@ DEFAULTS = {
     add_decayed_anchor: lambda **kw: add_decayed_anchor(**{"strength": 1.0, **kw}),
 }
 TREES = ("mask", "anchor")
-RULES = ("flax_units", "torch_units", "flax_fibers", "torch_fibers", "whole_leaf", "elementwise")
+RULES = ("flax_units", "torch_units", "flax_fibers", "torch_fibers", "whole_leaf", "elementwise", "stacked_layers")
 named = lambda function: getattr(function, "__name__", str(function))
 
 
@@ -324,10 +324,8 @@ def test_scale_free_and_state_shardings():
         refused(lambda w=wrong: state_shardings(ftp(BASE), w))
 
 
-@pytest.mark.parametrize(
-    "rule", ["flax_units", "torch_units", "flax_fibers", "torch_fibers", "whole_leaf", "elementwise"]
-)
-def test_unit_rules(rule):
+@pytest.mark.parametrize("rule", RULES)
+def test_rules(rule):
     rule = getattr(ftp_optax, rule)
     for wrong in NO_RULE.values():
         if not isinstance(wrong, str):

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_contract import METHODS, step_of
@@ -81,6 +82,17 @@ def test_every_state_goes_through_a_checkpoint_onto_other_meshes_and_back(method
         ):
             assert leaf.sharding.is_equivalent_to(want.sharding, leaf.ndim)
         assert jax.tree.leaves(params)[0].sharding == jax.tree.leaves(shapes)[0].sharding
+
+
+def test_a_masked_state_of_nnx_variables_goes_through_a_checkpoint(tmp_path):
+    """Read in the checkpoint's structure, and by Orbax alone in that of the state."""
+    tx, params = transform("clip_digrap_ftp_adamw", mask=MASK), nnx.State(jax.tree.map(nnx.Param, some_params()))
+    params, state = step_of(tx)(params, tx.init(params), jax.tree.map(jnp.cos, params))
+    checkpoints.save(tmp_path / "run", params, state)
+    assert_same_bits(checkpoints.restore(tmp_path / "run", tx, params), (params, state))
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(tmp_path / "run", checkpoints.target(tx, params))
+    assert_same_bits(found, (params, state))
 
 
 def test_async_saving_is_not_disturbed_by_donation(tmp_path):

@@ -1,5 +1,7 @@
 """Convolutional models and Swin in what their recorded outputs do not show."""
 
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ from pretrained.outputs import outputs
 from vision.errors import UserError
 
 HF = Path(__file__).parent / "data" / "hf"
+TIMM = Path(__file__).parent / "data" / "timm"
 
 
 def test_the_gradient_of_a_channel_without_response_is_finite() -> None:
@@ -54,3 +57,27 @@ def test_the_statistics_of_batch_norms_are_no_parameters_and_stay_float32() -> N
     assert {leaf.dtype for leaf in statistics} == {jnp.dtype(jnp.float32)}
     gradient = nnx.grad(lambda model: model.outputs(jnp.ones((1, 32, 32, 3)))["logits"].sum())(model)
     assert len(jax.tree.leaves(gradient)) == len(jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def altered(directory: Path, to: Path, architecture: str, **arguments: object) -> Path:
+    """The same weights, said to be of another architecture."""
+    config = json.loads((directory / "config.json").read_text()) | {"architecture": architecture}
+    config["model_args"] |= arguments
+    (to / "config.json").write_text(json.dumps(config))
+    shutil.copy(directory / "model.safetensors", to)
+    return to
+
+
+def test_a_null_layer_scale_means_none_in_timm(tmp_path: Path) -> None:
+    expected = np.load(TIMM / "convnextv2_atto" / "expected.npz")
+    same = altered(TIMM / "convnextv2_atto", tmp_path, "convnext_atto", use_grn=True, ls_init_value=None)
+
+    actual = outputs(load(same), {"pixels": expected["pixels"]})
+
+    np.testing.assert_allclose(actual["logits"], expected["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet50d", "resnet50_gn", "resnetv2_50", "resnext50_32x4d", "wide_resnet50_2"])
+def test_a_resnet_of_another_graph_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f'architecture = "{name}" is not supported'):
+        load(altered(TIMM / "resnet50", tmp_path, name))

@@ -11,9 +11,9 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layer_table import EQUINOX, LAYERS
 
 from ftp_optax import (
-    _ball,
     _trees,
     _units,
     digrap,
@@ -21,8 +21,13 @@ from ftp_optax import (
     flax_fibers,
     flax_units,
     ftp,
+    pgm,
+    radii,
+    spd,
+    stacked_layers,
     torch_fibers,
     torch_units,
+    tpgm,
     whole_leaf,
 )
 
@@ -151,39 +156,45 @@ def test_the_other_rules():
     assert [elementwise("w", s) for s in ((), (3,), (3, 4))] == [(), (0,), (0, 1)]
 
 
-# the same layer in both layouts
-
-TO_TORCH = {  # path: flax shape, how to get torch's layout
-    "dense/kernel": ((5, 7), lambda k: k.T),
-    "conv/kernel": ((3, 2, 5, 7), lambda k: k.transpose(3, 2, 0, 1)),
-    "depthwise/kernel": ((3, 2, 1, 7), lambda k: k.transpose(3, 2, 0, 1)),
-    "query/kernel": ((6, 2, 4), lambda k: k.reshape(6, 8).T),
-    "attention/out/kernel": ((2, 4, 6), lambda k: k.reshape(8, 6).T),
-    "dense/bias": ((7,), lambda b: b),
-}
+# every layer, against the same layer in torch's layout
 
 
-@pytest.mark.parametrize("path", TO_TORCH)
-def test_units_are_those_of_the_layer_in_torch_layout(path):
-    shape, transpose = TO_TORCH[path]
-    kernel = RNG.standard_normal(shape).astype(np.float32)
-    flax, torch = norms(kernel, flax_units, path), norms(transpose(kernel), torch_units)
-    np.testing.assert_allclose(np.sort(flax.ravel()), np.sort(torch.ravel()), rtol=1e-5)
-    kept = _ball.projection_ratio(flax, 0.7 * flax.max())
-    assert (kept < 1).any()
-    other = _ball.projection_ratio(torch, 0.7 * torch.max())
-    np.testing.assert_allclose(transpose(np.asarray(kept * kernel)), other * transpose(kernel), rtol=1e-5)
+def layers(chosen):
+    return pytest.mark.parametrize("layer", [pytest.param(one, id=one.name) for one in LAYERS if chosen(one)])
 
 
-@pytest.mark.parametrize("path", TO_TORCH)
-def test_fibers_are_those_of_torch_normalize_along_dim_1(path):
-    shape, transpose = TO_TORCH[path]
-    kernel = RNG.standard_normal(shape).astype(np.float32)
-    weight = transpose(kernel)
-    length = np.sqrt(np.square(weight).sum(axis=1 if weight.ndim > 1 else 0, keepdims=True))
-    normalized = weight / np.maximum(length, 1e-12)  # F.normalize(weight, dim=1)
-    np.testing.assert_allclose(fibers(weight, torch_fibers), normalized, rtol=1e-5)
-    np.testing.assert_allclose(transpose(fibers(kernel, flax_fibers, path)), normalized, rtol=1e-5)
+@layers(lambda layer: layer.build)
+def test_the_table_has_the_leaves_of_the_layers(layer):
+    built = _trees.flatten(layer.build())
+    shapes = {path: leaf.shape for path, leaf in zip(built.paths, built.values, strict=True)}
+    assert shapes == {path: shape for path, (shape, _) in layer.leaves.items()}
+
+
+@layers(lambda layer: layer.leaves)
+def test_units_and_fibers_are_the_rows_and_fibers_of_torch(layer):
+    units, fibers = (torch_units, torch_fibers) if layer in EQUINOX else (flax_units, flax_fibers)
+    for path, (shape, kind) in layer.leaves.items():
+        assert units(path, shape) == kind.units, path
+        assert fibers(path, shape) == kind.fibers, path
+        leaf = 1 + RNG.random(shape)
+        ours = kind.torch(leaf / sums(leaf, kind.units)), kind.torch(leaf / np.sqrt(sums(leaf**2, kind.fibers)))
+        told = all(
+            np.allclose(*pair, rtol=1e-5) for pair in zip(ours, normalized_by_torch(kind.torch(leaf)), strict=True)
+        )
+        assert told != bool(kind.untold), path
+        assert kind.untold in units.__doc__, path
+
+
+def sums(array, kept):
+    return array.sum(axis=tuple(a for a in range(array.ndim) if a not in kept), keepdims=True)
+
+
+def normalized_by_torch(tensor):
+    """Over the l1 norm of every row, and ``F.normalize(tensor, dim=1)``; a vector over its own norms."""
+    tensor = np.asarray(tensor)
+    if tensor.ndim < 2:
+        return tensor / tensor.sum(), tensor / np.linalg.norm(tensor)
+    return (tensor.T / tensor.reshape(len(tensor), -1).sum(1)).T, tensor / np.linalg.norm(tensor, axis=1, keepdims=True)
 
 
 def test_a_fiber_of_zeros_stays_zero():
@@ -256,6 +267,128 @@ def test_stacked_layers_are_split_as_each_alone(path, layers):
     for index in np.ndindex(layers):
         np.testing.assert_allclose(together[index], norms(array[index], flax_units, path), rtol=1e-6)
         np.testing.assert_allclose(fiber[index], fibers(array[index], flax_fibers, path), rtol=1e-6)
+
+
+# stacked layers, told by their names
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "layers"),
+    [
+        ("layers/attention/query/kernel", (12, 6, 2, 3), 1),
+        ("blocks/mlp/kernel", (12, 6, 24), 1),
+        ("blocks/mlp/bias", (12, 24), 1),
+        ("blocks/norm/scale", (12, 6), 1),
+        ("blocks/gate", (12,), 1),
+        ("encoder_layers/mlp/kernel", (12, 6, 24), 1),
+        ("visual/resblocks/mlp/kernel", (12, 6, 24), 1),
+        ("Transformer/encoderblock/MlpBlock_0/Dense_0/kernel", (12, 6, 24), 1),
+        ("ScanBlock_0/Dense_0/kernel", (12, 6, 24), 1),
+        ("CheckpointScanBlock_0/Dense_0/bias", (12, 24), 1),
+        ("ScanCheckpointBlock_0/Dense_0/kernel", (12, 6, 24), 1),
+        ("VmapCritic_0/Dense_0/kernel", (2, 6, 24), 1),
+        ("__layer_stack_no_per_layer/linear/w", (12, 6, 24), 1),
+        ("blocks/layers/mlp/kernel", (4, 3, 6, 24), 2),
+        ("layers/0/blocks/mlp/kernel", (3, 6, 24), 1),
+        ("blocks/mlp/layers/0/kernel", (12, 6, 24), 1),
+        # no stacks: numbered layers, names of no stack, a scan that shares its weights, leaves of one layer's rank
+        ("layers/0/kernel", (3, 6, 24), 0),
+        ("layers/0", (6, 24), 0),
+        ("layers_0/kernel", (3, 6, 24), 0),
+        ("blocks/block_3/conv/kernel", (3, 6, 24), 0),
+        ("Transformer/encoderblock_0/MlpBlock_0/Dense_0/kernel", (3, 6, 24), 0),
+        ("head/kernel", (6, 24), 0),
+        ("layers", (6, 24), 0),
+        ("ScanLSTMCell_0/hf/kernel", (6, 6), 0),
+        ("ScanLSTMCell_0/hf/bias", (6,), 0),
+        ("layers/first/kernel", (6, 24), 0),
+        ("layers/first/bias", (24,), 0),
+        ("layers/words/embedding", (11, 6), 0),
+    ],
+)
+def test_stacked_layers_are_told_by_their_names(path, shape, layers):
+    assert stacked_layers(path, shape) == layers
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 6, rngs=rngs)
+        self.mlp = nnx.Sequential(nnx.Linear(6, 9, rngs=rngs), nnx.Linear(9, 6, rngs=rngs))
+
+
+class Stack(nnx.Module):
+    def __init__(self):
+        self.blocks = nnx.vmap(lambda key: Block(nnx.Rngs(key)))(jax.random.split(jax.random.key(0), 12))
+        self.head = nnx.Sequential(nnx.Linear(6, 3, rngs=nnx.Rngs(1)))
+
+
+class LinenBlock(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.Sequential([nn.MultiHeadDotProductAttention(2), nn.LayerNorm(), nn.Dense(6)])(x), None
+
+
+class LinenStack(nn.Module):
+    stack: str | None  # the name of the scanned module
+
+    @nn.compact
+    def __call__(self, x):
+        blocks = nn.scan(LinenBlock, variable_axes={"params": 0}, split_rngs={"params": True}, length=12)
+        return nn.Dense(3, name="head")(blocks(name=self.stack)(x, None)[0])
+
+
+@pytest.mark.parametrize("name", ["nnx", "ScanLinenBlock_0", "blocks"])
+def test_every_stacked_layer_has_a_radius(name):
+    if name == "nnx":
+        tree = nnx.state(nnx.eval_shape(Stack), nnx.Param)
+    else:
+        model = LinenStack(None if name.startswith("Scan") else name)
+        tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 6)))["params"]
+        assert set(tree) == {name, "head"}
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), tree)
+    learned = radii(ftp(optax.sgd(0.1), layer_axes=stacked_layers).init(params), params)
+    assert len(learned) == 14 + 2 * (name == "nnx")
+    assert all(jnp.shape(radius) == (() if "head" in path else (12,)) for path, radius in learned.items())
+
+
+SCANNED = {
+    "blocks": {
+        "attention": {
+            **{name: {"kernel": jnp.zeros((12, 6, 2, 3))} for name in ("query", "key", "value")},
+            "out": {"kernel": jnp.zeros((12, 2, 3, 6))},
+        },
+        "mlp": {"kernel": jnp.zeros((12, 6, 6))},
+    },
+    "head": {"kernel": jnp.zeros((6, 4)), "bias": jnp.zeros(4)},
+}
+METHODS = {
+    "ftp": lambda **options: ftp(optax.sgd(0.1), **options),
+    "digrap": lambda **options: digrap(**options),
+    "tpgm": lambda **options: tpgm(optax.sgd(0.1), **options),
+    "pgm": lambda **options: pgm(optax.sgd(0.1), radius=1.0, **options),
+    "spd": lambda **options: spd(optax.sgd(0.1), strength=1.0, **options),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stack_that_the_rank_gives_away_needs_layer_axes(method):
+    with pytest.raises(ValueError, match=r"'blocks/attention/key/kernel'.*\(12, 6, 2, 3\).*layer_axes.*stacked_layers"):
+        METHODS[method]().init(SCANNED)
+    state = METHODS[method](layer_axes=stacked_layers).init(SCANNED)
+    if method == "ftp":
+        assert state.radii.shape == (62,)
+
+
+@pytest.mark.parametrize(
+    "path", ["a/query/kernel", "a/q_proj/kernel", "a/value/w", "a/qkv/kernel", "a/to_kv/kernel", "a/k/kernel"]
+)
+def test_the_rank_gives_stacks_of_attention_away(path):
+    shape = (6, 3, 2, 4) if "kv" in path else (6, 2, 4)
+    for rule in (flax_units, flax_fibers):
+        assert rule(path, shape) == tuple(range(1, len(shape)))
+        with pytest.raises(ValueError, match=rf"'{path}'.*layer_axes"):
+            rule(path, (12, *shape))
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (3, 3, 0, 4)])

@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ftp_optax import wise_ft
+from ftp_optax import ftp, wise_ft
 
 RNG = np.random.default_rng(0)
 
@@ -108,6 +108,55 @@ def test_masked_leaves_stay():
         "w": 3.0,
         "head": optax.MaskedNode(),
     }
+
+
+MASKS = {
+    "tree": {"body": {"bias": True, "kernel": True}, "head": {"kernel": False}},
+    "prefix": {"body": True, "head": False},
+    "callable": lambda params: {name: name == "body" for name in params},
+    "masked nodes": {"body": True, "head": optax.MaskedNode()},
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_what_the_mask_leaves_out_is_the_params(mask):
+    tuned = {"body": {"bias": jnp.full(3, 4.0), "kernel": jnp.full((2, 3), 4.0)}, "head": {"kernel": jnp.ones((3, 7))}}
+    start = {"body": {"bias": jnp.full(3, 2.0), "kernel": jnp.full((2, 3), 2.0)}, "head": {"kernel": jnp.ones((3, 9))}}
+    half = jax.tree.map(lambda x: jnp.full_like(x, 3.0), tuned["body"])
+    for mix in (wise_ft, jax.jit(wise_ft, static_argnames="mask") if callable(MASKS[mask]) else wise_ft):
+        mixed = mix(tuned, start, 0.5, mask=MASKS[mask])
+        chex.assert_trees_all_equal(mixed, {"body": half, "head": tuned["head"]})
+        chex.assert_trees_all_equal(mix(tuned, start, 0.0, mask=MASKS[mask]), start | {"head": tuned["head"]})
+    curve = jax.vmap(lambda alpha: wise_ft(tuned, start, alpha, mask=MASKS[mask]))(jnp.array([0.0, 1.0]))
+    np.testing.assert_array_equal(curve["body"]["bias"], [[2.0] * 3, [4.0] * 3])
+    np.testing.assert_array_equal(curve["head"]["kernel"], jnp.ones((2, 3, 7)))
+
+
+@pytest.mark.parametrize("wrap", [lambda tree: tree, lambda tree: nnx.State(jax.tree.map(nnx.Param, tree))])
+def test_the_anchor_may_be_that_of_a_masked_state(wrap):
+    """Which holds nothing where the mask leaves out."""
+    pretrained, tuned = (wrap({"body": jnp.full(3, x), "head": jnp.full(2, x)}) for x in (2.0, 4.0))
+    mask = {"body": True, "head": False}
+    anchor = ftp(optax.sgd(0.1), mask=mask).init(pretrained).anchor
+    mixed = wise_ft(tuned, anchor, 0.5, mask=mask)
+    chex.assert_trees_all_equal(mixed, wrap({"body": jnp.full(3, 3.0), "head": jnp.full(2, 4.0)}))
+    with pytest.raises(ValueError, match="'head'; one of them is masked"):
+        wise_ft(tuned, anchor, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("mask", "error", "message"),
+    [
+        ({"bias": True, "kernle": False}, ValueError, "wise_ft: the mask has an entry 'kernle', which params lacks"),
+        ({"bias": True}, ValueError, "wise_ft: the mask has no entry for 'kernel'"),
+        ({"bias": 1, "kernel": True}, TypeError, "wise_ft: the mask's entry at 'bias' is 1"),
+        ({"bias": False, "kernel": False}, ValueError, "wise_ft: the mask constrains none of the 2 leaves"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_named(mask, error, message):
+    params = {"bias": jnp.ones(3), "kernel": jnp.ones((2, 3))}
+    with pytest.raises(error, match=message):
+        wise_ft(params, params, 0.5, mask=mask)
 
 
 def test_an_nnx_state_keeps_its_type():

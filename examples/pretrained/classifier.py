@@ -136,9 +136,11 @@ def linear(kernel: np.ndarray, bias: np.ndarray | None, dtype: Any) -> nnx.Linea
 def _with_classes(loaded: Pretrained, classes: Sequence[str]) -> Pretrained:
     """The origin with a classifier of these classes, if its format has one: other tensors, and perhaps other names."""
     config = loaded.scheme.with_classes(loaded.config, classes)
-    if config is None:
-        return loaded
     old, tensors = loaded.spec, loaded.tensors
+    if config is None:  # a head of other classes does not stay in the files
+        heads = [old.name(path) for path in model_variables(loaded.model) if path.startswith("head/")]
+        kept = {name: name for name in tensors.arrays if name not in heads}
+        return dataclasses.replace(loaded, tensors=tensors.renamed(kept, {}))
     new = loaded.scheme.read(config, tensors.arrays, str(tensors.source))
     paths = model_variables(nnx.eval_shape(new.build))
     bodies = [path for path in paths if not path.startswith("head/")]

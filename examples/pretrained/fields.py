@@ -76,9 +76,9 @@ class Fields:
         """How many there are of something, perhaps none."""
         return self._between(0, self.take(name, int, default), most, name)
 
-    def factor(self, name: str, default: float = _REQUIRED) -> float:
+    def factor(self, name: str, default: float = _REQUIRED, *, most: float = 1000.0) -> float:
         """What a size is multiplied by."""
-        return self._between(0.001, self.take(name, float, default), 1000.0, name)
+        return self._between(0.001, self.take(name, float, default), most, name)
 
     def _between(self, least: _N, value: _N, most: _N, name: str) -> _N:
         if not least <= value <= most:
@@ -109,9 +109,7 @@ class Fields:
 
     def fill(self, defaults: Mapping[str, Any]) -> None:
         """Gives the fields that are absent these values."""
-        for name, value in defaults.items():
-            if self._left.get(name) is None:
-                self._left[name] = value
+        self._left = {**defaults, **self._left}
 
     def within(self, name: str) -> "Fields":
         """The fields of an object in this one."""

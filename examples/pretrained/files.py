@@ -3,9 +3,10 @@
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.flax
@@ -33,6 +34,7 @@ class Tensors:
         files: The names of the tensors in each file, by the file's name.
         metadata: The strings in each file's header.
         index: The content of the index of several files.
+        stacks: The name in the file of each tensor that is a part of one there, stacked along the first axis.
     """
 
     source: Path
@@ -40,6 +42,7 @@ class Tensors:
     files: Mapping[str, tuple[str, ...]]
     metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     index: Mapping[str, object] | None = None
+    stacks: Mapping[str, str] = field(default_factory=dict)
 
     def renamed(self, names: Mapping[str, str], added: Mapping[str, np.ndarray]) -> "Tensors":
         """The tensors with other names, those without a new one left out, and others added to the last file."""
@@ -52,7 +55,7 @@ class Tensors:
             size = sum(array.nbytes for array in arrays.values())
             places = {tensor: file for file, tensors in files.items() for tensor in tensors}
             index = {"metadata": {"total_size": size}, "weight_map": places}
-        return Tensors(self.source, arrays, files, self.metadata, index)
+        return replace(self, arrays=arrays, files=files, index=index)
 
     def write(self, directory: Path, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes tensors of the same names to files of the same names and format, each file whole or not at all."""
@@ -60,13 +63,21 @@ class Tensors:
             part = {tensor: np.array(arrays[tensor], order="C") for tensor in tensors}
             if name.endswith(".npz"):
                 with replacing(directory / name) as path:
-                    np.savez(path, **part)  # pyright: ignore[reportArgumentType]
+                    np.savez(path, **self._stacked(part))  # pyright: ignore[reportArgumentType]
             else:
                 # the writer for JAX's arrays takes bfloat16, NumPy's does not
                 data = safetensors.flax.save(part, dict(self.metadata[name]) or None)  # pyright: ignore[reportArgumentType]
                 atomic_write(directory / name, data)
         if self.index is not None:
             atomic_write(directory / _INDEX, (json.dumps(self.index, indent=2, sort_keys=True) + "\n").encode())
+
+    def _stacked(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The arrays as the file has them."""
+        parts: dict[str, list[np.ndarray]] = {}
+        for name, array in arrays.items():
+            parts.setdefault(self.stacks.get(name, name), []).append(array)
+        stacks = set(self.stacks.values())
+        return {name: np.stack(each) if name in stacks else each[0] for name, each in parts.items()}
 
 
 def read_tensors(path: Path) -> Tensors:
@@ -118,9 +129,14 @@ def read_npz(path: Path) -> Tensors:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _typed(file[name]) for name in file.files}
     except FileNotFoundError:
         raise UserError(f"{path}: does not exist; check the path") from None
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path}: not a readable .npz file ({error}); download it again") from None
     return Tensors(path, arrays, {path.name: tuple(arrays)})
+
+
+def _typed(array: np.ndarray) -> np.ndarray:
+    """NumPy has no bfloat16: it writes JAX's as two bytes without a type."""
+    return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array

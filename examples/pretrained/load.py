@@ -1,7 +1,7 @@
 """Loads a pre-trained model from its files, and writes it back in the names, shapes and dtypes that they have."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,9 +11,9 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from pretrained import huggingface, timm
+from pretrained import big_vision, huggingface, timm
 from pretrained.fields import read_json
-from pretrained.files import Tensors, read_tensors
+from pretrained.files import Tensors, read_npz, read_tensors
 from pretrained.model import Model
 from pretrained.spec import Spec
 from vision.errors import UserError
@@ -25,8 +25,8 @@ __all__ = ["Pretrained", "load", "save"]
 class Scheme(Protocol):
     """A naming scheme of weights."""
 
-    def read(self, config: Mapping[str, Any], tensors: Collection[str], source: str) -> Spec:
-        """What a configuration says, with the names of the tensors beside it."""
+    def read(self, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], source: str) -> Spec:
+        """What a configuration says, with the tensors beside it."""
         ...
 
     def with_classes(self, config: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
@@ -57,24 +57,27 @@ def load(path: Path, *, dtype: DTypeLike = jnp.float32) -> Pretrained:
     """Loads a model from a directory or file as Hugging Face, timm or big_vision wrote it.
 
     Args:
-        path: A directory with `config.json` and safetensors; or a safetensors file beside its `config.json`.
+        path: A directory with `config.json` and safetensors; a safetensors file beside its `config.json`; or an .npz
+            file.
         dtype: Of the parameters; batch-norm statistics stay float32.
 
     Raises:
         UserError: The files are missing or damaged, ask for what is not supported, or do not fit each other.
     """
-    directory = path if path.is_dir() else path.parent
-    config = read_json(directory / "config.json")
-    tensors = read_tensors(path)
-    source = str(directory / "config.json")
-    scheme = _scheme(config, source)
-    spec = scheme.read(config, tensors.arrays, source)
+    if path.suffix == ".npz":
+        scheme: Scheme = big_vision
+        config, source, tensors = {}, path, big_vision.unstacked(read_npz(path))
+    else:
+        source = (path if path.is_dir() else path.parent) / "config.json"
+        config, tensors = read_json(source), read_tensors(path)
+        scheme = _scheme(config, source)
+    spec = scheme.read(config, tensors.arrays, str(source))
     model = nnx.eval_shape(spec.build)
     fill(model, tensors, spec, dtype)
     return Pretrained(model, spec, config, tensors, scheme)
 
 
-def _scheme(config: Mapping[str, Any], source: str) -> Scheme:
+def _scheme(config: Mapping[str, Any], source: Path) -> Scheme:
     """The naming scheme of a `config.json`, by the field that every one of its library has."""
     if "model_type" in config:
         return huggingface

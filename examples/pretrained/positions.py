@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Resampling", "resample", "rotary_angles", "rotate"]
+__all__ = ["Resampling", "resample", "rotary_angles", "rotate", "sines"]
 
 Resampling = Literal["bicubic", "bicubic-antialias", "bilinear-corners"]
 """How a table is interpolated: as torch's bicubic (transformers' models), with antialiasing (timm, DINOv2 with
@@ -77,6 +77,13 @@ def _cubic(x: np.ndarray, a: float) -> np.ndarray:
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = a * (((x - 5) * x + 8) * x - 4)
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def sines(grid: tuple[int, int], width: int) -> jax.Array:
+    """Positions of MoCo v3 (Chen et al. 2021), float32 `(height * width, features)`: sines and cosines of x, then y."""
+    frequencies = 10_000.0 ** -(np.arange(width // 4) / (width // 4 - 1))
+    y, x = (np.outer(axis.ravel(), frequencies) for axis in np.mgrid[: grid[0], : grid[1]])
+    return jnp.asarray(np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], 1), jnp.float32)
 
 
 def rotary_angles(grid: tuple[int, int], head_width: int, theta: float) -> jax.Array:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pretrained.model import Model
 
-__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Spec", "one_more", "renaming"]
+__all__ = ["TORCH", "TORCH_LEAVES", "Layout", "Shape", "Spec", "one_more", "renaming", "substituting"]
 
 Shape = tuple[int, ...]
 Replacement = str | Callable[[re.Match[str]], str]
@@ -79,15 +79,24 @@ class Spec:
 
 def renaming(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str]:
     """A function from a path to the torch name: leaves by `TORCH_LEAVES`, then every rule (pattern, replacement)."""
+    substitute = substituting(rules)
 
     def name(path: str) -> str:
         *modules, leaf = path.split("/")
-        found = ".".join([*modules, TORCH_LEAVES.get(leaf, leaf)])
-        for pattern, replacement in rules:
-            found = re.sub(pattern, replacement, found)
-        return found
+        return substitute(".".join([*modules, TORCH_LEAVES.get(leaf, leaf)]))
 
     return name
+
+
+def substituting(rules: Sequence[tuple[str, Replacement]]) -> Callable[[str], str]:
+    """A function that applies every rule (pattern, replacement) in turn."""
+
+    def substitute(name: str) -> str:
+        for pattern, replacement in rules:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    return substitute
 
 
 def one_more(before: str, after: str) -> Replacement:

@@ -13,7 +13,8 @@ from flax import nnx
 
 from pretrained.activations import ACTIVATIONS
 from pretrained.layers import conv, layer_norm, linear
-from pretrained.positions import Resampling, resample, rotary_angles, rotate
+from pretrained.positions import Resampling, resample, rotary_angles, rotate, sines
+from vision.errors import UserError
 
 __all__ = ["BlockConfig", "ImageConfig", "ImageTransformer", "Outputs", "TextConfig", "TextTransformer"]
 
@@ -64,7 +65,7 @@ class ImageConfig:
         patch: Height and width of a patch.
         grid: The pre-trained positions' height and width.
         patch_bias: Whether the patches' projection has a bias.
-        positions: Added from a table, or rotary (`rotary_theta`) in every attention.
+        positions: Added from a table or as sines and cosines, or rotary (`rotary_theta`) in every attention.
         rows: Class token and positions are stored as rows of embeddings, (width,) and (n, width), not (1, n, width).
         class_token: Whether there is one, before the patches.
         registers: Number of register tokens, between class token and patches.
@@ -84,7 +85,7 @@ class ImageConfig:
     patch: tuple[int, int]
     grid: tuple[int, int]
     patch_bias: bool = True
-    positions: Literal["table", "rotary"] = "table"
+    positions: Literal["table", "sines", "rotary"] = "table"
     rotary_theta: float = 100.0
     rows: bool = False
     class_token: bool = True
@@ -276,6 +277,8 @@ class ImageTransformer(nnx.Module):
 
     def __call__(self, pixels: jax.Array) -> Outputs:
         """The last tokens, and what is pooled of them, of normalised images `(n, height, width, 3)`."""
+        if pixels.shape[1] < self.config.patch[0] or pixels.shape[2] < self.config.patch[1]:
+            raise UserError(f"images of {pixels.shape[1:3]} pixels: less than a patch of {self.config.patch}")
         patches = self.patches(pixels)
         grid = (patches.shape[1], patches.shape[2])
         x = self._embed(patches.reshape(len(patches), -1, patches.shape[-1]), grid)
@@ -317,6 +320,8 @@ class ImageTransformer(nnx.Module):
             table, own = self._table(), self.config.prefix_positions
             first = first.at[:, :own].add(table[:, :own])
             x = x + self._on_grid(table[:, own:], grid)
+        elif self.config.positions == "sines":
+            x = x + sines(grid, width).astype(x.dtype)
         return jnp.concatenate([jnp.broadcast_to(first, (len(x), *first.shape[1:])).astype(x.dtype), x], 1)
 
     def _table(self) -> jax.Array:

@@ -31,11 +31,18 @@ def target(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
 
 
 def restore(path: Path, tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
-    """Reads parameters and state onto the mesh that the parameters given lie on; raises where they do not fit."""
+    """Reads parameters and state onto the mesh that the parameters given lie on; raises where they do not fit.
+
+    In the checkpoint's own structure: Orbax compares what holds no array too, as what another version, or NNX, put in
+    place of a leaf that is not constrained.
+    """
     wanted = target(tx, params)
+    places = _by_path(wanted)
     with ocp.StandardCheckpointer() as checkpointer:
-        require_fit(checkpointer.metadata(path).item_metadata.tree, wanted)
-        return checkpointer.restore(path, wanted)
+        stored = checkpointer.metadata(path).item_metadata.tree
+        require_fit(stored, wanted)
+        arrays = _by_path(checkpointer.restore(path, jax.tree.map_with_path(lambda at, _: places[_name(at)], stored)))
+    return jax.tree.map_with_path(lambda at, _: arrays[_name(at)], wanted)
 
 
 def require_fit(stored: Any, wanted: Any) -> None:
@@ -63,8 +70,11 @@ def require_fit(stored: Any, wanted: Any) -> None:
 
 
 def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _name(path: jax.tree_util.KeyPath) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _anchors_first(path: str) -> tuple[bool, str]:

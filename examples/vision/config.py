@@ -337,6 +337,8 @@ def _check_types(config: Config) -> None:
         raise TypeError("train and val go together")
     if config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"dtype {config.dtype[:40]!r}")
+    if config.model_path is not None and not config.model_path.is_absolute():
+        raise ValueError(f"model {config.model[:40]!r}")
 
 
 def _check_values(config: Config) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 
 from ftp_optax import wise_ft
 from vision.data import Domain, eval_batches, steps_in
+from vision.methods import not_head
 from vision.networks import Network, Params
 
-__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "interpolate", "num_batches"]
+__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "num_batches"]
 
 
 class Candidate(NamedTuple):
@@ -25,19 +26,6 @@ Predictions = dict[Candidate, dict[str, np.ndarray]]
 """The predicted class of every image, by candidate and name of the set of images."""
 
 
-def interpolate(tuned: Params, pretrained: Params, alpha: float | jax.Array, *, new_head: bool) -> Params:
-    """WiSE-FT: `(1 - alpha) pretrained + alpha tuned`.
-
-    Args:
-        tuned: Fine-tuned parameters.
-        pretrained: The parameters that they started from.
-        alpha: Where on the line; a number or a traced scalar.
-        new_head: The head started from random values, which are nothing to go back to: it stays as tuned.
-    """
-    between: Params = wise_ft(tuned, pretrained, alpha)
-    return between | {"head": tuned["head"]} if new_head and "head" in tuned else between
-
-
 def evaluate(
     network: Network,
     pretrained: Params,
@@ -46,7 +34,7 @@ def evaluate(
     domains: Mapping[str, Domain],
     *,
     allowed: Mapping[str, np.ndarray],
-    new_head: bool,
+    start: Candidate | None,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
@@ -61,7 +49,7 @@ def evaluate(
         candidates: What to evaluate.
         domains: Sets of images by name.
         allowed: The classes to choose from, bool `(classes,)`, by name of the set; all where there is no entry.
-        new_head: See `interpolate`.
+        start: The candidate that all methods started from; None where its head is random, which then stays as tuned.
         batch_size: Images at a time; does not affect the result.
         on_batch: Called after each batch, for progress.
     """
@@ -70,12 +58,15 @@ def evaluate(
     def predict(
         tuned: Params, pretrained: Params, alpha: jax.Array, allowed: jax.Array, images: jax.Array
     ) -> jax.Array:
-        params = interpolate(tuned, pretrained, alpha, new_head=new_head)
+        # the random start of a new head is nothing to go back to
+        params = wise_ft(tuned, pretrained, alpha, mask=None if start else not_head)
         return jnp.where(allowed, network.logits(params, images), -jnp.inf).argmax(-1)
 
-    predictions: Predictions = {candidate: {} for candidate in candidates}
+    # the end of a path that is the start of all methods is evaluated once, as that
+    at_start = lambda candidate: start is not None and candidate.alpha == 0
+    predictions: Predictions = {candidate: {} for candidate in candidates if not at_start(candidate)}
     for name, domain in domains.items():
-        parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in candidates}
+        parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in predictions}
         among = jnp.asarray(allowed.get(name, True))
         for batch in eval_batches(domain, batch_size):
             images, real = jnp.asarray(batch["image"]), batch["weight"] > 0
@@ -86,7 +77,7 @@ def evaluate(
             on_batch()
         for candidate, part in parts.items():
             predictions[candidate][name] = np.concatenate(part)
-    return predictions
+    return {candidate: predictions[start if start and at_start(candidate) else candidate] for candidate in candidates}
 
 
 def num_batches(domains: Mapping[str, Domain], batch_size: int) -> int:

@@ -24,7 +24,7 @@ from vision.folders import FolderDomain, OnChecked, Prepare, folder_task
 from vision.methods import create_method, not_head
 from vision.networks import Network, Params, split_model
 from vision.progress import track
-from vision.report import PRETRAINED, Results, allowed_classes, build_report, candidates, print_table, test_sets
+from vision.report import PRETRAINED, START, Results, allowed_classes, build_report, candidates, print_table, test_sets
 from vision.run_dir import RunDir, write_json
 from vision.start import Start, starting_model
 from vision.training import Trained, fine_tune, num_steps
@@ -207,7 +207,7 @@ def _evaluate(
             candidates(config, start.head),
             domains,
             allowed=allowed_classes(task),
-            new_head=not start.scored,
+            start=START if start.scored else None,
             batch_size=_EVAL_BATCH_SIZE,
             on_batch=lambda: update(next(done)),
         )

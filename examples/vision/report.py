@@ -23,6 +23,7 @@ from vision.training import Trained
 
 __all__ = [
     "PRETRAINED",
+    "START",
     "Results",
     "allowed_classes",
     "build_report",
@@ -39,7 +40,7 @@ OOD = "ood/"
 
 PRETRAINED = "pre-trained"
 # Evaluated as weights of their own and not as the start of a method's path: 0 times a weight that diverged is no 0.
-_START = Candidate(PRETRAINED, 1.0)
+START = Candidate(PRETRAINED, 1.0)
 _WISE = " + WiSE "
 _ENOUGH = 1000
 
@@ -87,7 +88,7 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
 def candidates(config: Config, head: Head) -> list[Candidate]:
     """The weights to evaluate: the start's if it has a head for the task, and for every method its WiSE-FT path."""
     alphas = sorted({*WISE_PATH, config.wise_alpha})
-    start = [] if head == "new" else [_START]
+    start = [] if head == "new" else [START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
 
 
@@ -95,7 +96,7 @@ def result_rows(results: Results) -> list[tuple[str, Candidate]]:
     """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
     names, alpha = results.config.method_names, results.config.wise_alpha
     return [
-        *([] if results.head == "new" else [(results.head, _START)]),
+        *([] if results.head == "new" else [(results.head, START)]),
         *((name, Candidate(name, 1.0)) for name in names),
         *((f"{name}{_WISE}{alpha:g}", Candidate(name, alpha)) for name in names),
     ]

@@ -94,14 +94,19 @@ VARIANTS = {
     "deit_small_patch16_224": Variant(SIZES | LABELS),
     "deit3_small_patch16_224": Variant(SIZES | LABELS),
     "resnet18": Variant(LABELS | {"layers": (1, 1, 1, 2), "channels": (4, 6, 8, 10)}, **CONVOLUTIONAL),
+    "resnet34": Variant(
+        LABELS | {"layers": (1, 2, 1, 1), "channels": (4, 6, 8, 10), "act_layer": "gelu"}, **CONVOLUTIONAL
+    ),
     "resnet50": Variant(LABELS | {"layers": (1, 1, 2, 1), "channels": (2, 3, 4, 6)}, **CONVOLUTIONAL),
     "resnet50-no_head": Variant(NO_HEAD | {"layers": (1, 1, 1, 1), "channels": (2, 3, 4, 6)}, **CONVOLUTIONAL),
-    "resnet50d": Variant(  # deep stem, pooled shortcuts
-        LABELS | {"layers": (1, 1, 1, 1), "channels": (2, 3, 4, 6), "stem_width": 4}, **CONVOLUTIONAL
-    ),
     "convnext_tiny": Variant(LABELS | NEXT, **CONVOLUTIONAL),
     "convnext_tiny-no_head": Variant(NO_HEAD | NEXT, **CONVOLUTIONAL),
     "convnext_atto": Variant(LABELS | NEXT, **CONVOLUTIONAL),
+    "convnext_large_mlp": Variant(LABELS | NEXT | {"head_hidden_size": 10}, **CONVOLUTIONAL),
+    "convnext_large_mlp-no_head": Variant(NO_HEAD | NEXT | {"head_hidden_size": 10}, **CONVOLUTIONAL),
+    "convnext_xxlarge": Variant(  # norms of another epsilon
+        LABELS | NEXT | {"act_layer": "gelu_tanh"}, **CONVOLUTIONAL
+    ),
     "convnextv2_tiny": Variant(LABELS | NEXT, **CONVOLUTIONAL),
     "convnextv2_atto": Variant(LABELS | NEXT, **CONVOLUTIONAL),
     "swin_tiny_patch4_window7_224": Variant(  # the last map is smaller than a window
@@ -116,6 +121,22 @@ VARIANTS = {
         },
         pixels=(32, 32),
         larger=(48, 40),
+    ),
+    "swin_base_patch4_window12_384": Variant(  # a map of which one side is a window's
+        LABELS
+        | {
+            "img_size": (40, 24),
+            "patch_size": 2,
+            "window_size": (5, 6),
+            "embed_dim": 8,
+            "depths": (2, 2, 2),
+            "num_heads": (1, 2, 4),
+            "head_dim": 6,
+            "mlp_ratio": 1.5,
+            "qkv_bias": False,
+        },
+        pixels=(40, 24),
+        larger=(48, 36),
     ),
 }
 

@@ -32,7 +32,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
     ignore_common(fields)
     # the start of layer scale, and how positions are moved at random in training
     fields.ignore("layerscale_value", "pos_embed_jitter", "pos_embed_rescale", "pos_embed_shift")
-    fields.ignore("id2label", "label2id", "num_labels")
+    fields.ignore("id2label", "label2id", "num_labels", "return_class_token")
     cut = patches(fields)
     registers = fields.count("num_register_tokens", 0)
     config = ImageConfig(
@@ -53,7 +53,7 @@ def read(fields: Fields, tensors: Collection[str], kind: str, architecture: str)
         patch=cut.patch,
         grid=cut.grid,
         positions="rotary",
-        rotary_theta=fields.take("rope_theta", float, 100.0),
+        rotary_theta=fields.factor("rope_theta", 100.0, most=1e6),
         registers=registers,
         features="class",
     )

@@ -68,7 +68,7 @@ class Config:
         pretrained.ignore(*_ABOUT)
         pretrained.one_of("label_offset", [0], 0)
         size = pretrained.take("input_size", list, [3, 224, 224])
-        if len(size) != 3 or not all(isinstance(n, int) for n in size):
+        if len(size) != 3 or not all(isinstance(n, int) and n > 0 for n in size):
             raise pretrained.unsupported("input_size", size, "channels, height and width are needed")
         if "in_chans" not in self.arguments and size[0] != 3:
             raise pretrained.unsupported("input_size", size, "three channels are needed")
@@ -89,10 +89,13 @@ class Config:
         self._fields.one_of("global_pool", [pooling], pooling)
         return pooling
 
-    def head(self, features: int) -> tuple[int, int] | None:
-        """The classifier's features, which the file records too, and outputs; None without a classifier."""
+    def head(self, features: int, hidden: int | None = None) -> tuple[int, int] | None:
+        """The classifier's inputs and outputs; None without a classifier.
+
+        It reads the model's features, which the file records too, or what a hidden layer makes of them.
+        """
         self._fields.one_of("num_features", [features], features)
-        return (features, self.classes) if self.classes else None
+        return (features if hidden is None else hidden, self.classes) if self.classes else None
 
     def unknown_architecture(self) -> UserError:
         """The error for a name that no family knows."""

@@ -92,7 +92,7 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
         response_norm=() if arguments.take("use_grn", bool, False) else None,
         hidden=arguments.count("head_hidden_size", 0) or None,
     )
-    head = config.head(tower.widths[-1] if tower.hidden is None else tower.hidden)
+    head = config.head(tower.widths[-1], tower.hidden)
     return Spec(
         build=lambda: Model(ConvNeXt(tower), head=head),
         name=renaming(NAMES),

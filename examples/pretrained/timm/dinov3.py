@@ -76,7 +76,7 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
         patch=patch,
         grid=grid,
         positions="rotary",
-        rotary_theta=arguments.take("rope_temperature", float, 100.0),
+        rotary_theta=arguments.factor("rope_temperature", 100.0, most=1e6),
         registers=arguments.count("num_reg_tokens", 4),
         norm=norm,
         pooling=POOLING[pooling],

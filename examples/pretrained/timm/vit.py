@@ -173,8 +173,10 @@ def read(config: Config, tensors: Collection[str]) -> Spec:
     if pooling == "token" and not class_token:
         raise arguments.unsupported("global_pool", pooling, "there is no class token")
     norm_first = arguments.take("pre_norm", bool, False)
-    last, pooled = arguments.take("final_norm", bool, True), arguments.take("fc_norm", bool, pooling == "avg")
-    norm = "none" if not last else "pooled" if pooled else "tokens"
+    pooled = arguments.one_of("fc_norm", (True, False), None)  # null as well leaves it to the pooling
+    norm = "pooled" if (pooling == "avg" if pooled is None else pooled) else "tokens"
+    if not arguments.take("final_norm", bool, True):
+        norm = "none"
     tower = ImageConfig(
         blocks=blocks,
         patch=patch,
