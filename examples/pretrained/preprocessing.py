@@ -1,10 +1,11 @@
 """How a model wants its images: resize, crop, interpolation, mean and deviation, from the model's own files."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,6 +30,7 @@ class Preprocessing:
         interpolation: Pillow's number of the filter.
         mean, std: Of the three channels, taken off and divided by.
         scale: Factor on the values of 0 to 255 before that.
+        rounds: Whether half a pixel beside the crop is rounded, as by torchvision, or cut off, as by transformers.
     """
 
     resize: int | tuple[int, int] | None
@@ -37,6 +39,7 @@ class Preprocessing:
     mean: Triple
     std: Triple
     scale: float = 1 / 255
+    rounds: bool = False
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -65,7 +68,8 @@ class Preprocessing:
             height, width = self.resize
             image = image.resize((width, height), self._filter)
         if self.crop is not None:
-            top, left = (image.size[1] - self.crop[0]) // 2, (image.size[0] - self.crop[1]) // 2
+            margins = ((image.size[1] - self.crop[0]) / 2, (image.size[0] - self.crop[1]) / 2)
+            top, left = (round(margin) if self.rounds else math.floor(margin) for margin in margins)
             image = image.crop((left, top, left + self.crop[1], top + self.crop[0]))
         return image
 
@@ -115,21 +119,34 @@ def read_preprocessing(model: Path, file: Path | None = None) -> Preprocessing:
     )
 
 
-# By image processor: whether one number for the size is the shorter side, and whether it crops by default.
+class _Processor(NamedTuple):
+    """What an image processor does where its file does not say.
+
+    Attributes:
+        shorter: Whether one number for the size is that of the shorter side.
+        crops: Whether it crops.
+        resample: Pillow's number of the filter; None where versions differ.
+    """
+
+    shorter: bool
+    crops: bool
+    resample: int | None
+
+
+_BILINEAR, _BICUBIC = int(Image.Resampling.BILINEAR), int(Image.Resampling.BICUBIC)
 _PROCESSORS = {
-    "BitImageProcessor": (True, True),
-    "CLIPImageProcessor": (True, True),
-    "ConvNextImageProcessor": (True, False),
-    "DINOv3ViTImageProcessor": (False, False),
-    "DeiTImageProcessor": (False, True),
-    "SiglipImageProcessor": (False, False),
-    "ViTImageProcessor": (False, False),
+    "BitImageProcessor": _Processor(shorter=True, crops=True, resample=_BICUBIC),
+    "CLIPImageProcessor": _Processor(shorter=True, crops=True, resample=_BICUBIC),
+    "ConvNextImageProcessor": _Processor(shorter=True, crops=False, resample=None),
+    "DINOv3ViTImageProcessor": _Processor(shorter=False, crops=False, resample=_BILINEAR),
+    "DeiTImageProcessor": _Processor(shorter=False, crops=True, resample=_BICUBIC),
+    "SiglipImageProcessor": _Processor(shorter=True, crops=False, resample=_BICUBIC),
+    "ViTImageProcessor": _Processor(shorter=False, crops=False, resample=_BILINEAR),
 }
 _WITHOUT_EFFECT = (
     "_processor_class",
     "_valid_processor_keys",
     "data_format",
-    "default_to_square",
     "device",
     "disable_grouping",
     "do_convert_rgb",
@@ -147,30 +164,51 @@ _WARPED_FROM = 384
 def _from_transformers(fields: Fields) -> Preprocessing:
     """What an image processor of transformers does. Pillow's filters are those of its slow processors."""
     kind = _processor(fields)
-    shorter, crops = _PROCESSORS[kind]
     fields.ignore(*_WITHOUT_EFFECT)
-    resample = fields.one_of("resample", [int(f) for f in Image.Resampling], int(Image.Resampling.BILINEAR))
-    resize: int | tuple[int, int] | None = None
+    resize, crop, resample = None, None, _BILINEAR
     if fields.take("do_resize", bool, True):
-        resize = _size(fields, "size", shorter=shorter)
-    crop = None
-    if fields.take("do_center_crop", bool, crops):
-        crop = _size(fields, "crop_size", shorter=False)
-    fields.ignore("size", "crop_size")
-    share = fields.take("crop_pct", float, None) or 224 / 256
-    if kind == "ConvNextImageProcessor" and isinstance(resize, int):
-        crop = (resize, resize)
-        resize = int(resize / share) if resize < _WARPED_FROM else crop
+        resize, resample = _resize(fields, _PROCESSORS[kind])
+    if fields.take("do_center_crop", bool, _PROCESSORS[kind].crops):
+        crop = _pair(_size(fields, "crop_size", shorter=False))
+    fields.ignore("size", "crop_size", "resample", "default_to_square")
+    if kind == "ConvNextImageProcessor" and resize is not None:
+        resize, crop = _convnext(resize, crop, fields)
+    fields.ignore("crop_pct")
     scale = fields.take("rescale_factor", float, 1 / 255) if fields.take("do_rescale", bool, True) else 1.0
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if fields.take("do_normalize", bool, True):
-        mean, std = _triple(fields, "image_mean"), _triple(fields, "image_std")
+        mean, std = _triple(fields, "image_mean"), _triple(fields, "image_std", positive=True)
     fields.ignore("rescale_factor", "image_mean", "image_std")
     for name in ("do_pad", "do_flip_channel_order", "do_reduce_labels"):
         fields.one_of(name, [False], False)
     fields.one_of("pad_size", [None], None)
     fields.close()
-    return _checked(Preprocessing(resize, _pair(crop), resample, mean, std, scale), fields)
+    return _checked(Preprocessing(resize, crop, resample, mean, std, scale), fields)
+
+
+def _resize(fields: Fields, usual: _Processor) -> tuple[int | tuple[int, int], int]:
+    """The size, and the filter."""
+    square = fields.take("default_to_square", bool, None)
+    size = _size(fields, "size", shorter=usual.shorter if square is None else not square)
+    filters = [int(f) for f in Image.Resampling]
+    if usual.resample is None:
+        return size, fields.one_of("resample", filters)
+    return size, fields.one_of("resample", filters, usual.resample)
+
+
+def _convnext(
+    size: int | tuple[int, int], crop: tuple[int, int] | None, fields: Fields
+) -> tuple[int | tuple[int, int], tuple[int, int]]:
+    """ConvNeXt's resizing: a larger size and a crop, from 384 on the size itself whatever the image's shape."""
+    if not isinstance(size, int):
+        raise fields.unsupported("size", size, "a shortest_edge is needed")
+    if crop is not None:
+        raise fields.unsupported("do_center_crop", True, "this processor crops by itself")
+    share = fields.take("crop_pct", float, None) or 224 / 256
+    if not 0 < share <= 1:
+        raise fields.unsupported("crop_pct", share, "a share of 0 to 1 is needed")
+    square = (size, size)
+    return (int(size / share) if size < _WARPED_FROM else square), square
 
 
 def _processor(fields: Fields) -> str:
@@ -201,10 +239,12 @@ def _size(fields: Fields, name: str, *, shorter: bool) -> int | tuple[int, int]:
     raise fields.unsupported(name, value, "one number, a shortest_edge, or height and width are needed")
 
 
-def _triple(fields: Fields, name: str) -> Triple:
+def _triple(fields: Fields, name: str, *, positive: bool = False) -> Triple:
     value = fields.take(name, list)
-    if len(value) != 3 or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in value):
-        raise fields.unsupported(name, value, "three numbers are needed")
+    if len(value) != 3 or not all(type(v) in (int, float) and math.isfinite(v) for v in value):
+        raise fields.unsupported(name, value, "three finite numbers are needed")
+    if positive and min(value) <= 0:
+        raise fields.unsupported(name, value, "positive numbers are needed")
     return float(value[0]), float(value[1]), float(value[2])
 
 
@@ -222,33 +262,37 @@ _TIMM_FILTERS = {
 
 def _from_timm(fields: Fields) -> Preprocessing:
     """What timm's transforms for evaluation do."""
-    channels, height, width = fields.take("input_size", list)
+    size = fields.take("input_size", list)
+    if len(size) != 3 or not all(type(n) is int and n > 0 for n in size):
+        raise fields.unsupported("input_size", size, "channels, height and width are needed")
+    channels, height, width = size
     if channels != 3:
-        raise fields.unsupported("input_size", [channels, height, width], "three channels are needed")
+        raise fields.unsupported("input_size", size, "three channels are needed")
     share = fields.take("crop_pct", float)
+    if not 0 < share <= 1:
+        raise fields.unsupported("crop_pct", share, "a share of 0 to 1 is needed")
     mode = fields.one_of("crop_mode", ["center", "squash"], "center")
     resample = _TIMM_FILTERS[fields.one_of("interpolation", _TIMM_FILTERS)]
     resized = (int(height / share), int(width / share))
     squashed = mode == "squash" or resized[0] != resized[1]
     if squashed and mode == "center":
-        raise fields.unsupported("input_size", [channels, height, width], "a square is needed with crop_mode center")
+        raise fields.unsupported("input_size", size, "a square is needed with crop_mode center")
     return _checked(
         Preprocessing(
             resized if squashed else resized[0],
             (height, width),
             int(resample),
             _triple(fields, "mean"),
-            _triple(fields, "std"),
+            _triple(fields, "std", positive=True),
+            rounds=True,
         ),
         fields,
     )
 
 
 def _checked(found: Preprocessing, fields: Fields) -> Preprocessing:
-    """Refuses to crop more than there is, and to divide by nothing."""
-    shorter = min(found.resize) if isinstance(found.resize, tuple) else found.resize
-    if found.crop and shorter and max(found.crop) > shorter and found.crop != found.resize:
+    """Refuses to crop more than there is."""
+    sides = (found.resize, found.resize) if isinstance(found.resize, int) else found.resize
+    if found.crop and sides and (found.crop[0] > sides[0] or found.crop[1] > sides[1]):
         raise fields.unsupported("crop_size", found.crop, f"it must not exceed the size {found.resize}")
-    if min(found.std) <= 0:
-        raise fields.unsupported("image_std", found.std, "positive numbers are needed")
     return found

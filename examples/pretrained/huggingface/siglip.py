@@ -89,11 +89,10 @@ def _image(fields: Fields) -> ImageConfig:
 
 def _text(fields: Fields) -> TextConfig:
     body = blocks(fields, epsilon=1e-6, act="gelu_pytorch_tanh")
-    fields.fill({"projection_size": body.width})
     return TextConfig(
         blocks=body,
         vocabulary=fields.positive("vocab_size", 32000),
         length=fields.positive("max_position_embeddings", 64),
         pooling="last",
-        pooler=fields.positive("projection_size"),
+        pooler=fields.count("projection_size", 0) or body.width,
     )
