@@ -63,12 +63,15 @@ def _run(options: Options) -> None:
 
     from pretrained.load import load
     from pretrained.outputs import image_pixels, outputs, read_inputs
+    from vision.config import LARGEST_IMAGE
     from vision.files import replacing
 
     # On accelerators products of float32 matrices are rounded to fewer bits unless asked otherwise.
     jax.config.update("jax_default_matmul_precision", "highest")
     if (options.inputs is None) == (not options.images):
         raise UserError("--inputs FILE.npz or --images FILE...: give one of the two")
+    if options.image_size is not None and not 1 <= options.image_size <= LARGEST_IMAGE:
+        raise UserError(f"--image-size {options.image_size}: choose 1 to {LARGEST_IMAGE} pixels")
     if options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: at least 1 is needed")
     loaded = load(options.model)

@@ -101,6 +101,8 @@ def _check(loaded: Pretrained, inputs: Mapping[str, np.ndarray]) -> None:
             raise UserError(f"{name}: holds no row; give at least one")
     if "ids" in inputs:
         ids, config = inputs["ids"], model.text.config
+        if ids.shape[1] == 0:
+            raise UserError("ids: holds texts of no token; give at least one")
         if ids.min() < 0 or ids.max() >= config.vocabulary:
             raise UserError(
                 f"ids: {ids.min()} to {ids.max()}; the vocabulary of {source} is 0 to {config.vocabulary - 1}"
