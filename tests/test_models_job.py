@@ -163,6 +163,12 @@ def test_texts_fill_the_tower(model):
         (("--model", "{clip}", "--prompts", "{prompts}"), "must have {} once"),
         (("--model", "{clip}", "--classes", "{prompts}"), "has 1 lines for 3 classes"),
         (("--model", "{clip}", "--head-from", "{prompts}"), r"not a readable \.npy file"),
+        (("--model", "{clip}", "--head-from", "{zeros}"), r"zeros\.npy: holds float64 \(3, 32\); .* a row not zero"),
+        (
+            ("--model", "{clip}", "--head-from", "{narrow}"),
+            r"embeds images in 32 features; the head has shape \(3, 31\)",
+        ),
+        (("--model", "{vit}", "--head-from", "{narrow}"), "has no logit_scale, so no zero-shot head"),
         (("--model", "{clip}", "--pretrained", "x"), "--pretrained: the weights come with --model"),
         (("--model", "{bare}"), r"preprocessor_config\.json: does not exist"),
         (("--prompts", "x"), "--prompts .*x: goes with a model from files"),
@@ -171,6 +177,9 @@ def test_texts_fill_the_tower(model):
 def test_wrong_input_is_one_line(flags, message, photos, model, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("no braces\n")
     places = {"clip": model("clip"), "vit": model("vit"), "bare": model("swin"), "prompts": tmp_path / "prompts.txt"}
+    for name, array in (("zeros", np.zeros((3, 32))), ("narrow", np.ones((3, 31)))):
+        places[name] = tmp_path / f"{name}.npy"
+        np.save(places[name], array)
     (places["bare"] / "preprocessor_config.json").unlink()
     words = [flag.format_map(places) if flag != "{}" else flag for flag in flags]
     folders = ["--train", str(photos / "train"), "--val", str(photos / "val")]

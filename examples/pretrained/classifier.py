@@ -63,7 +63,7 @@ class Classifying:
 def classify(loaded: Pretrained, classes: Sequence[str], preprocessing: Preprocessing, *, seed: int) -> Classifying:
     """A classifier of these classes on the features of a pre-trained model.
 
-    The model's own head is kept where it has classes of all these names, in the order asked for; else it is new.
+    The model's own head is kept where it has one class of each of these names, in the order asked for; else it is new.
 
     Args:
         loaded: The pre-trained model.
@@ -76,7 +76,7 @@ def classify(loaded: Pretrained, classes: Sequence[str], preprocessing: Preproce
     """
     image, dtype = _image_tower(loaded)
     known = loaded.spec.classes or ()
-    if set(classes) <= set(known) and len(set(known)) == len(known):
+    if all(known.count(name) == 1 for name in classes):
         own = loaded.model.head
         columns = np.array([known.index(name) for name in classes])
         kernel = np.asarray(own.kernel[...])[:, columns]

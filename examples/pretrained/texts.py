@@ -61,6 +61,10 @@ def tokenize(loaded: Pretrained, directory: Path, texts: Sequence[str]) -> np.nd
     if options.get("do_lower_case"):
         texts = [text.lower() for text in texts]
     ids = np.array([encoding.ids for encoding in tokenizer.encode_batch(list(texts))], np.int32)
+    if ids.max() >= config.vocabulary:
+        raise UserError(
+            f"{path}: has the id {ids.max()}, the model has 0 to {config.vocabulary - 1}; it is another model's"
+        )
     if config.pooling == "end" and not (ids == config.end).any(1).all():
         raise UserError(
             f"{path}: ends no text with the id {config.end}, the model's eos_token_id; it is another model's"
@@ -87,7 +91,7 @@ def read_lines(path: Path, what: str) -> tuple[str, ...]:
         UserError: It cannot be read, or holds none.
     """
     try:
-        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        lines = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a text file with {what}") from None
     if not lines:

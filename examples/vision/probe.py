@@ -49,8 +49,7 @@ def linear_probe(
     batches = steps_in(len(domain), _BATCH_SIZE, 1)
     total = batches + epochs
     features, labels = _features(model, domain, lambda done: on_step(done, total, 0.0))
-    mean, deviation = features.mean(0), features.std(0) + 1e-6
-    features = (features - mean) / deviation
+    mean, deviation = _standardise(features)
 
     steps = steps_in(len(labels), _BATCH_SIZE, 1)
     optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, steps * epochs))
@@ -76,6 +75,19 @@ def linear_probe(
         on_step(batches + epoch + 1, total, float(loss))
     kernel = np.asarray(params["kernel"]) / deviation[:, None]
     return kernel, np.asarray(params["bias"]) - mean @ kernel
+
+
+def _standardise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Takes off the mean and divides by the deviation, in place; returns both.
+
+    A feature that does not vary beyond rounding is left at zero: its errors, blown up, would get large weights.
+    """
+    mean = features.mean(0, dtype=np.float64).astype(np.float32)
+    features -= mean
+    deviation = np.sqrt(np.square(features).mean(0, dtype=np.float64)).astype(np.float32)
+    deviation = np.where(deviation > 1e-5 * np.abs(mean), deviation, np.inf)
+    features /= deviation
+    return mean, deviation
 
 
 def _features(model: Any, domain: Domain, on_batch: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:

@@ -121,7 +121,9 @@ def _read_head(path: Path, classes: int) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not a readable .npy file ({error}); give an array (classes, features)") from None
     good = isinstance(head, np.ndarray) and head.ndim == 2 and np.issubdtype(head.dtype, np.floating)
-    if not good or len(head) != classes or not np.isfinite(head).all():
+    if not good or len(head) != classes or not np.isfinite(head).all() or not head.any(1).all():
         shown = f"{head.dtype} {head.shape}" if isinstance(head, np.ndarray) else "an archive"
-        raise UserError(f"{path}: holds {shown}; finite floats ({classes}, features) are needed, a row for each class")
+        raise UserError(
+            f"{path}: holds {shown}; finite floats ({classes}, features) are needed, a row not zero for each class"
+        )
     return head
