@@ -188,3 +188,68 @@ def test_wrong_input_is_one_line(flags, message, photos, model, tmp_path, capsys
     assert error.count("\n") == 1
     assert re.search(message, error), error
     assert not (tmp_path / "run").exists()
+
+
+PIXELS = np.zeros((2, 3, 32, 32), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        ("clip", {}, "in.npz: has neither an array 'pixels' nor 'ids'; it has none"),
+        ("clip", {"images": PIXELS}, "has neither an array 'pixels' nor 'ids'; it has images"),
+        ("clip", {"pixels": PIXELS[0]}, r"in.npz: pixels is float32 \(3, 32, 32\); normalised floats \(n, 3, height"),
+        ("clip", {"pixels": PIXELS.transpose(0, 2, 3, 1)}, r"pixels is float32 \(2, 32, 32, 3\)"),
+        ("clip", {"pixels": PIXELS.astype(np.uint8)}, "pixels is uint8 .*; normalised floats"),
+        ("clip", {"pixels": PIXELS[:0]}, "pixels: holds no row"),
+        ("clip", {"pixels": PIXELS[..., :4]}, r"images of \(32, 4\) pixels: less than a patch of \(8, 8\)"),
+        ("clip", {"ids": np.zeros((2, 12))}, "ids is float64 .*; integers"),
+        ("clip", {"ids": np.full((2, 12), 200)}, "ids: 200 to 200; the vocabulary of .* is 0 to 199"),
+        ("clip", {"ids": np.full((2, 12), -1)}, "ids: -1 to -1; the vocabulary of .* is 0 to 199"),
+        ("clip", {"ids": np.zeros((2, 13), int)}, "ids: 13 tokens; .* takes texts of 12 at most"),
+        ("clip", {"ids": np.zeros((2, 0), int)}, "ids: holds texts of no token"),
+        ("vit", {"ids": np.zeros((2, 4), int)}, "has no text tower for 'ids'; leave them out"),
+        ("clip-text", {"pixels": PIXELS}, "has no image tower for 'pixels'; leave them out"),
+        ("clip", {"pixels": np.array([{"a": 1}])}, "not a readable .npz file"),
+    ],
+)
+def test_arrays_that_a_model_does_not_take_are_one_line(name, arrays, message, tmp_path, capsys):
+    inputs, out = tmp_path / "in.npz", tmp_path / "out.npz"
+    np.savez(inputs, **arrays)
+    assert embed.main([str(DATA / "hf" / name), "--inputs", str(inputs), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--inputs FILE.npz or --images FILE...: give one of the two"),
+        (("--inputs", "a.npz", "--images", "b.png"), "give one of the two"),
+        (("--inputs", "a.npz"), r"a\.npz: does not exist"),
+        (("--images", "b.png"), r"preprocessor_config\.json: does not exist"),
+        (("--images", "b.png", "--preprocessor", "{preprocessor}"), r"b\.png does not exist"),
+        (
+            ("--images", "{image}", "--preprocessor", "{preprocessor}", "--image-size", "4"),
+            r"images of \(4, 4\) pixels",
+        ),
+        (
+            ("--images", "{image}", "--preprocessor", "{preprocessor}", "--image-size", "-1"),
+            "--image-size -1: choose 1",
+        ),
+        (
+            ("--images", "{image}", "--preprocessor", "{preprocessor}", "--batch-size", "0"),
+            "--batch-size 0: at least 1",
+        ),
+    ],
+)
+def test_wrong_flags_of_embed_are_one_line(flags, message, photos, model, tmp_path, capsys):
+    places = {"preprocessor": model("clip") / "preprocessor_config.json", "image": photos / "val/red/0.png"}
+    words = [flag.format_map(places) for flag in flags]
+    assert embed.main([str(DATA / "hf/vit"), *words, "--out", str(tmp_path / "out.npz")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+    assert not (tmp_path / "out.npz").exists()

@@ -187,8 +187,9 @@ def test_no_field_is_overlooked(base: str, tmp_path: Path) -> None:
             continue
         if name in WITHOUT_EFFECT or field in WITHOUT_EFFECT_HERE.get(base, ()):
             continue
-        after = outputs(model, arrays)
-        if all(np.allclose(after[key], before[key], rtol=1e-4, atol=1e-6) for key in before):
+        other = {"text_config": "pixels", "vision_config": "ids"}.get(field.partition(".")[0])
+        after = outputs(model, {key: array for key, array in arrays.items() if key != other})
+        if all(np.allclose(array, before[key], rtol=1e-4, atol=1e-6) for key, array in after.items()):
             overlooked.append(field)
     assert overlooked == []
 
