@@ -207,12 +207,6 @@ class MethodOptions:
     spd_strength: float = 1.0
     """Strength of SPD's and MAPS' pull to the pre-trained weights."""
 
-    maps_layers: Annotated[
-        tuple[str, ...], arg(metavar="PREFIX...", help_behavior_hint="(default: all, in order)")
-    ] = ()
-    """Blocks of the network from the input to the output, by the paths' beginnings, over which the strength of MAPS
-    falls."""
-
     pgm_radius: float = 1.0
     """The fixed radius of pgm: the largest row sum of absolute changes (MARS norm) of each layer."""
 
