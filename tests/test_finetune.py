@@ -350,7 +350,7 @@ def test_predict_errors_are_one_line(
         (("--id", "x"), "--dataset ROOT"),
         (("--train", "a", "--val", "b", "--val-fraction", "0.2"), "--dataset ROOT"),
         (("--dataset", "a", "--val-fraction", "0.5"), "--val-fraction 0.5: out of range"),
-        (("--dataset", "a", "--id", "x", "--train", "b"), "leave --train and --val out"),
+        (("--dataset", "a", "--id", "x", "--train", "b"), "leave --train, --val and --test out"),
         (("--dataset", "a", "--id", "x", "--ood", "y=b"), "--ood y=b: with --dataset, name one of its domains"),
         (("--dataset", "a", "--id", "x", "--ood", "y", "y"), "--ood y: given twice"),
         (("--dataset", "a", "--id", "x", "--model", "small-cnn"), "--pretrained FILE"),

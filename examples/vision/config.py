@@ -8,17 +8,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
 from vision.errors import UserError
+from vision.options import METHODS, DataOptions, MethodOptions, ModelOptions, RunOptions, TrainingOptions
 
-METHODS = ("vanilla", "ftp", "digrap", "ftp+digrap")
+__all__ = ["CONFIG_FILE", "LARGEST_IMAGE", "METHODS", "Config", "load_config", "parse_config"]
+
 CONFIG_FILE = "config.json"
 LARGEST_IMAGE = 4096
 # Flags that say where and how to start, not what to compute: no part of the stored configuration.
-_NOT_STORED = ("out", "resume")
+_NOT_STORED = ("out", "resume", "coordinator", "hosts", "host")
+# Flags that change nothing of the result: a resumed run may have others.
+_FREE = ("workers", "fsdp", "save_every", "save_minutes", "keep", "tensorboard", "wandb")
 # ImageNet features need more than the digits' own 16 pixels to be of any use.
 _IMAGE_SIZE = {
     ("digits", "small-cnn"): 16,
@@ -28,137 +32,14 @@ _IMAGE_SIZE = {
 }
 
 _PATHS = (
-    "train", "val", "dataset", "class_map", "pretrained", "classes", "prompts", "head_from", "preprocessor",
+    "train", "val", "test", "dataset", "class_map", "pretrained", "classes", "prompts", "head_from", "preprocessor",
 )  # fmt: skip
 _NAMED = ("small-cnn", "efficientnet-lite0")
-_FLOATS = ("lr", "radii_lr", "wise_alpha", "val_fraction")
-_KINDS = {"image_size": (int, type(None)), **dict.fromkeys(_FLOATS, (float, int))}
-
-arg = tyro.conf.arg
 
 
 @dataclass(frozen=True)
-class Config:
-    """Fine-tune a pre-trained vision model on one domain; report accuracy in it and outside it.
-
-    Without arguments: handwritten digits on photographs, a small network pre-trained in the same
-    run, four methods side by side; about a minute on two CPU cores, nothing to download.
-    """
-
-    methods: Annotated[str, arg(metavar="NAME,...")] = ",".join(METHODS)
-    """Methods to compare, separated by commas: vanilla, ftp, digrap, ftp+digrap. Each is also
-    evaluated interpolated with the pre-trained weights (WiSE-FT)."""
-
-    model: Annotated[str, arg(metavar="DIR|FILE|NAME")] = "small-cnn"
-    """What to fine-tune: a model directory of Hugging Face or timm (CLIP, SigLIP, ViT, DINOv2,
-    DINOv3, ResNet, ConvNeXt, Swin), or a big_vision .npz file. Or a name: efficientnet-lite0 starts
-    from ImageNet weights and is the default for your own images; small-cnn is pre-trained on
-    synthetic digits, elsewhere it needs --pretrained."""
-
-    classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
-    """The classes in words, for the zero-shot head of CLIP or SigLIP: a line for each class folder,
-    in their order."""
-
-    prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: OpenAI's seven)")] = None
-    """Templates for the zero-shot head: a line each, with {} where the name of the class goes."""
-
-    head_from: Annotated[Path | None, arg(metavar="FILE.npy", help_behavior_hint="(default: made of the texts)")] = None
-    """The zero-shot head ready made: text embeddings (classes, features), a row for each class."""
-
-    freeze_head: bool = False
-    """Train the image tower alone and leave the head as it is."""
-
-    probe_epochs: int = 20
-    """Passes over the features of a model from files, computed once, that train a new head before the
-    fine-tuning (LP-FT). 0 starts from a random head."""
-
-    preprocessor: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model's own)")] = None
-    """A preprocessor_config.json for a model that has none: mean, deviation, size, interpolation."""
-
-    train: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: digits)")] = None
-    """Training images of the fine-tuning domain (ID), one sub-folder a class."""
-
-    val: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(with --train)")] = None
-    """Held-out images of the same domain, the same sub-folders."""
-
-    ood: Annotated[
-        tuple[tuple[str, ...], ...],
-        tyro.conf.UseAppendAction,
-        arg(metavar="NAME=DIR", help_behavior_hint="(repeatable)"),
-    ] = ()
-    """Test images of other domains, the same sub-folders; several in a row or the flag repeated.
-    With --dataset the names of its domains to test on, all others by default."""
-
-    class_map: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
-    """Names of classes where they are not those of the folders: a JSON object from folder
-    to class, for training, validation and OOD folders alike. Several folders may have the
-    same class, null leaves a folder out, one that is not named keeps its own name."""
-
-    ood_subset: bool = False
-    """OOD domains may lack classes (ImageNet-A, ImageNet-R). Each is then scored among the
-    classes that it has. Without this flag a class that is missing is an error."""
-
-    dataset: Annotated[Path | None, arg(metavar="ROOT", help_behavior_hint="(instead of --train, --val)")] = None
-    """A folder with one sub-folder a domain, in each one sub-folder a class (DomainNet,
-    PACS, Office-Home, VLCS). --id names the domain to fine-tune on, all others are OOD
-    unless --ood NAME... picks some. A domain with lists of its images beside it, as DomainNet
-    has them (real_train.txt and real_test.txt), keeps that split. Another domain is split at
-    random if it is ID, and all of it is tested on if it is OOD. Or the CSV of a WILDS data
-    set in its official splits (val and test are OOD): metadata.csv of iWildCam 2.0 or
-    Camelyon17, rgb_metadata.csv of FMoW 1.1."""
-
-    id: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(with --dataset ROOT)")] = None
-    """The domain of --dataset to fine-tune on."""
-
-    val_fraction: float = 0.1
-    """Share of every class of --id held out for validation, and as much again for the ID
-    test where no list says what to test on. The seed decides which images."""
-
-    pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """Weights to start from: a safetensors file, such as weights/ftp.safetensors of an earlier
-    run, or an Orbax checkpoint directory. A head that does not fit the classes starts anew."""
-
-    out: Annotated[
-        Path | None,
-        arg(metavar="DIR", help_behavior_hint="(default: runs/<task>-<model>-<time>)"),
-    ] = None
-    """Run directory to create; with --resume the one to go on with."""
-
-    seed: int = 0
-    """Seed of the split, of a new head and of the order of the images."""
-
-    epochs: int = 15
-    """Passes over the training images (10 with --train or --dataset, 2 with --smallest)."""
-
-    lr: float = 1e-3
-    """Peak learning rate of AdamW: linear warm-up, then cosine decay to zero (1e-4 with a model from
-    files)."""
-
-    radii_lr: float = 1e-2
-    """Learning rate of FTP's radii, as released. They move by about that much a step: in a short
-    run of wide layers 0.01 holds the weights tight, 0.1 leaves them room."""
-
-    batch_size: int = 32
-    """Images per step."""
-
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of parameters and activations. Loss, radii and strengths stay float32."""
-
-    image_size: Annotated[
-        int | None,
-        arg(metavar="INT", help_behavior_hint="(default: the model's; small-cnn 32)"),
-    ] = None
-    """Side, in pixels, of the images of your own folders when they are scaled and cropped. Positions of
-    a transformer are interpolated."""
-
-    wise_alpha: float = 0.5
-    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned."""
-
-    smallest: bool = False
-    """A run of seconds that passes through everything; its accuracies mean nothing."""
-
-    resume: bool = False
-    """Go on with the run in --out where it was stopped. Its stored configuration is used."""
+class Config(RunOptions, MethodOptions, TrainingOptions, DataOptions, ModelOptions):
+    """Everything that a run is told; the fields are those of its parts."""
 
     @property
     def model_path(self) -> Path | None:
@@ -169,6 +50,17 @@ class Config:
     def method_names(self) -> tuple[str, ...]:
         """The methods asked for, in the order given."""
         return tuple(name.strip() for name in self.methods.split(",") if name.strip())
+
+    @property
+    def seed_list(self) -> tuple[int, ...]:
+        """The seeds to run, in the order given."""
+        return tuple(int(seed) for seed in self.seeds.split(",")) if self.seeds else (self.seed,)
+
+    @property
+    def swept(self) -> dict[str, tuple[float, ...]]:
+        """The values to try, by the field's name."""
+        pairs = (item.split("=", 1) for item in self.sweep)
+        return {flag.replace("-", "_"): tuple(map(float, values.split(","))) for flag, values in pairs}
 
     @property
     def ood_folders(self) -> dict[str, Path]:
@@ -218,11 +110,12 @@ def parse_config(args: Sequence[str]) -> Config:
     stored = load_config(config.out)
     # Parsed once more with the stored values as defaults: whatever differs was asked for. A flag that is on by default
     # could not be given again, and a repeatable one would add to its default, so these start out empty.
-    empty: dict[str, Any] = {"ood": (), "smallest": False, "ood_subset": False, "freeze_head": False}
+    switches = [field.name for field in dataclasses.fields(Config) if isinstance(field.default, bool)]
+    empty: dict[str, Any] = {"ood": (), **dict.fromkeys(switches, False)}
     given = _absolute(_parse(args, dataclasses.replace(stored, **empty)))
     given = dataclasses.replace(given, **{name: getattr(given, name) or getattr(stored, name) for name in empty})
     for name, value in stored.to_json().items():
-        if given.to_json()[name] != value:
+        if given.to_json()[name] != value and name not in _FREE:
             raise UserError(
                 f"--{name.replace('_', '-')} {_shown(given.to_json()[name])}: the run in "
                 f"{config.out} has {_shown(value)}; leave the flag out or start a new run"
@@ -236,35 +129,73 @@ def load_config(run_dir: Path) -> Config:
     Raises:
         UserError: the directory holds none, or one that cannot be read.
     """
+    import msgspec  # here, so that --help does not wait for it
+
     path = run_dir / CONFIG_FILE
     try:
         fields = json.loads(path.read_text())
-        fields["ood"] = tuple(tuple(group) for group in fields["ood"])
-        # Runs of version 0.1.0 have none of these.
-        absent = dict.fromkeys((*_PATHS, "image_size"))
-        fields = {"radii_lr": Config.radii_lr, **absent} | fields
-        for name in _PATHS:
-            fields[name] = None if fields[name] is None else Path(fields[name])
-        config = Config(**fields, out=run_dir.absolute())
-        _check_types(config)
+        if unknown := sorted(fields.keys() - {field.name for field in dataclasses.fields(Config)}):
+            raise ValueError(f"unknown {unknown[0]!r}")
+        if missing := sorted({"methods", "model", "seed", "epochs", "lr", "ood"} - fields.keys()):
+            raise ValueError(f"no {missing[0]!r}")
+        # what an older version did not know has its default
+        config = msgspec.convert(fields, Config, dec_hook=_path)
+        if not all(getattr(config, name) is None or getattr(config, name).is_absolute() for name in _PATHS):
+            raise ValueError("a path is not absolute")
+        if config.model_path is not None and not config.model_path.is_absolute():
+            raise ValueError(f"model {config.model[:40]!r}")
+        if not all(config.dataset or "=" in item for item in config.ood_names):
+            raise ValueError("ood is no list of NAME=DIR")
+        if (config.train is None) != (config.val is None):
+            raise ValueError("train and val go together")
         _check_values(config)  # names of methods become names of files: a foreign run directory gets no other say
-        return config
+        return dataclasses.replace(config, out=run_dir.absolute())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; {run_dir} is not a run directory") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, msgspec.MsgspecError) as error:
         raise UserError(f"{path}: not the configuration of a run ({error})") from None
+
+
+def _path(kind: type, value: Any) -> Any:
+    """Reads a path; msgspec knows all other kinds."""
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise ValueError(f"{str(value)[:40]!r} is no {kind.__name__}")
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Fine-tune a pre-trained vision model on one domain; report accuracy in it and outside it.
+
+    Without arguments: handwritten digits on photographs, a small network pre-trained in the same run, four methods side
+    by side; about a minute on two CPU cores, nothing to download.
+    """
+
+    model: ModelOptions
+    data: DataOptions
+    training: TrainingOptions
+    methods: MethodOptions
+    run: RunOptions
+
+    @classmethod
+    def of(cls, config: Config) -> "_Flags":
+        parts = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
+        return cls(*(part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts))
+
+    def config(self) -> Config:
+        return Config(**{name: value for part in vars(self).values() for name, value in vars(part).items()})
 
 
 def _parse(args: Sequence[str], default: Config) -> Config:
     return tyro.cli(
-        Config,
+        _Flags,
         prog="finetune.py",
         args=args,
-        default=default,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+        default=_Flags.of(default),
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    ).config()
 
 
 def _defaults(args: Sequence[str]) -> Config:
@@ -316,29 +247,7 @@ def _check(config: Config) -> None:
     _check_model(config)
     _check_dataset(config)
     _check_folders(config)
-
-
-def _check_types(config: Config) -> None:
-    """Raises TypeError for a stored value of another type than its field's."""
-    for field in dataclasses.fields(Config):
-        value, usual = getattr(config, field.name), field.default
-        kinds = _KINDS.get(field.name, type(usual))
-        if usual is not None and not isinstance(value, kinds):
-            raise TypeError(f"{field.name} is {str(value)[:40]!r}")
-        if isinstance(value, bool) and not isinstance(usual, bool):
-            raise TypeError(f"{field.name} is {value}")
-    if not (config.image_size is None or isinstance(config.image_size, int)):
-        raise TypeError(f"image_size is {str(config.image_size)[:40]!r}")
-    if not all(isinstance(item, str) and (config.dataset or "=" in item) for item in config.ood_names):
-        raise TypeError("ood is no list of NAME=DIR")
-    if not isinstance(config.id, str | None):
-        raise TypeError(f"id is {str(config.id)[:40]!r}")
-    if (config.train is None) != (config.val is None):
-        raise TypeError("train and val go together")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"dtype {config.dtype[:40]!r}")
-    if config.model_path is not None and not config.model_path.is_absolute():
-        raise ValueError(f"model {config.model[:40]!r}")
+    _check_together(config)
 
 
 def _check_values(config: Config) -> None:
@@ -348,19 +257,58 @@ def _check_values(config: Config) -> None:
             raise UserError(f"--methods {name}: unknown; the methods are {', '.join(METHODS)}")
     if not names or len(set(names)) < len(names):
         raise UserError(f"--methods {config.methods!r}: name at least one method, none twice")
-    for flag, value, good in (
-        ("--epochs", config.epochs, config.epochs >= 1),
-        ("--batch-size", config.batch_size, config.batch_size >= 1),
-        ("--seed", config.seed, 0 <= config.seed < 2**31),
-        ("--lr", config.lr, config.lr > 0 and math.isfinite(config.lr)),
-        ("--radii-lr", config.radii_lr, config.radii_lr > 0 and math.isfinite(config.radii_lr)),
-        ("--wise-alpha", config.wise_alpha, 0 <= config.wise_alpha <= 1),
-        ("--probe-epochs", config.probe_epochs, config.probe_epochs >= 0),
-        ("--val-fraction", config.val_fraction, 0 < config.val_fraction < 0.5),
-        ("--image-size", config.image_size, config.image_size is None or 8 <= config.image_size <= LARGEST_IMAGE),
-    ):
-        if not good:
-            raise UserError(f"{flag} {value}: out of range, see --help")
+    _check_ranges(config)
+    seeds = config.seeds.split(",") if config.seeds else []
+    if not all(seed.isdecimal() and int(seed) < 2**31 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {config.seeds}: give whole numbers, none twice, such as 0,1,2")
+    for item in config.sweep:
+        _check_sweep(item)
+
+
+def _check_ranges(config: Config) -> None:
+    positive = (lambda value: 0 < value < math.inf), "a number above 0"
+    not_negative = (lambda value: 0 <= value < math.inf), "0 or more"
+    share = (lambda value: 0 <= value <= 1), "a number in 0..1"
+    at_least_1 = (lambda value: value >= 1), "a whole number from 1 on"
+    rules = {
+        **dict.fromkeys(("epochs", "batch_size", "accumulate", "keep", "hosts", "project_steps"), at_least_1),
+        **dict.fromkeys(("lr", "radii_lr", "radii_scale", "strengths_lr", "max_strength", "pgm_radius"), positive),
+        **dict.fromkeys(
+            (
+                *("weight_decay", "clip", "mixup", "cutmix", "spd_strength", "l2_sp_strength", "save_minutes"),
+                *("workers", "probe_epochs", "patience", "lora_rank"),
+            ),
+            not_negative,
+        ),
+        **dict.fromkeys(("wise_alpha", "kappa"), share),
+        "warmup": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
+        "label_smoothing": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
+        "layer_decay": ((lambda value: 0 < value <= 1), "a number above 0, up to 1"),
+        "seed": ((lambda value: 0 <= value < 2**31), "a whole number from 0 on, below 2^31"),
+        "host": ((lambda value: 0 <= value < config.hosts), f"a whole number from 0 on, below --hosts {config.hosts}"),
+        "val_fraction": ((lambda value: 0 < value < 0.5), "a number above 0, below 0.5"),
+        "image_size": ((lambda value: value is None or 8 <= value <= LARGEST_IMAGE), f"8 to {LARGEST_IMAGE} pixels"),
+        "validate_every": ((lambda value: value is None or value >= 0), "0 or more steps"),
+        "save_every": ((lambda value: value is None or value >= 1), "1 or more steps"),
+    }
+    for name, (good, wanted) in rules.items():
+        if not good(getattr(config, name)):
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: out of range; give {wanted}")
+
+
+def _check_sweep(item: str) -> None:
+    flag, _, values = item.partition("=")
+    knobs = {f.name.replace("_", "-"): f.default for f in dataclasses.fields(Config) if type(f.default) is float}
+    if flag not in knobs:
+        raise UserError(f"--sweep {item}: no number to choose is called {flag!r}; one of {', '.join(sorted(knobs))}")
+    try:
+        found = [float(value) for value in values.split(",")]
+    except ValueError:
+        found = []
+    if len(set(found)) < 2:
+        raise UserError(f"--sweep {item}: give two values or more, such as {flag}={knobs[flag]:g},{10 * knobs[flag]:g}")
+    for value in found:
+        _check_ranges(dataclasses.replace(Config(), **{flag.replace("-", "_"): value}))
 
 
 def _check_model(config: Config) -> None:
@@ -381,10 +329,10 @@ def _check_model(config: Config) -> None:
 
 def _check_folders(config: Config) -> None:
     if config.task_name == "digits":
-        if config.val or config.ood or config.image_size or config.class_map or config.ood_subset:
+        if config.val or config.test or config.ood or config.image_size or config.class_map or config.ood_subset:
             raise UserError(
-                "--val, --ood, --image-size, --class-map and --ood-subset go with --train DIR or --dataset ROOT; "
-                "give one of these too"
+                "--val, --test, --ood, --image-size, --class-map and --ood-subset go with --train DIR or "
+                "--dataset ROOT; give one of these too"
             )
         return
     if config.train and config.val is None:
@@ -407,13 +355,27 @@ def _check_dataset(config: Config) -> None:
         if split:
             raise UserError("--id and --val-fraction go with --dataset ROOT; give that too")
         return
-    if config.train or config.val:
-        raise UserError("--dataset: has the training and validation images too; leave --train and --val out")
+    if config.train or config.val or config.test:
+        raise UserError("--dataset: has the training and validation images too; leave --train, --val and --test out")
     for item in config.ood_names:
         if "=" in item:
             raise UserError(f"--ood {item}: with --dataset, name one of its domains and no folder")
     if config.dataset.suffix == ".csv" and split:
         raise UserError(f"--dataset {config.dataset}: a CSV has its own splits; leave --id and --val-fraction out")
+
+
+def _check_together(config: Config) -> None:
+    """Flags that make sense only with others."""
+    if config.hosts > 1 and config.coordinator is None:
+        raise UserError("--hosts: name the first host's address too, --coordinator HOST:PORT")
+    if config.coordinator is not None and config.out is None:
+        raise UserError("--coordinator: all hosts write to one directory; name it, --out DIR on a shared disk")
+    if config.patience and config.validate_every == 0:
+        raise UserError("--patience: needs looks at the validation images; leave --validate-every 0 out")
+    if config.lora_rank and (config.freeze or config.batch_norm == "live"):
+        raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
+    if config.compute_dtype == "float32" and config.dtype == "bfloat16":
+        raise UserError("--compute-dtype float32: has no use over bfloat16 parameters; leave one of the two out")
 
 
 def _shown(value: Any) -> str:
