@@ -47,7 +47,8 @@ def main(args: Sequence[str]) -> int:
 
 def _run(config: Config) -> None:
     assert config.out is not None, "parse_config fills it in"
-    run_dir = RunDir(config.out) if config.resume else RunDir.create(config)
+    # of several hosts the first makes it, once they know which that is
+    run_dir = RunDir(config.out) if config.resume or config.coordinator else RunDir.create(config)
     if config.smallest:
         os.environ.setdefault("XLA_FLAGS", _QUICK_COMPILATION)  # read when JAX starts
     # Imported here: --help and a mistyped flag need not wait for JAX.

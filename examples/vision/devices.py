@@ -116,6 +116,12 @@ class Devices:
             return tx.init(params)
         return jax.jit(tx.init, out_shardings=state_shardings(tx, params))(params)
 
+    def shardings_like(self, tree: Any) -> Any:
+        """Where the arrays of a tree lie, and after them what is whole on every device; None without a mesh."""
+        if self.mesh is None:
+            return None
+        return *jax.tree.map(lambda leaf: leaf.sharding, tree), NamedSharding(self.mesh, PartitionSpec())
+
     def gather(self, array: jax.Array) -> np.ndarray:
         """The whole of an array, in every process."""
         if self.mesh is None or array.is_fully_addressable or array.is_fully_replicated:

@@ -40,52 +40,196 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
 
     Args:
         config: What to do.
-        run_dir: Where the result goes.
+        run_dir: Where the result goes; of several hosts the first makes it.
         console: Where progress and the result are shown.
 
     Raises:
         UserError: Data or weights that cannot be used. A new run then leaves no directory behind.
     """
     keep_compiled_programs()
+    connect(config)
+    devices = Devices.of(config)
+    if not devices.first:
+        console = Console(quiet=True)
+    if config.coordinator is not None:
+        if devices.first and not config.resume:
+            RunDir.create(config)
+        devices.wait("run directory")
+    if len(config.seed_list) == 1:
+        _run_seed(dataclasses.replace(config, seed=config.seed_list[0]), run_dir, devices, console)
+    else:
+        _run_seeds(config, run_dir, devices, console)
+
+
+def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
+    """A run of each seed, in a directory of its own, and their means. The first seed's sweep is for all."""
+    reports = []
+    for seed in config.seed_list:
+        root = run_dir.seed(seed)
+        own = dataclasses.replace(config, seed=seed, seeds="", out=root, sweep=config.sweep if not reports else ())
+        directory = RunDir(root)
+        console.rule(f"seed {seed}")
+        if devices.first and not root.exists():
+            RunDir.create(own)
+            if reports and (chosen := run_dir.seed(config.seed_list[0]).joinpath("knobs.json")).exists():
+                shutil.copy(chosen, directory.knobs)
+        devices.wait("seed's directory")
+        if not directory.report.exists():
+            _run_seed(dataclasses.replace(own, resume=True), directory, devices, console)
+        reports.append(json.loads(directory.report.read_text()))
+    if devices.first:
+        summary = summarise(reports)
+        write_json(run_dir.report, summary)
+        print_summary(summary, console)
+
+
+def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
     try:
-        task = _load_task(config, run_dir, console)
-        with track(console, "linear probe" if config.model_path else "pre-training") as update:
-            start = starting_model(
-                config, task, run_dir, lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
-            )
+        task = _load_task(config, run_dir, devices, console)
+        start = _start(config, task, run_dir, devices, console)
+        parts = _Parts(config, task, start, devices, run_dir, console)
     except UserError:
-        if not config.resume:
-            shutil.rmtree(run_dir.root)
+        if not config.resume and devices.first:
+            shutil.rmtree(run_dir.root, ignore_errors=True)
         raise
-    network, pretrained = split_model(start.model, freeze_head=config.freeze_head)
-    _print_plan(config, task, pretrained, start, console)
-    trained = {
-        name: _fine_tune(name, config, task, network, pretrained, start, run_dir, console)
-        for name in config.method_names
-    }
-    predictions = _evaluate(config, task, network, pretrained, trained, start, console)
-    results = Results(config, task, pretrained, start.head, start.order, trained, predictions)
-    _finish(results, run_dir, console)
+    _print_plan(config, task, parts.pretrained, start, devices, console)
+    knobs = _knobs(parts)
+    trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
+    predictions = _evaluate(parts, trained)
+    if devices.first:
+        _finish(Results(config, task, parts.pretrained, start.head, start.order, trained, predictions), parts, knobs)
+        for name in config.method_names:
+            run_dir.tidy(name)
+    devices.wait("report")
 
 
-def _load_task(config: Config, run_dir: RunDir, console: Console) -> Task:
-    if config.model_path is not None:
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What the methods share."""
+
+    config: Config
+    task: Task
+    start: Start
+    devices: Devices
+    run_dir: RunDir
+    console: Console
+
+    @functools.cached_property
+    def split(self) -> tuple[Network, Params]:
+        return split_model(self.start.model, **self._options)
+
+    @property
+    def network(self) -> Network:
+        return self.split[0]
+
+    @property
+    def pretrained(self) -> Params:
+        return self.split[1]
+
+    @functools.cached_property
+    def head_only(self) -> tuple[Network, Params]:
+        """The model with all but its head frozen."""
+        return split_model(self.start.model, **self._options | {"head_only": True})
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "frozen": (*config.freeze, *(("head/*",) if config.freeze_head else ())),
+            "live_stats": config.batch_norm == "live",
+            "compute_dtype": config.compute_dtype,
+            "remat": config.remat,
+        }
+
+
+def _start(config: Config, task: Task, run_dir: RunDir, devices: Devices, console: Console) -> Start:
+    """The first host makes it, the others read what it has written."""
+    with track(console, "linear probe" if config.model_path else "pre-training") as update:
+        make = lambda: starting_model(
+            config, task, run_dir, lambda done, total, loss: update(done, f"loss {loss:.3f}", total=total)
+        )
+        return _first_alone(make, devices)
+
+
+def _first_alone(make: Callable[[], Any], devices: Devices) -> Any:
+    """What is made and kept by the first host, then read by the others."""
+    made = make() if devices.first else None
+    devices.wait("made")
+    return made if devices.first else make()
+
+
+def _knobs(parts: _Parts) -> dict[str, dict[str, float]]:
+    """The values that validation images choose for every method that a swept knob concerns."""
+    config, path = parts.config, parts.run_dir.knobs
+    if path.exists():
+        return json.loads(path.read_text())
+    chosen = {}
+    for name in config.method_names:
+        swept = {knob: values for knob, values in config.swept.items() if knob in KNOBS[name]}
+        if not swept:
+            continue
+        trials = [dict(zip(swept, values, strict=True)) for values in itertools.product(*swept.values())]
+        accuracies = [_trial(name, parts, trial) for trial in trials]
+        best = int(np.argmax(accuracies))  # the first of equal ones
+        chosen[name] = trials[best]
+        for trial, found in zip(trials, accuracies, strict=True):
+            parts.console.print(f"{_shown(name, trial)}: validation accuracy {100 * found:.1f}", markup=False)
+    if parts.devices.first and config.sweep:
+        for name, trial in chosen.items():
+            # the chosen trial is the run itself
+            kept = parts.run_dir.checkpoints(_shown(name, trial))
+            for source, target in (
+                (kept, parts.run_dir.checkpoints(name)),
+                (best_checkpoints(kept), best_checkpoints(parts.run_dir.checkpoints(name))),
+            ):
+                if source.exists():
+                    os.replace(source, target)
+        for leftover in parts.run_dir.root.glob("checkpoints/* *"):
+            shutil.rmtree(leftover)
+        write_json(path, chosen)
+    parts.devices.wait("knobs")
+    return chosen
+
+
+def _trial(name: str, parts: _Parts, trial: Mapping[str, float]) -> float:
+    """The validation accuracy that decides: of the weights that would be reported."""
+    trained = _train(name, _shown(name, trial), parts, trial)
+    if parts.config.select == "best":
+        return max(accuracy for _, accuracy, _ in trained.validations)
+    return trained.validations[-1][1]
+
+
+def _shown(name: str, knobs: Mapping[str, float]) -> str:
+    return " ".join([name, *(f"{knob.replace('_', '-')}={value:g}" for knob, value in knobs.items())])
+
+
+def _load_task(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> Task:
+    """The first host lists the images; a resumed run has them as they were listed, and so have the other hosts."""
+
+    def load() -> Task:
+        if config.model_path is None:
+            assert config.image_size is not None, "parse_config fills it in"
+            return _load_data(config, config.image_size, run_dir, console)
         # Imported here so that the default job does not pay for it.
         from vision.start_from_files import model_preprocessing
 
         preprocessing = model_preprocessing(config, run_dir)
         assert preprocessing.size is not None, "the model's, or that asked for"
-        return _prepared(_load_data(config, preprocessing.size[0], console), preprocessing)
-    assert config.image_size is not None, "parse_config fills it in"
-    return _load_data(config, config.image_size, console)
+        return _prepared(_load_data(config, preprocessing.size[0], run_dir, console), preprocessing)
+
+    return _first_alone(load, devices)
 
 
-def _load_data(config: Config, image_size: int, console: Console) -> Task:
-    if config.task_name == "folders":
-        with track(console, "reading images", unit="images") as update:
-            return _image_task(config, image_size, lambda done, total: update(done, total=total))
-    task = digits_task(config.seed, smallest=config.smallest)
-    return task if task.image_size == image_size else _enlarged(task, image_size)
+def _load_data(config: Config, image_size: int, run_dir: RunDir, console: Console) -> Task:
+    if config.task_name == "digits":
+        task = digits_task(config.seed, smallest=config.smallest)
+        return task if task.image_size == image_size else _enlarged(task, image_size)
+    if run_dir.listing.exists():
+        return load_listing(run_dir.listing)
+    with track(console, "reading images", unit="images") as update:
+        task = _image_task(config, image_size, lambda done, total: update(done, total=total))
+    store_listing(run_dir.listing, task)
+    return task
 
 
 def _prepared(task: Task, prepare: Prepare) -> Task:
@@ -108,11 +252,16 @@ def _prepared(task: Task, prepare: Prepare) -> Task:
 def _image_task(config: Config, image_size: int, on_checked: OnChecked) -> Task:
     """The user's own images, from wherever the flags say."""
     class_map = FOLDER_NAMES if config.class_map is None else read_class_map(config.class_map)
-    options: dict[str, Any] = {"class_map": class_map, "ood_subset": config.ood_subset, "on_checked": on_checked}
+    options: dict[str, Any] = {
+        "class_map": class_map,
+        "ood_subset": config.ood_subset,
+        "on_checked": on_checked,
+        "skip_bad": config.on_bad_image == "skip",
+    }
     if config.dataset is None:
         assert config.train is not None, "the task is of folders"
         assert config.val is not None, "it goes with --train"
-        return folder_task(config.train, config.val, config.ood_folders, image_size, **options)
+        return folder_task(config.train, config.val, config.ood_folders, image_size, test=config.test, **options)
     if config.dataset.suffix == ".csv":
         return wilds_task(config.dataset, config.ood_names, image_size, **options)
     split = {"val_fraction": config.val_fraction, "seed": config.seed}
@@ -139,7 +288,9 @@ def _enlarged(task: Task, size: int) -> Task:
     )
 
 
-def _print_plan(config: Config, task: Task, pretrained: Params, start: Start, console: Console) -> None:
+def _print_plan(
+    config: Config, task: Task, pretrained: Params, start: Start, devices: Devices, console: Console
+) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained))
     ood = f"{len(task.ood)} OOD domains ({', '.join(task.ood)})" if task.ood else "no OOD domain"
     console.print(
@@ -151,71 +302,109 @@ def _print_plan(config: Config, task: Task, pretrained: Params, start: Start, co
     head = f"{start.head} head" + ("" if start.constrained_head else ", not constrained")
     if config.freeze_head:
         head = f"{start.head} head, frozen"
-    console.print(f"Model {config.model}: {parameters:,} parameters, {head}, {config.dtype}", soft_wrap=True)
+    trained = "trained parameters" if config.freeze or config.freeze_head or config.lora_rank else "parameters"
+    precision = config.dtype + (f", computed in {config.compute_dtype}" if config.compute_dtype else "")
+    console.print(f"Model {config.model}: {parameters:,} {trained}, {head}, {precision}", soft_wrap=True)
+    if devices.mesh is not None:
+        how = "parameters cut over them" if devices.fsdp else "parameters whole on each"
+        hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+        console.print(f"{jax.device_count()} devices{hosts}, {how}", soft_wrap=True)
 
 
-def _fine_tune(
-    name: str,
-    config: Config,
-    task: Task,
-    network: Network,
-    pretrained: Params,
-    start: Start,
-    run_dir: RunDir,
-    console: Console,
-) -> Trained:
-    total = num_steps(task.train, config.batch_size, config.epochs)
-    tx = create_method(
+def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> Trained:
+    """A method from its start to its end, or from its last checkpoint."""
+    config = dataclasses.replace(parts.config, **knobs)
+    total = num_steps(parts.task.train, config.batch_size, config.epochs)
+    method = create_method(
         name,
-        learning_rate=config.lr,
-        num_steps=total,
-        radii_learning_rate=config.radii_lr,
-        mask=None if start.constrained_head else not_head,
+        config,
+        num_steps=-(-total // config.accumulate),
+        order=parts.start.order,
+        mask=None if parts.start.constrained_head else not_head,
     )
-    with track(console, name, total) as update:
+    network, pretrained = parts.head_only if method.head_only else parts.split
+    if method.probe_first:
+        pretrained = _probed(parts)
+    with track(parts.console, shown, total) as update, parts.log(shown) as log:
+
+        def on_step(done: int, measured: Mapping[str, float]) -> None:
+            log.write(done, measured)
+            update(done, _note(measured))
+
         trained = fine_tune(
+            shown,
+            method,
             network,
             pretrained,
-            tx,
-            task.train,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            checkpoints=run_dir.checkpoints(name),
-            on_step=lambda done, loss, accuracy: update(done, f"loss {loss:.3f}  accuracy {accuracy:.2f}"),
+            parts.task,
+            config,
+            devices=parts.devices,
+            checkpoints=parts.run_dir.checkpoints(shown),
+            on_step=on_step,
         )
-    start.write(run_dir.weights(name), network.model(trained.params), {"method": name})
+    return trained.completed(parts.pretrained) if method.head_only else trained
+
+
+def _note(measured: Mapping[str, float]) -> str:
+    said = f"loss {measured['loss']:.3f}  accuracy {measured['accuracy']:.2f}"
+    if "images_per_second" in measured:
+        said += f"  {measured['images_per_second']:.3g} images/s, {100 * measured['waiting']:.0f} % waiting for input"
+    return said
+
+
+def _probed(parts: _Parts) -> Params:
+    """The start with a head trained on frozen features, for LP-FT."""
+    task, config = parts.task, parts.config
+    kernel, bias = linear_probe(
+        parts.start.model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed
+    )
+    head = parts.pretrained["head"]
+    fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
+    if "bias" in head:
+        fitted["bias"] = jnp.asarray(bias, head["bias"].dtype)
+    return parts.pretrained | {"head": fitted}
+
+
+def _fine_tune(name: str, parts: _Parts, knobs: Mapping[str, float]) -> Trained:
+    trained = _train(name, name, parts, knobs)
+    _write(name, trained.weights, parts)
+    if trained.best is not None:
+        _write(f"{name}-best", trained.best.weights, parts)
     return trained
 
 
-def _evaluate(
-    config: Config,
-    task: Task,
-    network: Network,
-    pretrained: Params,
-    trained: Mapping[str, Trained],
-    start: Start,
-    console: Console,
-) -> Predictions:
-    domains = test_sets(task)
-    with track(console, "evaluation", num_batches(domains, _EVAL_BATCH_SIZE), "batches") as update:
+def _write(name: str, weights: Weights, parts: _Parts) -> None:
+    """Writes weights, by the first host; all have to gather them."""
+    weights = jax.tree.map(parts.devices.gather, weights)
+    if parts.devices.first:
+        parts.start.write(parts.run_dir.weights(name), parts.network.model(*weights), {"method": name})
+
+
+def _evaluate(parts: _Parts, trained: Mapping[str, Trained]) -> Predictions:
+    config, task, start, devices = parts.config, parts.task, parts.start, parts.devices
+    domains, size = test_sets(task), devices.eval_batch_size(_EVAL_BATCH_SIZE)
+    at_start = Weights(devices.put(parts.pretrained), devices.put(parts.network.stats, whole=True))
+    tuned = {name: result.selected(config.select) for name, result in trained.items()}
+    with track(parts.console, "evaluation", num_batches(domains, size), "batches") as update:
         done = iter(range(1, 1 << 62))
         return evaluate(
-            network,
-            pretrained,
-            {name: result.params for name, result in trained.items()} | {PRETRAINED: pretrained},
+            parts.network,
+            at_start,
+            tuned | {PRETRAINED: at_start},
             candidates(config, start.head),
             domains,
             allowed=allowed_classes(task),
             start=START if start.scored else None,
-            batch_size=_EVAL_BATCH_SIZE,
+            batch_size=size,
+            devices=devices,
             on_batch=lambda: update(next(done)),
         )
 
 
-def _finish(results: Results, run_dir: RunDir, console: Console) -> None:
+def _finish(results: Results, parts: _Parts, knobs: Mapping[str, Mapping[str, float]]) -> None:
     """Writes the figures and the report, and prints the table."""
-    report: dict[str, Any] = build_report(results)
+    run_dir = parts.run_dir
+    report: dict[str, Any] = build_report(results, devices=parts.devices.to_json(), knobs=knobs)
     with replacing(run_dir.figure("examples")) as path:
         figures.draw_examples(results, path)
     if results.task.ood:
@@ -225,5 +414,5 @@ def _finish(results: Results, run_dir: RunDir, console: Console) -> None:
         with replacing(run_dir.figure("radii")) as path:
             figures.draw_scalars(results, path)
     write_json(run_dir.report, report)
-    console.print()
-    print_table(report, console)
+    parts.console.print()
+    print_table(report, parts.console)

@@ -58,6 +58,28 @@ class RunDir:
     def checkpoints(self, method: str) -> Path:
         return self.root / "checkpoints" / method
 
+    @property
+    def listing(self) -> Path:
+        """The image files and their labels, as the run found them."""
+        return self.root / "images.json.gz"
+
+    @property
+    def knobs(self) -> Path:
+        """What the sweep chose, by method."""
+        return self.root / "knobs.json"
+
+    def seed(self, seed: int) -> Path:
+        """The run of one seed, where there are several."""
+        return self.root / f"seed-{seed}"
+
+    def tidy(self, method: str) -> None:
+        """Leaves of a finished method's checkpoints the last one."""
+        checkpoints = self.checkpoints(method)
+        steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
+        for step in steps[:-1]:
+            shutil.rmtree(checkpoints / str(step))
+        shutil.rmtree(best_checkpoints(checkpoints), ignore_errors=True)
+
     def figure(self, name: str) -> Path:
         return self.root / f"{name}.png"
 

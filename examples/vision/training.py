@@ -1,71 +1,92 @@
-"""Fine-tuning with one method: the jitted step, the loop round it, and checkpoints that lose nothing."""
+"""Fine-tuning with one method: the jitted step, and the loop round it, which loses nothing."""
 
+import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+import ftp_optax
+from vision.augment import augmentation
 from vision.checkpoints import checkpoint_manager, restore, save
-from vision.data import Domain, Example, steps_in, train_batches
+from vision.config import Config
+from vision.data import Domain, Example, Task, eval_batches, steps_in, train_batches
+from vision.devices import Devices
+from vision.errors import UserError
+from vision.methods import Method
+from vision.mixing import mixed, soft_targets
 from vision.networks import Network, Params
 
-__all__ = ["OnStep", "Trained", "fine_tune", "make_step", "num_steps"]
+__all__ = ["Best", "OnStep", "Trained", "Weights", "cross_entropy", "fine_tune", "make_step", "num_steps"]
 
-OnStep = Callable[[int, float, float], None]
-"""Called with the number of steps done, the last loss and the last accuracy."""
-
-Step = Callable[[Params, Any, Example], tuple[Params, Any, dict[str, jax.Array]]]
+OnStep = Callable[[int, Mapping[str, float]], None]
+"""Called with the number of steps done and what was last measured: `loss`, `accuracy`, ..."""
 
 LEARNED = ("radii", "strengths")
 
 _MAX_STEPS_BETWEEN_CHECKPOINTS = 200
 # Metrics stay on the device for a few steps, so that the host can run ahead of it.
 _STEPS_BETWEEN_READS = 10
+_EVAL_BATCH_SIZE = 64
+
+
+class Weights(NamedTuple):
+    """What an evaluation needs: parameters, and the statistics of live batch normalisation."""
+
+    params: Params
+    stats: Any
+
+
+class Best(NamedTuple):
+    """The weights of the best validation accuracy, where those are not the last."""
+
+    step: int
+    accuracy: float
+    weights: Weights
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What one method ended with.
+    """What one method ended with. Its optimizer's state is freed: what it learned is told here.
 
     Attributes:
-        params: The fine-tuned parameters.
-        opt_state: The optimizer's last state.
+        weights: The last weights.
+        best: The best weights, where they are others.
+        radii: As `ftp_optax.radii` tells them at the end.
+        strengths: As `ftp_optax.strengths` does.
         history: By name one array with a row for each step: `loss`, `accuracy`, and where the method has them `radii`
-            and `strengths` with a column for each layer; `seconds` and `timed_steps` are totals.
+            and `strengths` with a column for each layer. `seconds`, `waited_seconds`, `timed_steps` and `bad_images`
+            are totals.
+        validations: Step, accuracy and loss of each look at the validation images.
+        stopped_early: Whether the accuracy had not become better for so long as was asked for.
     """
 
-    params: Params
-    opt_state: Any
+    weights: Weights
+    best: Best | None
+    radii: Mapping[str, Any]
+    strengths: Mapping[str, Any]
     history: dict[str, np.ndarray]
+    validations: list[tuple[int, float, float]]
+    stopped_early: bool
 
+    def selected(self, which: str) -> Weights:
+        """The weights to report: the `last` or the `best`."""
+        return self.best.weights if which == "best" and self.best is not None else self.weights
 
-def make_step(network: Network, tx: optax.GradientTransformationExtraArgs) -> Step:
-    """The jitted training step `(params, opt_state, batch) -> (params, opt_state, metrics)`.
-
-    Parameters and optimizer state are donated: with arguments and results in this same order XLA updates both in
-    place, and the anchor inside the state passes through without a copy.
-    """
-
-    def loss_fn(params: Params, batch: Example) -> tuple[jax.Array, jax.Array]:
-        logits = network.logits(params, batch["image"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, (logits.argmax(-1) == batch["label"]).mean()
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Params, opt_state: Any, batch: Example) -> tuple[Params, Any, dict[str, jax.Array]]:
-        (loss, accuracy), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
-        updates, opt_state = tx.update(gradients, opt_state, params)
-        metrics = {"loss": loss, "accuracy": accuracy, **_learned_scalars(opt_state)}
-        return optax.apply_updates(params, updates), opt_state, metrics
-
-    return step
+    def completed(self, frozen: Params) -> "Trained":
+        """With the parameters that were not trained."""
+        whole = lambda weights: weights._replace(params={**frozen, **weights.params})
+        best = None if self.best is None else self.best._replace(weights=whole(self.best.weights))
+        return dataclasses.replace(self, weights=whole(self.weights), best=best)
 
 
 def num_steps(train: Domain, batch_size: int, epochs: int) -> int:
@@ -73,15 +94,68 @@ def num_steps(train: Domain, batch_size: int, epochs: int) -> int:
     return steps_in(len(train), batch_size, epochs)
 
 
+def cross_entropy(network: Network, config: Config) -> Callable[..., tuple[jax.Array, Any]]:
+    """The training loss `(params, stats, batch, key) -> (loss, (new stats, accuracy))` of a batch."""
+    soft = config.label_smoothing > 0 or config.mixup > 0 or config.cutmix > 0
+
+    def loss_fn(params: Params, stats: Any, batch: Example, key: jax.Array) -> tuple[jax.Array, Any]:
+        images, labels = batch["image"], batch["label"]
+        if not soft:
+            logits, stats = network.train_logits(params, stats, images)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        else:
+            classes = jax.eval_shape(network.logits, params, images).shape[-1]
+            targets = soft_targets(labels, classes, config.label_smoothing)
+            images, targets = mixed(key, images, targets, mixup=config.mixup, cutmix=config.cutmix)
+            logits, stats = network.train_logits(params, stats, images)
+            loss = optax.softmax_cross_entropy(logits, targets).mean()
+        return loss, (stats, (logits.argmax(-1) == labels).mean())
+
+    return loss_fn
+
+
+def make_step(
+    tx: optax.GradientTransformationExtraArgs, config: Config, *, held_out: bool = False, shardings: Any = None
+) -> Callable[..., Any]:
+    """The jitted step `(params, opt_state, stats, batch, index, network, held) -> (params, opt_state, stats, metrics)`.
+
+    Parameters, optimizer state and statistics are donated: with arguments and results in this same order XLA updates
+    all in place, and the anchor inside the state passes through without a copy.
+
+    Args:
+        tx: The method's transformation.
+        config: How the loss is made.
+        held_out: Whether `update` takes the loss on the held-out batch `held`.
+        shardings: Of the results, where there is a mesh.
+    """
+
+    @partial(jax.jit, donate_argnums=(0, 1, 2), out_shardings=shardings)
+    def step(
+        params: Params, opt_state: Any, stats: Any, batch: Example, index: Any, network: Network, held: Example | None
+    ) -> tuple[Params, Any, Any, dict[str, jax.Array]]:
+        # a function of the seed and the step, so that a resumed run mixes as one that was never stopped
+        key = jax.random.fold_in(jax.random.key(config.seed), index)
+        loss_fn = cross_entropy(network, config)
+        (loss, (new_stats, accuracy)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, batch, key)
+        extra = {"held_out_loss": lambda p: loss_fn(p, stats, held, key)[0]} if held_out else {}
+        updates, opt_state = tx.update(gradients, opt_state, params, **extra)
+        metrics = {"loss": loss, "accuracy": accuracy, **_learned_scalars(opt_state)}
+        if "bad" in batch:
+            metrics["bad_images"] = batch["bad"].sum()
+        return optax.apply_updates(params, updates), opt_state, new_stats, metrics
+
+    return step
+
+
 def fine_tune(
+    name: str,
+    method: Method,
     network: Network,
     pretrained: Params,
-    tx: optax.GradientTransformationExtraArgs,
-    train: Domain,
+    task: Task,
+    config: Config,
     *,
-    batch_size: int,
-    epochs: int,
-    seed: int,
+    devices: Devices,
     checkpoints: Path,
     on_step: OnStep,
 ) -> Trained:
@@ -91,60 +165,224 @@ def fine_tune(
     killed at any moment ends with the very bits of one that was not.
 
     Args:
+        name: What errors call it.
+        method: How.
         network: The fixed part of the model.
         pretrained: Parameters to start from; left untouched.
-        tx: The method.
-        train: Images to train on.
-        batch_size: Images in a step.
-        epochs: Passes over `train`.
-        seed: Of the order of the images.
-        checkpoints: Directory of this method's checkpoints.
+        task: Images to train on, to validate on, and to learn TPGM's radii on.
+        config: Everything else.
+        devices: Where.
+        checkpoints: Directory of this method's checkpoints; that of the best weights is beside it.
         on_step: Progress.
+
+    Raises:
+        UserError: A loss that is not finite, an image that cannot be read, a checkpoint that cannot be written.
     """
-    total = num_steps(train, batch_size, epochs)
-    every = min(steps_in(len(train), batch_size, 1), _MAX_STEPS_BETWEEN_CHECKPOINTS)
-    step = make_step(network, tx)
+    total = num_steps(task.train, config.batch_size, config.epochs)
     # The first step donates its arguments, and every method starts from the same arrays.
-    params = jax.tree.map(jnp.copy, pretrained)
-    opt_state = tx.init(params)
-    history = _new_history(total, opt_state)
-    with checkpoint_manager(checkpoints) as manager:
+    params, stats = devices.put(pretrained), devices.put(network.stats, whole=True)
+    opt_state = devices.init(method.tx, params)
+    plan = _Plan.of(config, task, total)
+    history = _new_history(total, len(plan.validations), opt_state)
+    step = make_step(
+        method.tx, config, held_out=method.held_out, shardings=devices.shardings_like((params, opt_state, stats))
+    )
+    with ExitStack() as stack:
+        manager = stack.enter_context(checkpoint_manager(checkpoints, keep=config.keep))
+        best = stack.enter_context(checkpoint_manager(best_checkpoints(checkpoints)))
         first = manager.latest_step() or 0
         if first:
-            content = restore(manager, first, {"params": params, "opt_state": opt_state, "history": history})
-            params, opt_state = jax.tree.map(jnp.asarray, (content["params"], content["opt_state"]))
-            history = content["history"]
-        clock = _Clock(history)
-        unread: list[dict[str, jax.Array]] = []
-        batches = train_batches(train, batch_size, seed=seed, first_step=first, num_steps=total)
-        for done, batch in enumerate(batches, start=first + 1):
-            params, opt_state, metrics = step(params, opt_state, batch)
+            content = {"params": params, "opt_state": opt_state, "stats": stats, "history": history}
+            found = restore(manager, first, content)
+            params, opt_state, stats, history = (found[key] for key in content)
+        clock, unread, saved_at, done = _Clock(history), [], time.monotonic(), first
+        last = int(history["stopped"]) or total
+        for batch, held in _batches(method, task, config, devices, clock, first, total) if first < last else ():
+            params, opt_state, stats, metrics = step(params, opt_state, stats, batch, np.uint32(done), network, held)
             unread.append(metrics)
-            at_checkpoint = done % every == 0 or done == total
-            if at_checkpoint or not clock.running or len(unread) == _STEPS_BETWEEN_READS:
-                _read(history, unread, done)
-                clock.read(len(unread))
-                unread.clear()
-                on_step(done, float(history["loss"][done - 1]), float(history["accuracy"][done - 1]))
-            if at_checkpoint:
-                save(manager, done, {"params": params, "opt_state": opt_state, "history": history})
-    return Trained(params, opt_state, history)
+            done += 1
+            validating = done in plan.validations
+            saving = done % plan.save_every == 0 or done == total
+            reading = saving or validating or not clock.running or len(unread) == _STEPS_BETWEEN_READS
+            if not reading:
+                continue
+            _read(history, unread, done, name, checkpoints)
+            clock.read(len(unread))
+            unread.clear()
+            if config.save_minutes:
+                saving |= devices.agree(time.monotonic() - saved_at > 60 * config.save_minutes)
+            measured = {key: float(history[key][done - 1]) for key in ("loss", "accuracy")}
+            if validating:
+                improved = _validate(history, plan, done, network, Weights(params, stats), task.validation, devices)
+                measured |= {f"validation_{key}": value for key, value in plan.latest(history, done).items()}
+                stopping = 0 < config.patience <= plan.since_best(history, done)
+                if improved and len(plan.validations) > 1 and done not in best.all_steps():
+                    save(best, done, {"params": params, "stats": stats})
+                if stopping:
+                    history["stopped"][...] = done
+                clock.skip()
+            on_step(done, measured | clock.rates(config.batch_size))
+            if saving or history["stopped"]:
+                _check_finite(params, name, done, checkpoints)
+                save(manager, done, {"params": params, "opt_state": opt_state, "stats": stats, "history": history})
+                saved_at = time.monotonic()
+            if history["stopped"]:
+                break
+        top = plan.best(history)
+        if method.project_after:
+            params = _projected(params, pretrained, stats, network, method, task, config, devices)
+        best_weights = None
+        if top is not None and top[0] != done and not method.project_after:
+            best_weights = Best(*top, Weights(**restore(best, top[0], {"params": params, "stats": stats})))
+    return Trained(
+        Weights(params, stats),
+        best_weights,
+        ftp_optax.radii(opt_state, params) if "radii" in history else {},
+        ftp_optax.strengths(opt_state, params) if "strengths" in history else {},
+        {key: rows[:done] if rows.ndim and key != "validation" else rows for key, rows in history.items()},
+        [(at, *map(float, row)) for at, row in zip(plan.validations, history["validation"], strict=True) if at <= done],
+        bool(history["stopped"]),
+    )
+
+
+def best_checkpoints(checkpoints: Path) -> Path:
+    """Where the best weights of a method are kept while it trains."""
+    return checkpoints.with_name(f"{checkpoints.name}.best")
+
+
+class _Plan(NamedTuple):
+    """At which steps what is done."""
+
+    save_every: int
+    validations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Config, task: Task, total: int) -> "_Plan":
+        epoch = steps_in(len(task.train), config.batch_size, 1)
+        every = epoch if config.validate_every is None else config.validate_every or total
+        save_every = config.save_every or min(epoch, _MAX_STEPS_BETWEEN_CHECKPOINTS)
+        return cls(save_every, (*range(every, total, every), total))
+
+    def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
+        accuracy, loss = history["validation"][self.validations.index(done)]
+        return {"accuracy": float(accuracy), "loss": float(loss)}
+
+    def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
+        """How many looks ago the validation accuracy was best."""
+        seen = history["validation"][: self.validations.index(done) + 1, 0]
+        return len(seen) - 1 - int(seen.argmax())
+
+    def best(self, history: dict[str, np.ndarray]) -> tuple[int, float] | None:
+        """The step of the best validation accuracy, the first of equal ones."""
+        accuracies = history["validation"][:, 0]
+        at = int(accuracies.argmax())  # those that were not reached are -1
+        return None if accuracies[at] < 0 else (self.validations[at], float(accuracies[at]))
 
 
 class _Clock:
-    """Counts the seconds of training, and the steps in them, without the first step of a process, which compiles."""
+    """Counts the seconds of training and those spent waiting for input, without what compiles or validates."""
 
     def __init__(self, history: dict[str, np.ndarray]) -> None:
         self.running = False
         self._history = history
-        self._since = 0.0
+        self._since = self._waited = 0.0
+
+    def waiting(self, seconds: float) -> None:
+        self._waited += seconds
 
     def read(self, steps: int) -> None:
         now = time.perf_counter()
         if self.running:
             self._history["seconds"] += now - self._since
+            self._history["waited_seconds"] += self._waited
             self._history["timed_steps"] += steps
-        self.running, self._since = True, now
+        self.running, self._since, self._waited = True, now, 0.0
+
+    def skip(self) -> None:
+        """Leaves out what has gone by since the last reading."""
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Images a second, and the share of the time in which the devices wait for input."""
+        seconds = float(self._history["seconds"])
+        if seconds <= 0:
+            return {}
+        images = float(self._history["timed_steps"]) * batch_size
+        return {"images_per_second": images / seconds, "waiting": float(self._history["waited_seconds"]) / seconds}
+
+
+def _batches(
+    method: Method, task: Task, config: Config, devices: Devices, clock: _Clock, first: int, total: int
+) -> Iterator[tuple[Example, Example | None]]:
+    """The batches of each step, on the devices."""
+    augment = augmentation(config.augment, task.image_size)
+    options: dict[str, Any] = {"first_step": first, "num_steps": total, "reading": devices.reading}
+    batches = train_batches(task.train, config.batch_size, seed=config.seed, augment=augment, **options)
+    # as many held-out images as training images, in an order of their own
+    held_out = train_batches(task.validation, config.batch_size, seed=config.seed + 1, **options)
+    for _ in range(first, total):
+        asked = time.perf_counter()
+        batch = next(batches)
+        held = devices.place(next(held_out)) if method.held_out else None
+        clock.waiting(time.perf_counter() - asked)
+        yield devices.place(batch), held
+
+
+@jax.jit
+def _scores(network: Network, weights: Weights, batch: Example) -> jax.Array:
+    """Sums over the batch of accuracy, loss and weight."""
+    logits = network.logits(weights.params, batch["image"], weights.stats)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    rows = jnp.stack([(logits.argmax(-1) == batch["label"]).astype(jnp.float32), loss, jnp.ones_like(loss)])
+    return jnp.where(batch["weight"] > 0, rows, 0).sum(1)
+
+
+def _validate(
+    history: dict[str, np.ndarray],
+    plan: _Plan,
+    done: int,
+    network: Network,
+    weights: Weights,
+    domain: Domain,
+    devices: Devices,
+) -> bool:
+    """Records accuracy and loss; says whether the accuracy is better than ever."""
+    size = devices.eval_batch_size(_EVAL_BATCH_SIZE)
+    sums = np.zeros(3)
+    for batch in eval_batches(domain, size, reading=devices.reading):
+        sums += np.asarray(_scores(network, weights, devices.place(batch)), np.float64)
+    at = plan.validations.index(done)
+    better = sums[0] / sums[2] > history["validation"][:at, 0].max(initial=-1)
+    history["validation"][at] = sums[:2] / sums[2]
+    return bool(better)
+
+
+def _projected(
+    params: Params,
+    pretrained: Params,
+    stats: Any,
+    network: Network,
+    method: Method,
+    task: Task,
+    config: Config,
+    devices: Devices,
+) -> Params:
+    """TPGM after training: radii learned on validation batches."""
+    loss_fn = cross_entropy(network, config)
+    batches = train_batches(
+        task.validation,
+        config.batch_size,
+        seed=config.seed + 1,
+        num_steps=config.project_steps,
+        reading=devices.reading,
+    )
+    return ftp_optax.tpgm_project(
+        params,
+        devices.put(pretrained),
+        lambda p, batch: loss_fn(p, stats, batch, jax.random.key(0))[0],
+        map(devices.place, batches),
+        mask=method.mask,
+    )
 
 
 def _learned_scalars(opt_state: Any) -> dict[str, jax.Array]:
@@ -156,14 +394,43 @@ def _learned_scalars(opt_state: Any) -> dict[str, jax.Array]:
     return {name: jnp.concatenate(arrays) for name, arrays in parts.items() if arrays}
 
 
-def _new_history(steps: int, opt_state: Any) -> dict[str, np.ndarray]:
+def _new_history(steps: int, validations: int, opt_state: Any) -> dict[str, np.ndarray]:
     history: dict[str, np.ndarray] = {name: np.zeros(steps, np.float32) for name in ("loss", "accuracy")}
     for name, scalars in _learned_scalars(opt_state).items():
         history[name] = np.zeros((steps, *scalars.shape), np.float32)
-    return history | {"seconds": np.zeros(()), "timed_steps": np.zeros((), np.int32)}
+    history["validation"] = np.full((validations, 2), -1.0)
+    history |= {name: np.zeros(()) for name in ("seconds", "waited_seconds")}
+    return history | {name: np.zeros((), np.int32) for name in ("timed_steps", "bad_images", "stopped")}
 
 
-def _read(history: dict[str, np.ndarray], metrics: list[dict[str, jax.Array]], done: int) -> None:
+def _read(
+    history: dict[str, np.ndarray], metrics: list[dict[str, jax.Array]], done: int, name: str, checkpoints: Path
+) -> None:
     for index, row in enumerate(metrics, start=done - len(metrics)):
-        for name, value in row.items():
-            history[name][index] = np.asarray(value)
+        if not math.isfinite(loss := float(row["loss"])):
+            raise _diverged(name, f"the loss is {loss} at step {index + 1}", checkpoints)
+        for key, value in row.items():
+            if history[key].ndim:
+                history[key][index] = np.asarray(value)
+            else:
+                history[key] += np.asarray(value, history[key].dtype)
+
+
+def _check_finite(params: Params, name: str, done: int, checkpoints: Path) -> None:
+    """A checkpoint that is written can be gone on from."""
+    if not all(jax.device_get([_finite(leaf) for leaf in jax.tree.leaves(params)])):
+        raise _diverged(name, f"parameters are not finite after step {done}", checkpoints)
+
+
+@jax.jit
+def _finite(x: jax.Array) -> jax.Array:
+    return jnp.isfinite(x).all()
+
+
+def _diverged(name: str, what: str, checkpoints: Path) -> UserError:
+    steps = sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal())
+    kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there was no checkpoint yet"
+    return UserError(
+        f"{name}: {what}; {kept} in {checkpoints}. If it happens again with --resume, start a run with a lower --lr, "
+        "or without that method"
+    )
