@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrained.activations import ACTIVATIONS
-from pretrained.layers import conv, layer_norm, linear
+from pretrained.layers import BaseBlock, conv, layer_norm, linear, through
 from pretrained.transformer import Outputs
 from vision.depthwise import DepthwiseConv
 from vision.errors import UserError
@@ -56,7 +56,7 @@ class GlobalResponseNorm(nnx.Module):
         return self.weight[...] * (x * relative) + self.bias[...] + x
 
 
-class Block(nnx.Module):
+class Block(BaseBlock):
     """A depthwise 7x7 and an MLP, added to the input."""
 
     def __init__(self, width: int, config: ConvNeXtConfig) -> None:
@@ -91,9 +91,7 @@ class Stage(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.halves:
             x = self.downsample(self.downsample_norm(x))
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return through(self.blocks, x)
 
 
 class ConvNeXt(nnx.Module):

@@ -1,8 +1,30 @@
 """Layers of all families. Their initial values are never used: models are built in the abstract, filled from files."""
 
+from collections.abc import Iterable
+from typing import Any
+
+import jax
 from flax import nnx
 
-__all__ = ["conv", "layer_norm", "linear"]
+__all__ = ["BaseBlock", "conv", "layer_norm", "linear", "through"]
+
+
+class BaseBlock(nnx.Module):
+    """A block of a deep model. While `remat` is set, its inside is computed again in the backward pass, not kept."""
+
+    remat: bool = False
+
+
+def through(blocks: Iterable[Any], x: jax.Array, *args: Any) -> jax.Array:
+    """What comes out of the last block: each is called with the output of that before it, and all with `args`."""
+    for block in blocks:
+        x = _again(block, x, *args) if block.remat else block(x, *args)
+    return x
+
+
+@nnx.remat
+def _again(block: Any, x: jax.Array, *args: Any) -> jax.Array:
+    return block(x, *args)
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> nnx.Linear:

@@ -8,9 +8,9 @@ from flax import nnx
 from jax import lax
 
 from pretrained.activations import ACTIVATIONS
-from pretrained.layers import conv
+from pretrained.layers import BaseBlock, conv, through
 from pretrained.transformer import Outputs
-from vision.batch_norm import FrozenBatchNorm
+from vision.batch_norm import BatchNorm
 
 __all__ = ["ResNet", "ResNetConfig"]
 
@@ -47,13 +47,13 @@ class ConvNorm(nnx.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
         self.conv = conv(inputs, outputs, (size, size), stride=(stride, stride), padding=size // 2, bias=False)
-        self.norm = FrozenBatchNorm(outputs, epsilon=1e-5)
+        self.norm = BatchNorm(outputs, epsilon=1e-5)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.norm(self.conv(x))
 
 
-class Block(nnx.Module):
+class Block(BaseBlock):
     """Two or three convolutions, added to the input; a 1x1 on the input where its shape is another."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, config: ResNetConfig) -> None:
@@ -109,6 +109,5 @@ class ResNet(nnx.Module):
         x = ACTIVATIONS[self.config.activation](self.stem(pixels))
         x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
         for stage in self.stages:
-            for block in stage:
-                x = block(x)
+            x = through(stage, x)
         return x

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pretrained.layers import conv, layer_norm, linear
+from pretrained.layers import BaseBlock, conv, layer_norm, linear, through
 from pretrained.positions import resample
 from pretrained.transformer import MLP, Attention, BlockConfig, Outputs
 from vision.errors import UserError
@@ -74,7 +74,7 @@ def stages(
     )
 
 
-class Block(nnx.Module):
+class Block(BaseBlock):
     """Attention in windows and MLP, each after a layer norm and added to its input."""
 
     def __init__(self, config: BlockConfig, window: Size, shift: Size, *, fixed: bool) -> None:
@@ -154,8 +154,7 @@ class Stage(nnx.Module):
             self.merging = Merging(blocks.width, config.epsilon)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for block in self.blocks:
-            x = block(x)
+        x = through(self.blocks, x)
         return self.merging(x) if self.merges else x
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from pretrained.activations import ACTIVATIONS
-from pretrained.layers import conv, layer_norm, linear
+from pretrained.layers import BaseBlock, conv, layer_norm, linear, through
 from pretrained.positions import Resampling, resample, rotary_angles, rotate, sines
 from vision.errors import UserError
 
@@ -212,7 +212,7 @@ class MLP(nnx.Module):
         return self.down(activation(self.up(x)))
 
 
-class Block(nnx.Module):
+class Block(BaseBlock):
     """Attention and MLP, each after a layer norm and added to its input."""
 
     def __init__(self, config: BlockConfig) -> None:
@@ -287,8 +287,7 @@ class ImageTransformer(nnx.Module):
         angles = None
         if self.config.positions == "rotary":
             angles = rotary_angles(grid, self.config.blocks.head_width, self.config.rotary_theta)
-        for block in self.blocks:
-            x = block(x, angles)
+        x = through(self.blocks, x, angles)
         if self.config.norm == "tokens":
             x = self.norm(x)
         return Outputs(x, self._pool(x))
@@ -367,8 +366,7 @@ class TextTransformer(nnx.Module):
     def __call__(self, ids: jax.Array) -> Outputs:
         """The tokens after the last layer norm, and that which stands for the text, of ids `(n, length)`."""
         x = self.token_embedding(ids) + self.position_embedding(jnp.arange(ids.shape[1]))
-        for block in self.blocks:
-            x = block(x)
+        x = through(self.blocks, x)
         x = self.norm(x)
         pooled = x[jnp.arange(len(ids)), self._last(ids)]
         return Outputs(x, pooled if self.config.pooler is None else self.pooler(pooled))

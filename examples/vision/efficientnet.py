@@ -7,6 +7,7 @@ TensorFlow release, from which the package was converted.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vision.batch_norm import FrozenBatchNorm
+from pretrained.layers import BaseBlock, through
+from vision.batch_norm import BatchNorm
 from vision.depthwise import DepthwiseConv
 from vision.errors import UserError
 from vision.torch_pickle import read_state_dict
@@ -48,7 +50,7 @@ STAGES = (
 )
 STEM_CHANNELS = 32
 TOP_CHANNELS = 1280
-_EPSILON = 1e-3  # of the batch norms
+_norm = partial(BatchNorm, epsilon=1e-3, momentum=0.01)
 
 
 class _Init:
@@ -74,14 +76,13 @@ def _conv(inputs: int, outputs: int, size: int, stride: int, init: _Init, dtype:
         (size, size),
         strides=stride,
         use_bias=False,
-        dtype=dtype,
         param_dtype=dtype,
         kernel_init=lambda key, shape, dtype: init(size * size * outputs, shape, dtype),
         rngs=nnx.Rngs(0),  # required, and unused by this kernel_init
     )
 
 
-class Block(nnx.Module):
+class Block(BaseBlock):
     """Inverted bottleneck (MBConv): expand by a 1x1, filter by a depthwise, project by a 1x1."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int, init: _Init, dtype: jnp.dtype) -> None:
@@ -89,11 +90,11 @@ class Block(nnx.Module):
         self.residual = stride == 1 and inputs == stage.channels
         if stage.expansion > 1:
             self.expand = _conv(inputs, hidden, 1, 1, init, dtype)
-            self.expand_norm = FrozenBatchNorm(hidden, epsilon=_EPSILON, dtype=dtype)
+            self.expand_norm = _norm(hidden, dtype=dtype)
         self.depthwise = DepthwiseConv(init(size * size, (size, size, 1, hidden), dtype), stride)
-        self.depthwise_norm = FrozenBatchNorm(hidden, epsilon=_EPSILON, dtype=dtype)
+        self.depthwise_norm = _norm(hidden, dtype=dtype)
         self.project = _conv(hidden, stage.channels, 1, 1, init, dtype)
-        self.project_norm = FrozenBatchNorm(stage.channels, epsilon=_EPSILON, dtype=dtype)
+        self.project_norm = _norm(stage.channels, dtype=dtype)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x
@@ -120,10 +121,10 @@ class EfficientNetLite0(nnx.Module):
         dtype: jax.typing.DTypeLike = jnp.float32,
         seed: int = 0,
     ) -> None:
-        self.dtype = dtype = jnp.dtype(dtype)
+        dtype = jnp.dtype(dtype)
         init = _Init(seed)
         self.stem = _conv(3, STEM_CHANNELS, 3, 2, init, dtype)
-        self.stem_norm = FrozenBatchNorm(STEM_CHANNELS, epsilon=_EPSILON, dtype=dtype)
+        self.stem_norm = _norm(STEM_CHANNELS, dtype=dtype)
         blocks, channels = [], STEM_CHANNELS
         for stage in STAGES:
             for index in range(stage.repeats):
@@ -132,11 +133,10 @@ class EfficientNetLite0(nnx.Module):
                 channels = stage.channels
         self.blocks = nnx.List(blocks)
         self.top = _conv(channels, TOP_CHANNELS, 1, 1, init, dtype)
-        self.top_norm = FrozenBatchNorm(TOP_CHANNELS, epsilon=_EPSILON, dtype=dtype)
+        self.top_norm = _norm(TOP_CHANNELS, dtype=dtype)
         self.head = nnx.Linear(
             TOP_CHANNELS,
             num_classes,
-            dtype=dtype,
             param_dtype=dtype,
             kernel_init=lambda key, shape, dtype: init(2 * TOP_CHANNELS, shape, dtype),
             rngs=nnx.Rngs(0),
@@ -144,12 +144,11 @@ class EfficientNetLite0(nnx.Module):
 
     def features(self, images: jax.Array) -> jax.Array:
         """Pooled features (n, 1280) of uint8 or float images (n, height, width, 3) of 0..255."""
-        x = ((images.astype(jnp.float32) - 127.0) / 128.0).astype(self.dtype)
+        x = ((images.astype(jnp.float32) - 127.0) / 128.0).astype(self.stem.kernel.dtype)
         x = nnx.relu6(self.stem_norm(self.stem(x)))
-        for block in self.blocks:
-            x = block(x)
+        x = through(self.blocks, x)
         x = nnx.relu6(self.top_norm(self.top(x)))
-        return x.mean(axis=(1, 2), dtype=jnp.float32).astype(self.dtype)
+        return x.mean(axis=(1, 2), dtype=jnp.float32).astype(x.dtype)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits (n, num_classes), float32."""

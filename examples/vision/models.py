@@ -31,17 +31,16 @@ class SmallCNN(nnx.Module):
 
     def __init__(self, num_classes: int, *, width: float = 1.0, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs) -> None:
         first, second, third = (round(width * n) for n in (32, 64, 128))
-        conv = partial(nnx.Conv, strides=2, dtype=dtype, param_dtype=dtype, rngs=rngs)
-        linear = partial(nnx.Linear, dtype=dtype, param_dtype=dtype, rngs=rngs)
+        conv = partial(nnx.Conv, strides=2, param_dtype=dtype, rngs=rngs)
+        linear = partial(nnx.Linear, param_dtype=dtype, rngs=rngs)
         self.conv1 = conv(3, first, kernel_size=(5, 5))
         self.conv2 = conv(first, second, kernel_size=(3, 3))
         self.hidden = linear(4 * 4 * second, third)
         self.head = linear(third, num_classes)
-        self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits, float32 `(n, num_classes)`, of images `(n, height, width, 3)` with values in 0..255."""
-        x = (images.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
+        x = (images.astype(jnp.float32) / 127.5 - 1).astype(self.conv1.kernel.dtype)
         x = nnx.relu(self.conv2(nnx.relu(self.conv1(x))))
         # Nothing to do for 16x16 images, an average over regions for larger ones: any size gives the same features.
         x = jax.image.resize(x, (len(x), 4, 4, x.shape[-1]), "linear", antialias=True)
