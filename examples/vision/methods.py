@@ -1,46 +1,166 @@
 """The methods that are compared: each is one optax transformation, and one line apart from plain fine-tuning."""
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
-from ftp_optax import digrap, ftp
+from ftp_optax import add_decayed_anchor, digrap, ftp, maps_strengths, pgm, scale_free, spd, tpgm
+from vision.depth import depth_groups, depths
 from vision.networks import Params, path_of
+from vision.optimizers import base_optimizer
+from vision.options import MethodOptions
 
-__all__ = ["create_method", "not_head"]
+__all__ = ["KNOBS", "Method", "create_method", "not_head"]
 
 
-def create_method(
-    name: str, *, learning_rate: float, num_steps: int, radii_learning_rate: float = 1e-2, mask: Any = None
-) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a method.
+class Method(NamedTuple):
+    """A method, and what it asks of the training besides.
+
+    Attributes:
+        tx: The whole optimizer.
+        head_only: Nothing but the head is trained.
+        probe_first: The head starts from the linear probe's.
+        held_out: `tx.update` takes `held_out_loss=`, a function from parameters to the loss on a held-out batch.
+        project_after: `ftp_optax.tpgm_project` follows the training.
+    """
+
+    tx: optax.GradientTransformationExtraArgs
+    head_only: bool = False
+    probe_first: bool = False
+    held_out: bool = False
+    project_after: bool = False
+
+
+_TRAINING = ("epochs", "batch_size", "optimizer", "lr", "schedule", "warmup", "weight_decay", "clip", "accumulate")
+_ALL = (*_TRAINING, "layer_decay")
+_FTP = (*_ALL, "kappa", "radii_lr")
+_DIGRAP = ("strengths_lr", "max_strength")
+
+KNOBS: dict[str, tuple[str, ...]] = {
+    "vanilla": _ALL,
+    "ftp": _FTP,
+    "ftp_exact": _FTP,
+    "ftp_scale_free": (*_ALL, "kappa", "radii_scale"),
+    "ftp_lean": _FTP,
+    "digrap": (*_ALL, *_DIGRAP),
+    "ftp+digrap": (*_FTP, *_DIGRAP),
+    "tpgm": (*_ALL, "radii_lr"),
+    "tpgm_project": (*_ALL, "radii_lr", "project_steps"),
+    "spd": (*_ALL, "spd_strength"),
+    "maps": (*_ALL, "spd_strength"),
+    "pgm": (*_ALL, "pgm_radius"),
+    "l2_sp": (*_ALL, "l2_sp_strength"),
+    "linear_probe": _TRAINING,  # the head is one layer
+    "lp_ft": _ALL,
+}
+"""By method, the options that concern it."""
+
+
+class _Given(NamedTuple):
+    """What a method is made of."""
+
+    base: optax.GradientTransformation
+    options: MethodOptions
+    order: Sequence[str]
+    mask: Any
+
+
+Links = tuple[optax.GradientTransformation, ...]
+
+
+def _plain(given: _Given) -> Links:
+    return (given.base,)
+
+
+def _ftp(given: _Given, **variant: Any) -> Links:
+    settings = {"hyper_optimizer": optax.adam(given.options.radii_lr), "kappa": given.options.kappa} | variant
+    return (ftp(given.base, mask=given.mask, **settings),)
+
+
+def _ftp_scale_free(given: _Given) -> Links:
+    return _ftp(given, hyper_optimizer=scale_free(optax.adam(given.options.radii_scale)))
+
+
+def _digrap(given: _Given) -> optax.GradientTransformation:
+    hyper = optax.adam(given.options.strengths_lr)
+    return digrap(hyper_optimizer=hyper, max_strength=given.options.max_strength, mask=given.mask)
+
+
+def _tpgm(given: _Given) -> Links:
+    return (tpgm(given.base, hyper_optimizer=optax.adam(given.options.radii_lr), mask=given.mask),)
+
+
+def _spd(given: _Given) -> Links:
+    return (spd(given.base, strength=given.options.spd_strength, mask=given.mask),)
+
+
+def _maps(given: _Given) -> Links:
+    # by depth first: a group, such as the tokens before the first block, has several paths
+    layers = [str(depth) for depth in range(len(depth_groups(given.order)))]
+    by_depth = maps_strengths(dict.fromkeys(layers, 0.0), given.options.spd_strength, layers=layers)
+    strengths = {path: by_depth[str(depth)] for path, depth in depths(given.order).items()}
+    return (spd(given.base, strength=strengths, mask=given.mask),)
+
+
+def _pgm(given: _Given) -> Links:
+    return (pgm(given.base, radius=given.options.pgm_radius, mask=given.mask),)
+
+
+def _l2_sp(given: _Given) -> Links:
+    return add_decayed_anchor(given.options.l2_sp_strength, mask=given.mask), given.base
+
+
+_METHODS: dict[str, Callable[[_Given], Links]] = {
+    "vanilla": _plain,
+    "ftp": _ftp,
+    "ftp_exact": lambda given: _ftp(given, hypergradient="exact"),
+    "ftp_scale_free": _ftp_scale_free,
+    "ftp_lean": lambda given: _ftp(given, memory="lean"),
+    "digrap": lambda given: (_digrap(given), given.base),
+    "ftp+digrap": lambda given: (_digrap(given), *_ftp(given)),
+    "tpgm": _tpgm,
+    "tpgm_project": _plain,
+    "spd": _spd,
+    "maps": _maps,
+    "pgm": _pgm,
+    "l2_sp": _l2_sp,
+    "linear_probe": _plain,
+    "lp_ft": _plain,
+}
+
+
+def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[str], mask: Any = None) -> Method:
+    """A method: clipping, the method's own, the base optimizer, and accumulation round it all.
 
     Args:
-        name: `vanilla`, `ftp`, `digrap` or `ftp+digrap`.
-        learning_rate: Peak of the schedule: linear warm-up over the first tenth, then cosine decay.
-        num_steps: Length of the schedule.
-        radii_learning_rate: Of FTP's radii; the default is the released one.
+        name: One of `vision.options.METHODS`.
+        options: The flags: a `TrainingOptions` that is a `MethodOptions` too.
+        num_steps: Steps of the optimizer in the whole run, each of `options.accumulate` batches.
+        order: Paths of all parameters of the network from the input to the output; those that are not trained do no
+            harm.
         mask: Which parameters are constrained, as in `ftp_optax`: None for all; `not_head` for a new head, which has
             no pre-trained weights to stay near.
 
     Raises:
         ValueError: If no method has that name.
     """
-    warmup = max(1, num_steps // 10)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, num_steps)
-    clip = optax.clip_by_global_norm(1.0)
-    adamw = optax.adamw(schedule, weight_decay=0.0)
-    hyper = optax.adam(radii_learning_rate)
-    if name == "vanilla":
-        return optax.chain(clip, adamw)
-    if name == "ftp":
-        return optax.chain(clip, ftp(adamw, hyper_optimizer=hyper, mask=mask))
-    if name == "digrap":
-        return optax.chain(clip, digrap(mask=mask), adamw)
-    if name == "ftp+digrap":
-        return optax.chain(clip, digrap(mask=mask), ftp(adamw, hyper_optimizer=hyper, mask=mask))
-    raise ValueError(f"no method {name!r}; choose vanilla, ftp, digrap or ftp+digrap.")
+    if name not in _METHODS:
+        raise ValueError(f"no method {name!r}; choose one of {', '.join(_METHODS)}.")
+    links = _METHODS[name](_Given(base_optimizer(options, num_steps, order), options, order, mask))
+    clip = (optax.clip_by_global_norm(options.clip),) if options.clip else ()
+    tx = optax.chain(*clip, *links)
+    if options.accumulate > 1:
+        # of the kind that is told the held-out loss: MultiSteps hands it on, but does not say so in its type
+        tx = optax.GradientTransformationExtraArgs(*optax.MultiSteps(tx, options.accumulate).gradient_transformation())
+    return Method(
+        tx,
+        head_only=name == "linear_probe",
+        probe_first=name == "lp_ft",
+        held_out=name == "tpgm",
+        project_after=name == "tpgm_project",
+    )
 
 
 def not_head(params: Params) -> Params:
