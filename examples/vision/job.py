@@ -1,11 +1,18 @@
 """The main job from its configuration to its report: load, fine-tune with each method, evaluate, draw."""
 
 import dataclasses
+import functools
+import itertools
+import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -16,18 +23,22 @@ from vision.class_map import FOLDER_NAMES, read_class_map
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
 from vision.dataset_root import dataset_task
+from vision.devices import Devices, connect
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
-from vision.folders import FolderDomain, OnChecked, Prepare, folder_task
-from vision.methods import create_method, not_head
+from vision.folders import FolderDomain, OnChecked, Prepare, folder_task, load_listing, store_listing
+from vision.logs import Log, open_log
+from vision.methods import KNOBS, create_method, not_head
 from vision.networks import Network, Params, split_model
+from vision.probe import linear_probe
 from vision.progress import track
 from vision.report import PRETRAINED, START, Results, allowed_classes, build_report, candidates, print_table, test_sets
 from vision.run_dir import RunDir, write_json
 from vision.start import Start, starting_model
-from vision.training import Trained, fine_tune, num_steps
+from vision.summary import print_summary, summarise
+from vision.training import Trained, Weights, fine_tune, num_steps
 from vision.wilds import wilds_task
 
 __all__ = ["run"]
@@ -177,13 +188,9 @@ def _knobs(parts: _Parts) -> dict[str, dict[str, float]]:
     if parts.devices.first and config.sweep:
         for name, trial in chosen.items():
             # the chosen trial is the run itself
-            kept = parts.run_dir.checkpoints(_shown(name, trial))
-            for source, target in (
-                (kept, parts.run_dir.checkpoints(name)),
-                (best_checkpoints(kept), best_checkpoints(parts.run_dir.checkpoints(name))),
-            ):
-                if source.exists():
-                    os.replace(source, target)
+            for place in (parts.run_dir.checkpoints, parts.run_dir.best_checkpoints):
+                if place(_shown(name, trial)).exists():
+                    os.replace(place(_shown(name, trial)), place(name))
         for leftover in parts.run_dir.root.glob("checkpoints/* *"):
             shutil.rmtree(leftover)
         write_json(path, chosen)
@@ -340,6 +347,7 @@ def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> 
             config,
             devices=parts.devices,
             checkpoints=parts.run_dir.checkpoints(shown),
+            best_checkpoints=parts.run_dir.best_checkpoints(shown),
             on_step=on_step,
         )
     return trained.completed(parts.pretrained) if method.head_only else trained

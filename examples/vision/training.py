@@ -157,6 +157,7 @@ def fine_tune(
     *,
     devices: Devices,
     checkpoints: Path,
+    best_checkpoints: Path,
     on_step: OnStep,
 ) -> Trained:
     """Fine-tunes with one method, going on from the last checkpoint if there is one.
@@ -172,7 +173,8 @@ def fine_tune(
         task: Images to train on, to validate on, and to learn TPGM's radii on.
         config: Everything else.
         devices: Where.
-        checkpoints: Directory of this method's checkpoints; that of the best weights is beside it.
+        checkpoints: Directory of this method's checkpoints.
+        best_checkpoints: Directory of its best weights.
         on_step: Progress.
 
     Raises:
@@ -189,7 +191,7 @@ def fine_tune(
     )
     with ExitStack() as stack:
         manager = stack.enter_context(checkpoint_manager(checkpoints, keep=config.keep))
-        best = stack.enter_context(checkpoint_manager(best_checkpoints(checkpoints)))
+        best = stack.enter_context(checkpoint_manager(best_checkpoints))
         first = manager.latest_step() or 0
         if first:
             content = {"params": params, "opt_state": opt_state, "stats": stats, "history": history}
@@ -243,11 +245,6 @@ def fine_tune(
         [(at, *map(float, row)) for at, row in zip(plan.validations, history["validation"], strict=True) if at <= done],
         bool(history["stopped"]),
     )
-
-
-def best_checkpoints(checkpoints: Path) -> Path:
-    """Where the best weights of a method are kept while it trains."""
-    return checkpoints.with_name(f"{checkpoints.name}.best")
 
 
 class _Plan(NamedTuple):
