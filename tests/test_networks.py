@@ -40,9 +40,9 @@ def equations(jaxpr: Any) -> Any:
                 yield from equations(inner.jaxpr)
 
 
-def products(network: Network, params: Any) -> list[Any]:
-    """The matrix products and convolutions of a gradient."""
-    closed = jax.make_jaxpr(jax.grad(loss))(params, network, tiny_images())
+def products(network: Network, params: Any, of: Any = jax.grad(loss)) -> list[Any]:  # noqa: B008
+    """The matrix products and convolutions of a function, by default of the gradient."""
+    closed = jax.make_jaxpr(of)(params, network, tiny_images())
     return [e for e in equations(closed.jaxpr) if e.primitive.name in ("dot_general", "conv_general_dilated")]
 
 
@@ -78,7 +78,7 @@ def test_the_head_alone() -> None:
 def test_no_gradient_is_computed_below_what_is_trained() -> None:
     """A product of the forward pass has two in the backward pass: for its input, and for its kernel."""
     model = tiny_model("vit")
-    forward = len([e for e in products(*split_model(model, head_only=True))]) - 1  # the head's kernel
+    forward = len(products(*split_model(model, head_only=True))) - 1  # the head's kernel
     last = [path for path in paths(split_model(model)[1]) if path.startswith("image/blocks/1/")]
     in_block = sum(path.endswith("kernel") for path in last) + 2  # of attention, scores and mixing
     below = ["image/patches/*", "image/class_token", "image/position_embeddings", "image/blocks/0/*"]
@@ -144,7 +144,7 @@ def test_float32_parameters_compute_in_bfloat16(name: str) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(jax.grad(loss), params, network, tiny_images()))} == {
         jnp.dtype("float32")
     }
-    found = products(network, params)
+    found = products(network, params, loss)
     assert found
     for equation in found:
         assert {var.aval.dtype for var in equation.invars} == {jnp.dtype("bfloat16")}, equation
@@ -164,9 +164,10 @@ def test_softmax_and_norms_stay_float32() -> None:
 def test_bfloat16_is_near_float32(name: str) -> None:
     model = tiny_model(name)
     (wide, params), (narrow, _) = split_model(model), split_model(model, compute_dtype="bfloat16")
-    exact, logits = wide.logits(params, tiny_images()), narrow.logits(params, tiny_images())
+    compute = jax.jit(Network.logits)
+    exact, logits = (compute(network, params, tiny_images()) for network in (wide, narrow))
     assert logits.dtype == jnp.float32
-    assert 0 < np.abs(logits - exact).max() < 0.05 * np.abs(exact).max()
+    assert 0 < np.abs(logits - exact).max() < 0.1 * np.abs(exact).max()
 
 
 # --- blocks computed again ---
@@ -193,8 +194,9 @@ def test_gradients_are_the_same_when_blocks_are_computed_again(name: str) -> Non
     gradient = jax.jit(jax.grad(loss))
     one, other = (gradient(params, network, tiny_images()) for network in (plain, again))
     assert jax.tree.structure(one) == jax.tree.structure(other)
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(one))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(a).max()))
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest)
 
 
 # --- batch norms ---
@@ -213,16 +215,14 @@ def test_a_live_batch_norm_is_as_in_torch(dtype: str) -> None:
     y = norm(x)
 
     exact = (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-3)
-    np.testing.assert_allclose(
-        np.asarray(y, np.float64).reshape(16, 3), exact, atol=2e-6 if dtype == "float32" else 0.02
-    )
+    atol = 2e-6 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(np.asarray(y, np.float64).reshape(16, 3), exact, atol=atol)
     assert y.dtype == still.dtype == dtype
     np.testing.assert_allclose(norm.mean[...], 0.75 * np.array([1, 2, 3]) + 0.25 * values.mean(0), rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.75 + 0.25 * values.var(0, ddof=1), rtol=1e-5)
     norm.set_attributes(live=False)
-    np.testing.assert_allclose(
-        norm(x)[0, 0, 0, 0], (x[0, 0, 0, 0] - norm.mean[0]) / np.sqrt(norm.var[0] + 1e-3), rtol=0.01
-    )
+    by_running = (x[0, 0, 0] - norm.mean[...]) / np.sqrt(norm.var[...] + 1e-3)
+    np.testing.assert_allclose(np.asarray(norm(x)[0, 0, 0], np.float32), by_running, atol=atol)
 
 
 def test_the_gradient_goes_through_the_statistics_of_the_batch() -> None:
@@ -230,6 +230,7 @@ def test_the_gradient_goes_through_the_statistics_of_the_batch() -> None:
     norm = BatchNorm(3, epsilon=0.0)
     norm.set_attributes(live=True)
     graph, state = nnx.split(norm)
+    state = nnx.to_pure_dict(state)
     x, weights = (jnp.asarray(np.random.default_rng(i).normal(size=(8, 3))) for i in (0, 1))
     gradient = jax.grad(lambda x: (weights * nnx.merge(graph, state)(x)).sum())(x)
     np.testing.assert_allclose(gradient.sum(0), 0, atol=1e-5)
