@@ -39,7 +39,7 @@ from vision.models import create_model
 from vision.networks import Network, Params, path_of, split_model
 from vision.training import fine_tune
 
-COLUMNS = ("model", "loop", "images a second", "over the plain loop", "10-90 %", "waiting for input")
+COLUMNS = ("model", "loop", "images a second", "time over the plain loop", "10-90 %", "waiting for input")
 CLASSES = 4
 PLAIN = "plain optax loop"
 
