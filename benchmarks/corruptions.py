@@ -31,7 +31,7 @@ from robust.study import Settings, points
 from robust.training import predictions
 from vision.cache import keep_compiled_programs
 from vision.data import ArrayDomain
-from vision.evaluation import accuracy
+from vision.metrics import accuracy
 from vision.networks import Params
 from vision.progress import make_console
 
@@ -110,7 +110,7 @@ def _accuracy(origin: Start, params: Params, corruption: tuple[str, int] | None,
     assert isinstance(test, ArrayDomain)
     images = test.images if corruption is None else _images(test, *corruption, seed)
     domain = ArrayDomain(test.name, images, test.labels)
-    return accuracy(predictions(origin.network, params, domain), domain)
+    return accuracy(predictions(origin.network, params, domain), domain.labels)
 
 
 _made: dict[tuple[int, str, int, int], np.ndarray] = {}  # all methods of a seed see the same corrupted images

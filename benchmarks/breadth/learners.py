@@ -11,7 +11,7 @@ from robust.finetune import between
 from robust.methods import METHODS, RATE
 from robust.training import Knobs, OnStep, Recipe, predictions, train
 from vision.data import Domain, steps_in
-from vision.evaluation import accuracy
+from vision.metrics import accuracy
 from vision.networks import Params
 
 __all__ = ["LEARNERS", "Learner", "accuracies", "average", "forgetting", "learn", "learned"]
@@ -110,7 +110,7 @@ def learn(
 
 def accuracies(tasks: TaskSequence, params: Params, domains: Sequence[Domain]) -> list[float]:
     """Accuracy on each of the domains."""
-    return [accuracy(predictions(tasks.start.network, params, domain), domain) for domain in domains]
+    return [accuracy(predictions(tasks.start.network, params, domain), domain.labels) for domain in domains]
 
 
 def average(matrix: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from past.methods import METHODS, Factory
 from past.tasks import Arrays, Start
 from robust.training import gradient, learned, predictions
 from vision.data import Domain, Example
-from vision.evaluation import accuracy
+from vision.metrics import accuracy
 
 __all__ = ["Outcome", "Trial", "run"]
 
@@ -118,4 +118,4 @@ def _update(factory: Factory, structure: Any) -> Callable[..., Any]:
 
 
 def _accuracy(start: Start, params: Any, domain: Domain) -> float:
-    return accuracy(predictions(start.network, params, domain), domain)
+    return accuracy(predictions(start.network, params, domain), domain.labels)

@@ -19,8 +19,8 @@ from robust.splits import emoji_task
 from robust.training import Knobs, OnStep, Recipe, Trained, predictions, train
 from vision.data import Task, steps_in
 from vision.digits import digits_task
-from vision.evaluation import accuracy
 from vision.foundation import pretrained_digits_model
+from vision.metrics import accuracy
 from vision.networks import Network, Params, split_model
 
 __all__ = ["Build", "Run", "Scores", "Start", "between", "distance", "run", "start"]
@@ -188,14 +188,14 @@ def run(
         held_out=task.validation if held_out else None,
         on_step=on_step,
     )
-    validation = accuracy(predictions(origin.network, trained.params, task.validation), task.validation)
+    validation = accuracy(predictions(origin.network, trained.params, task.validation), task.validation.labels)
     return Run(origin, trained, validation)
 
 
 def scores(start: Start, params: Params) -> Scores:
     """Accuracy of some weights everywhere."""
     task = start.task
-    measure = lambda domain: accuracy(predictions(start.network, params, domain), domain)
+    measure = lambda domain: accuracy(predictions(start.network, params, domain), domain.labels)
     domains = {name: measure(domain) for name, domain in task.ood.items()}
     mean = lambda group: statistics.fmean(domains[name] for name in task.ood_groups[group])
     return Scores(measure(task.validation), measure(task.id_test), mean("seen"), mean("held out"), domains)

@@ -1,7 +1,7 @@
-"""Accuracy in every domain, of every method and of its interpolations with the pre-trained weights."""
+"""What every method, and its interpolations with the pre-trained weights, predict in every domain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from vision.data import Domain, eval_batches, steps_in
 from vision.methods import not_head
 from vision.networks import Network, Params
 
-__all__ = ["Candidate", "Predictions", "accuracy", "evaluate", "num_batches"]
+__all__ = ["Candidate", "Placement", "Predicted", "Predictions", "evaluate", "num_batches"]
 
 
 class Candidate(NamedTuple):
@@ -22,69 +22,110 @@ class Candidate(NamedTuple):
     alpha: float
 
 
-Predictions = dict[Candidate, dict[str, np.ndarray]]
-"""The predicted class of every image, by candidate and name of the set of images."""
+class Predicted(NamedTuple):
+    """What one candidate says of a set of images, a row for each image in the set's order.
+
+    Attributes:
+        labels: The predicted classes.
+        confidence: Their probabilities among the classes to choose from, float32.
+        counted: False for an image that could not be read and was passed over: its row says nothing.
+    """
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    counted: np.ndarray
+
+
+Predictions = dict[Candidate, dict[str, Predicted]]
+"""By candidate and name of the set of images."""
+
+Weights = tuple[Params, Any]
+"""Parameters, and the statistics of live batch normalisation."""
+
+
+class Placement(Protocol):
+    """How batches get to the devices, and results back: `vision.devices.Devices`."""
+
+    @property
+    def reading(self) -> Any: ...
+
+    def place(self, batch: Mapping[str, Any], /) -> Mapping[str, jax.Array]: ...
+
+    def gather(self, array: jax.Array, /) -> np.ndarray: ...
 
 
 def evaluate(
     network: Network,
-    pretrained: Params,
-    tuned: Mapping[str, Params],
+    pretrained: Weights,
+    tuned: Mapping[str, Weights],
     candidates: Sequence[Candidate],
     domains: Mapping[str, Domain],
     *,
     allowed: Mapping[str, np.ndarray],
     start: Candidate | None,
     batch_size: int,
+    devices: Placement,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Predicts the class of every image of every domain with every candidate.
 
-    Every image is read once, for all candidates: with folders of photographs, decoding is what costs.
+    Every image is read once, for all candidates: with folders of photographs, decoding is what costs. Of several
+    processes each reads its share of every batch, and all have all the predictions.
 
     Args:
         network: The fixed part of the model.
-        pretrained: Parameters that all methods started from.
-        tuned: Fine-tuned parameters by method.
+        pretrained: Weights that all methods started from.
+        tuned: Fine-tuned weights by method.
         candidates: What to evaluate.
         domains: Sets of images by name.
         allowed: The classes to choose from, bool `(classes,)`, by name of the set; all where there is no entry.
         start: The candidate that all methods started from; None where its head is random, which then stays as tuned.
-        batch_size: Images at a time; does not affect the result.
+        batch_size: Images at a time, over all devices; does not affect the result.
+        devices: Where.
         on_batch: Called after each batch, for progress.
     """
 
     @jax.jit
     def predict(
-        tuned: Params, pretrained: Params, alpha: jax.Array, allowed: jax.Array, images: jax.Array
-    ) -> jax.Array:
-        # the random start of a new head is nothing to go back to
-        params = wise_ft(tuned, pretrained, alpha, mask=None if start else not_head)
-        return jnp.where(allowed, network.logits(params, images), -jnp.inf).argmax(-1)
+        network: Network, tuned: Weights, pretrained: Weights, alpha: Any, allowed: Any, images: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        params, stats = _between(pretrained, tuned, alpha, keep_head=start is None)
+        logits = jnp.where(allowed, network.logits(params, images, stats).astype(jnp.float32), -jnp.inf)
+        return logits.argmax(-1), jax.nn.softmax(logits).max(-1)
 
     # the end of a path that is the start of all methods is evaluated once, as that
     at_start = lambda candidate: start is not None and candidate.alpha == 0
     predictions: Predictions = {candidate: {} for candidate in candidates if not at_start(candidate)}
     for name, domain in domains.items():
-        parts: dict[Candidate, list[np.ndarray]] = {candidate: [] for candidate in predictions}
-        among = jnp.asarray(allowed.get(name, True))
-        for batch in eval_batches(domain, batch_size):
-            images, real = jnp.asarray(batch["image"]), batch["weight"] > 0
+        parts: dict[Candidate, list[tuple[np.ndarray, np.ndarray]]] = {candidate: [] for candidate in predictions}
+        weight: list[np.ndarray] = []
+        among = np.asarray(allowed.get(name, True))
+        for read in eval_batches(domain, batch_size, reading=devices.reading):
+            batch = devices.place(read)
+            weight.append(devices.gather(batch["weight"]))
             for candidate, part in parts.items():
-                # A typed scalar: every candidate shares the one compiled program.
-                alpha = jnp.asarray(candidate.alpha, jnp.float32)
-                part.append(np.asarray(predict(tuned[candidate.method], pretrained, alpha, among, images))[real])
+                # An array: every candidate shares the one compiled program. NumPy's, which all processes may pass.
+                alpha = np.asarray(candidate.alpha, np.float32)
+                found = predict(network, tuned[candidate.method], pretrained, alpha, among, batch["image"])
+                part.append((devices.gather(found[0]), devices.gather(found[1])))
             on_batch()
+        # rows in the order of the images, and filling after the last of them
+        counted = np.concatenate(weight)[: len(domain)] > 0
         for candidate, part in parts.items():
-            predictions[candidate][name] = np.concatenate(part)
+            columns = (np.concatenate(column)[: len(domain)] for column in zip(*part, strict=True))
+            predictions[candidate][name] = Predicted(*columns, counted)
     return {candidate: predictions[start if start and at_start(candidate) else candidate] for candidate in candidates}
+
+
+def _between(pretrained: Weights, tuned: Weights, alpha: Any, *, keep_head: bool) -> Weights:
+    """The weights so far on the way; the random start of a new head is nothing to go back to."""
+    (start, start_stats), (params, stats) = pretrained, tuned
+    mask = not_head(params) if keep_head else None
+    if mask is None or any(jax.tree.leaves(mask)):
+        params = wise_ft(params, start, alpha, mask=mask)
+    return params, wise_ft(stats, start_stats, alpha)
 
 
 def num_batches(domains: Mapping[str, Domain], batch_size: int) -> int:
     """How many batches `evaluate` reads."""
     return sum(steps_in(len(domain), batch_size, 1) for domain in domains.values())
-
-
-def accuracy(predicted: np.ndarray, domain: Domain) -> float:
-    """The share of right predictions."""
-    return float((predicted == domain.labels).mean())
