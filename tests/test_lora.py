@@ -65,7 +65,7 @@ def _at(tree: Any, path: list[str]) -> np.ndarray:
 
 
 def test_windows_have_adapters_too() -> None:
-    adapted = nnx.eval_shape(lambda: add_lora(tiny_model("swin"), 2, jnp.asarray(IMAGES)))
+    adapted = nnx.eval_shape(lambda model: add_lora(model, 2, jnp.asarray(IMAGES)), tiny_model("swin"))
     _, params = split_model(adapted)
     assert {path.rsplit("/", 1)[0] for path in paths(params["image"])} == {
         path.removeprefix("image/") for path in kernels("swin")
@@ -112,12 +112,12 @@ def test_adapters_have_trust_regions_and_kernels_cost_nothing() -> None:
 @pytest.mark.parametrize("name", ["small-cnn", "convnext", "resnet"])
 def test_convolutions_have_no_adapters(name: str) -> None:
     with pytest.raises(UserError, match="--lora-rank 4: the model has no attention for adapters"):
-        nnx.eval_shape(lambda: add_lora(tiny_model(name), 4, jnp.asarray(IMAGES)))
+        nnx.eval_shape(lambda model: add_lora(model, 4, jnp.asarray(IMAGES)), tiny_model(name))
 
 
 def test_a_rank_above_that_of_the_kernels_is_refused() -> None:
     with pytest.raises(UserError, match="--lora-rank 65: the smallest kernel has rank 64; choose 1 to 64"):
-        nnx.eval_shape(lambda: add_lora(tiny_model("vit"), 65, jnp.asarray(IMAGES)))
+        nnx.eval_shape(lambda model: add_lora(model, 65, jnp.asarray(IMAGES)), tiny_model("vit"))
 
 
 def test_a_model_without_adapters_stays_as_it_is() -> None:

@@ -51,10 +51,11 @@ def merged(model: Any) -> Any:
     for layer in _adapted_layers(model):
         wide = [array[...].astype(jnp.float32) for array in (layer.kernel, layer.kernel_lora_a, layer.kernel_lora_b)]
         tuned = wide[0] + jnp.matmul(wide[1], wide[2], precision="highest")
-        layer.kernel.set_value(tuned.astype(layer.kernel.dtype))
+        layer.kernel[...] = tuned.astype(layer.kernel.dtype)
         del layer.kernel_lora_a, layer.kernel_lora_b
     return model
 
 
 def _adapted_layers(model: Any) -> list[Any]:
-    return [module for _, module in nnx.iter_modules(model) if hasattr(module, "kernel_lora_a")]
+    modules = (node for _, node in nnx.iter_graph(model) if isinstance(node, nnx.Module))
+    return [module for module in modules if hasattr(module, "kernel_lora_a")]
