@@ -184,6 +184,19 @@ def test_the_first_four_methods_are_what_they_were_to_the_bit() -> None:
         assert not equal(expected, PARAMS)
 
 
+def test_the_variants_of_ftp() -> None:
+    """Exact and scale-free radii are others; lean memory gives the same weights and keeps no anchor."""
+    weights, states = {}, {}
+    for name in ("ftp", "ftp_exact", "ftp_scale_free", "ftp_lean"):
+        weights[name], states[name] = trained(name, radii_lr=0.3, radii_scale=0.3)
+    kernels = {name: np.asarray(params["stem"]["kernel"]) for name, params in weights.items()}
+    assert np.abs(kernels["ftp_exact"] - kernels["ftp"]).max() > 1e-3
+    assert np.abs(kernels["ftp_scale_free"] - kernels["ftp"]).max() > 1e-3
+    np.testing.assert_allclose(kernels["ftp_lean"], kernels["ftp"], atol=1e-5)
+    size = {name: sum(leaf.size for leaf in jax.tree.leaves(state)) for name, state in states.items()}
+    assert size["ftp"] - size["ftp_lean"] == sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+
+
 @pytest.mark.parametrize("name", BALLS)
 def test_every_constrained_unit_ends_within_its_radius(name: str) -> None:
     params, state = trained(name, mask=not_head, radii_lr=0.2, pgm_radius=0.3)
