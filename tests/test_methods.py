@@ -185,10 +185,13 @@ def test_the_first_four_methods_are_what_they_were_to_the_bit() -> None:
 
 
 def test_the_variants_of_ftp() -> None:
-    """Exact and scale-free radii are others; lean memory gives the same weights and keeps no anchor."""
+    """Exact and scale-free radii are others; lean memory gives the same weights and keeps no anchor.
+
+    SGD moves some units further than others, so that not all of them are projected.
+    """
     weights, states = {}, {}
     for name in ("ftp", "ftp_exact", "ftp_scale_free", "ftp_lean"):
-        weights[name], states[name] = trained(name, radii_lr=0.3, radii_scale=0.3)
+        weights[name], states[name] = trained(name, optimizer="sgd", lr=1.0, radii_lr=0.3, radii_scale=0.3)
     kernels = {name: np.asarray(params["stem"]["kernel"]) for name, params in weights.items()}
     assert np.abs(kernels["ftp_exact"] - kernels["ftp"]).max() > 1e-3
     assert np.abs(kernels["ftp_scale_free"] - kernels["ftp"]).max() > 1e-3
