@@ -184,6 +184,22 @@ def test_the_first_four_methods_are_what_they_were_to_the_bit() -> None:
         assert not equal(expected, PARAMS)
 
 
+def test_the_variants_of_ftp() -> None:
+    """Exact and scale-free radii are others; lean memory gives the same weights and keeps no anchor.
+
+    SGD moves some units further than others, so that not all of them are projected.
+    """
+    weights, states = {}, {}
+    for name in ("ftp", "ftp_exact", "ftp_scale_free", "ftp_lean"):
+        weights[name], states[name] = trained(name, optimizer="sgd", lr=1.0, radii_lr=0.3, radii_scale=0.3)
+    kernels = {name: np.asarray(params["stem"]["kernel"]) for name, params in weights.items()}
+    assert np.abs(kernels["ftp_exact"] - kernels["ftp"]).max() > 1e-3
+    assert np.abs(kernels["ftp_scale_free"] - kernels["ftp"]).max() > 1e-3
+    np.testing.assert_allclose(kernels["ftp_lean"], kernels["ftp"], atol=1e-5)
+    size = {name: sum(leaf.size for leaf in jax.tree.leaves(state)) for name, state in states.items()}
+    assert size["ftp"] - size["ftp_lean"] == sum(leaf.size for leaf in jax.tree.leaves(PARAMS))
+
+
 @pytest.mark.parametrize("name", BALLS)
 def test_every_constrained_unit_ends_within_its_radius(name: str) -> None:
     params, state = trained(name, mask=not_head, radii_lr=0.2, pgm_radius=0.3)
@@ -231,7 +247,7 @@ def test_maps_of_a_part_of_the_network() -> None:
     params = {"blocks": {0: {"kernel_lora_a": jnp.ones((4, 2))}}}
     state = method.tx.init(params)
     updates, _ = method.tx.update(params, state, params)
-    assert updates["blocks"][0]["kernel_lora_a"].shape == (4, 2)
+    assert [leaf.shape for leaf in jax.tree.leaves(updates)] == [(4, 2)]
 
 
 def test_l2_sp_pulls_before_the_base_optimizer() -> None:
