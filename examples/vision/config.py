@@ -372,6 +372,8 @@ def _check_together(config: Config) -> None:
         raise UserError("--coordinator: all hosts write to one directory; name it, --out DIR on a shared disk")
     if config.patience and config.validate_every == 0:
         raise UserError("--patience: needs looks at the validation images; leave --validate-every 0 out")
+    if config.freeze_head and (without := {"linear_probe", "lp_ft"} & set(config.method_names)):
+        raise UserError(f"--freeze-head: {min(without)} trains the head; leave the flag or the method out")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
     if config.compute_dtype == "float32" and config.dtype == "bfloat16":

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,18 @@ from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
 from vision.folders import FolderDomain, OnChecked, Prepare, folder_task, load_listing, store_listing
-from vision.logs import Log, open_log
+from vision.logs import open_log
 from vision.methods import KNOBS, create_method, not_head
 from vision.networks import Network, Params, split_model
 from vision.probe import linear_probe
 from vision.progress import track
-from vision.report import PRETRAINED, START, Results, allowed_classes, build_report, candidates, print_table, test_sets
+from vision.report import build_report
+from vision.results import PRETRAINED, START, Results, allowed_classes, candidates, test_sets
 from vision.run_dir import RunDir, write_json
 from vision.start import Start, starting_model
-from vision.summary import print_summary, summarise
+from vision.scalars import draw_scalars, has_scalars, write_scalars
+from vision.summary import draw_summary, print_summary, summarise
+from vision.table import print_table
 from vision.training import Trained, Weights, fine_tune, num_steps
 from vision.wilds import wilds_task
 
@@ -91,6 +94,8 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
     if devices.first:
         summary = summarise(reports)
         write_json(run_dir.report, summary)
+        with replacing(run_dir.figure("frontier")) as path:
+            draw_summary(summary, path)
         print_summary(summary, console)
 
 
@@ -107,6 +112,8 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
     knobs = _knobs(parts)
     trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
     predictions = _evaluate(parts, trained)
+    # from here on one host works alone, so arrays have to be whole
+    trained = {name: result.gathered(devices) for name, result in trained.items()}
     if devices.first:
         _finish(Results(config, task, parts.pretrained, start.head, start.order, trained, predictions), parts, knobs)
         for name in config.method_names:
@@ -126,8 +133,20 @@ class _Parts:
     console: Console
 
     @functools.cached_property
+    def model(self) -> Any:
+        """The model that is trained: the start's, or that with adapters."""
+        if not self.config.lora_rank:
+            return self.start.model
+        from vision.lora import add_lora  # here: other runs do not pay for it
+
+        size = self.task.image_size
+        return add_lora(
+            self.start.model, self.config.lora_rank, jnp.zeros((1, size, size, 3), jnp.uint8), seed=self.config.seed
+        )
+
+    @functools.cached_property
     def split(self) -> tuple[Network, Params]:
-        return split_model(self.start.model, **self._options)
+        return split_model(self.model, **self._options)
 
     @property
     def network(self) -> Network:
@@ -140,7 +159,16 @@ class _Parts:
     @functools.cached_property
     def head_only(self) -> tuple[Network, Params]:
         """The model with all but its head frozen."""
-        return split_model(self.start.model, **self._options | {"head_only": True})
+        return split_model(self.model, **self._options | {"head_only": True})
+
+    def log(self, shown: str) -> AbstractContextManager[Any]:
+        """Of several hosts the first logs."""
+        if not self.devices.first:
+            return nullcontext(None)
+        config = self.config
+        return open_log(
+            self.run_dir.root, shown, tensorboard=config.tensorboard, wandb=config.wandb, config=config.to_json()
+        )
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -335,7 +363,8 @@ def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> 
     with track(parts.console, shown, total) as update, parts.log(shown) as log:
 
         def on_step(done: int, measured: Mapping[str, float]) -> None:
-            log.write(done, measured)
+            if log is not None:
+                log.write(done, measured)
             update(done, _note(measured))
 
         trained = fine_tune(
@@ -385,7 +414,12 @@ def _write(name: str, weights: Weights, parts: _Parts) -> None:
     """Writes weights, by the first host; all have to gather them."""
     weights = jax.tree.map(parts.devices.gather, weights)
     if parts.devices.first:
-        parts.start.write(parts.run_dir.weights(name), parts.network.model(*weights), {"method": name})
+        model = parts.network.model(*weights)
+        if parts.config.lora_rank:
+            from vision.lora import merged
+
+            model = merged(model)
+        parts.start.write(parts.run_dir.weights(name), model, {"method": name})
 
 
 def _evaluate(parts: _Parts, trained: Mapping[str, Trained]) -> Predictions:
@@ -418,9 +452,11 @@ def _finish(results: Results, parts: _Parts, knobs: Mapping[str, Mapping[str, fl
     if results.task.ood:
         with replacing(run_dir.figure("frontier")) as path:
             figures.draw_frontier(report, path)
-    if figures.has_scalars(results):
+    if has_scalars(results):
         with replacing(run_dir.figure("radii")) as path:
-            figures.draw_scalars(results, path)
+            draw_scalars(results, path)
+        with replacing(run_dir.root / "radii.csv") as path:
+            write_scalars(results, path)
     write_json(run_dir.report, report)
     parts.console.print()
     print_table(report, parts.console)

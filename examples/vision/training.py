@@ -82,6 +82,12 @@ class Trained:
         """The weights to report: the `last` or the `best`."""
         return self.best.weights if which == "best" and self.best is not None else self.weights
 
+    def gathered(self, devices: Devices) -> "Trained":
+        """With the last and best weights whole on this host."""
+        whole = lambda weights: jax.tree.map(devices.gather, weights)
+        best = None if self.best is None else self.best._replace(weights=whole(self.best.weights))
+        return dataclasses.replace(self, weights=whole(self.weights), best=best)
+
     def completed(self, frozen: Params) -> "Trained":
         """With the parameters that were not trained."""
         whole = lambda weights: weights._replace(params={**frozen, **weights.params})
