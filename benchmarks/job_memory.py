@@ -89,7 +89,7 @@ def measured(name: str, config: Config, network: Network, params: Params, size: 
     live = _live(method, params)
     if live != _bytes(state):
         raise SystemExit(f"{name}: live buffers of {live} bytes where the shapes of the state say {_bytes(state)}")
-    step = make_step(method.tx, config, held_out=method.held_out)
+    step: Any = make_step(method.tx, config, held_out=method.held_out)
     rows = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
     images = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), jnp.uint8)
     batch = {"image": images, "label": rows}

@@ -103,7 +103,7 @@ def photographs(root: Path, size: int) -> Task:
             folder.mkdir(parents=True)
             for index in range(count // CLASSES):
                 photo = Image.fromarray(load_sample_images().images[index % 2])
-                left, top = draw.integers(0, photo.width - 256), draw.integers(0, photo.height - 256)
+                left, top = (int(draw.integers(0, side - 256)) for side in photo.size)
                 photo.crop((left, top, left + 256, top + 256)).save(folder / f"{index}.jpg", quality=90)
     return folder_task(root / "train", root / "val", {}, size)
 

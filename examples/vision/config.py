@@ -182,7 +182,10 @@ class _Flags:
     @classmethod
     def of(cls, config: Config) -> "_Flags":
         parts = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
-        return cls(*(part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts))
+        values: list[Any] = [
+            part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts
+        ]
+        return cls(*values)
 
     def config(self) -> Config:
         return Config(**{name: value for part in vars(self).values() for name, value in vars(part).items()})

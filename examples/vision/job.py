@@ -37,8 +37,8 @@ from vision.progress import track
 from vision.report import build_report
 from vision.results import PRETRAINED, START, Results, allowed_classes, candidates, test_sets
 from vision.run_dir import RunDir, write_json
-from vision.start import Start, starting_model
 from vision.scalars import draw_scalars, has_scalars, write_scalars
+from vision.start import Start, starting_model
 from vision.summary import draw_summary, print_summary, summarise
 from vision.table import print_table
 from vision.training import Trained, Weights, fine_tune, num_steps
@@ -159,7 +159,7 @@ class _Parts:
     @functools.cached_property
     def head_only(self) -> tuple[Network, Params]:
         """The model with all but its head frozen."""
-        return split_model(self.model, **self._options | {"head_only": True})
+        return split_model(self.model, head_only=True, **self._options)
 
     def log(self, shown: str) -> AbstractContextManager[Any]:
         """Of several hosts the first logs."""
@@ -392,9 +392,8 @@ def _note(measured: Mapping[str, float]) -> str:
 def _probed(parts: _Parts) -> Params:
     """The start with a head trained on frozen features, for LP-FT."""
     task, config = parts.task, parts.config
-    kernel, bias = linear_probe(
-        parts.start.model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed
-    )
+    model: Any = parts.start.model
+    kernel, bias = linear_probe(model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed)
     head = parts.pretrained["head"]
     fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
     if "bias" in head:

@@ -248,7 +248,7 @@ def fine_tune(
         ftp_optax.radii(opt_state, params) if "radii" in history else {},
         ftp_optax.strengths(opt_state, params) if "strengths" in history else {},
         {key: rows[:done] if rows.ndim and key != "validation" else rows for key, rows in history.items()},
-        [(at, *map(float, row)) for at, row in zip(plan.validations, history["validation"], strict=True) if at <= done],
+        plan.reached(history, done),
         bool(history["stopped"]),
     )
 
@@ -269,6 +269,11 @@ class _Plan(NamedTuple):
     def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
         accuracy, loss = history["validation"][self.validations.index(done)]
         return {"accuracy": float(accuracy), "loss": float(loss)}
+
+    def reached(self, history: dict[str, np.ndarray], done: int) -> list[tuple[int, float, float]]:
+        """Step, accuracy and loss of each look so far."""
+        rows = zip(self.validations, history["validation"].tolist(), strict=True)
+        return [(at, accuracy, loss) for at, (accuracy, loss) in rows if at <= done]
 
     def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
         """How many looks ago the validation accuracy was best."""
