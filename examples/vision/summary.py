@@ -116,9 +116,10 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
             continue
         name, end = row["name"], ends.get(row["method"])
         x, y = (100 * row[score]["mean"] for score in ("id", "ood_mean"))
-        errors = {
+        errors: dict[str, Any] = {
             f"{axis}err": 100 * (row[score]["half_width"] or 0) for axis, score in (("x", "id"), ("y", "ood_mean"))
         }
+        marks: dict[str, Any]
         if end is None:  # the start of all methods
             marks, label = {"marker": "*", "color": GREY, "markersize": 15}, name
         elif end is row:
