@@ -189,10 +189,12 @@ def test_the_variants_of_ftp() -> None:
 
     SGD moves some units further than others, so that not all of them are projected.
     """
+    options = Options(**(AT_ONCE | {"optimizer": "sgd", "lr": 1.0, "radii_lr": 3.0, "radii_scale": 3.0}))
     weights, states = {}, {}
     for name in ("ftp", "ftp_exact", "ftp_scale_free", "ftp_lean"):
-        weights[name], states[name] = trained(name, optimizer="sgd", lr=1.0, radii_lr=0.3, radii_scale=0.3)
-    kernels = {name: np.asarray(params["stem"]["kernel"]) for name, params in weights.items()}
+        method = create_method(name, options, num_steps=10, order=ORDER)
+        weights[name], states[name] = train(method, [tree(seed) for seed in range(1, 9)])
+    kernels = {name: np.asarray(params["blocks"][0]["kernel"]) for name, params in weights.items()}
     assert np.abs(kernels["ftp_exact"] - kernels["ftp"]).max() > 1e-3
     assert np.abs(kernels["ftp_scale_free"] - kernels["ftp"]).max() > 1e-3
     np.testing.assert_allclose(kernels["ftp_lean"], kernels["ftp"], atol=1e-5)
