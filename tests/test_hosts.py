@@ -78,22 +78,20 @@ def test_eight_devices_do_as_one(cache: Path, single: Path, tmp_path: Path, fsdp
     assert devices["fsdp"] == bool(fsdp)
 
 
-def test_a_run_of_eight_devices_goes_on_on_one_and_the_other_way_round(
-    cache: Path, single: Path, tmp_path: Path
+@pytest.mark.parametrize(("before", "after"), [(8, 1), (1, 8)], ids=["fewer", "more"])
+def test_a_killed_run_goes_on_on_other_devices(
+    cache: Path, single: Path, tmp_path: Path, before: int, after: int
 ) -> None:
-    """What was stopped in the middle, by its checkpoints: the later one is taken away."""
-    for name, before, after in (("fewer", 8, 1), ("more", 1, 8)):
-        out = tmp_path / name
-        run(cache, out, *FLAGS, *(("--fsdp",) if before == 8 else ()), devices=before)
-        for method in ("vanilla", "ftp"):
-            assert [path.name for path in (out / "checkpoints" / method).iterdir()] == [str(STEPS)]
-        again = out.with_name(f"{name}-again")
-        run(cache, again, *FLAGS, "--epochs", "4", devices=before)
-        stored = json.loads((again / "config.json").read_text()) | {"epochs": 8}
-        del stored
-        assert_same_but_for_sums(out, single)
-        run(cache, out, "--resume", *(("--fsdp",) if after == 8 else ()), devices=after)
-        assert_same_but_for_sums(out, single)
+    out = tmp_path / "run"
+    line = [sys.executable, str(SCRIPT), *FLAGS, *(("--fsdp",) if before == 8 else ()), "--out", str(out)]
+    process = subprocess.Popen(line, env=environment(cache, before), stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "checkpoints/ftp/4").exists():
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it must not have ended by itself"
+    assert not (out / "weights/ftp.safetensors").exists()
+    run(cache, out, "--resume", *(("--fsdp",) if after == 8 else ()), devices=after)
+    assert_same_but_for_sums(out, single)
 
 
 def test_devices_that_cannot_share_a_batch_are_an_error_of_one_line(cache: Path, tmp_path: Path) -> None:

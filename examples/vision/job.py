@@ -69,10 +69,21 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
         if devices.first and not config.resume:
             RunDir.create(config)
         devices.wait("run directory")
-    if len(config.seed_list) == 1:
+    if run_dir.report.exists():
+        _show_finished(run_dir, config, console)
+    elif len(config.seed_list) == 1:
         _run_seed(dataclasses.replace(config, seed=config.seed_list[0]), run_dir, devices, console)
     else:
         _run_seeds(config, run_dir, devices, console)
+
+
+def _show_finished(run_dir: RunDir, config: Config, console: Console) -> None:
+    """There is nothing to go on with."""
+    report = json.loads(run_dir.report.read_text())
+    if len(config.seed_list) == 1:
+        print_table(report, console)
+    else:
+        print_summary(report, console)
 
 
 def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
@@ -116,8 +127,6 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
     trained = {name: result.gathered(devices) for name, result in trained.items()}
     if devices.first:
         _finish(Results(config, task, parts.pretrained, start.head, start.order, trained, predictions), parts, knobs)
-        for name in config.method_names:
-            run_dir.tidy(name)
     devices.wait("report")
 
 
@@ -456,6 +465,9 @@ def _finish(results: Results, parts: _Parts, knobs: Mapping[str, Mapping[str, fl
             draw_scalars(results, path)
         with replacing(run_dir.root / "radii.csv") as path:
             write_scalars(results, path)
+    for name in results.trained:
+        run_dir.tidy(name)
+    # last: where there is a report, the run is finished
     write_json(run_dir.report, report)
     parts.console.print()
     print_table(report, parts.console)

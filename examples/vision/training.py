@@ -389,6 +389,7 @@ def _projected(
         devices.put(pretrained),
         lambda p, batch: loss_fn(p, stats, batch, jax.random.key(0))[0],
         map(devices.place, batches),
+        hyper_optimizer=optax.adam(config.radii_lr),
         mask=method.mask,
     )
 
