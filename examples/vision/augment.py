@@ -114,7 +114,8 @@ def _rand_augment(image: Image.Image, generator: np.random.Generator) -> Image.I
 
 
 Operation = Callable[[Image.Image, float], Image.Image]
-"""Takes an image and a strength of -1 to 1; 0 leaves it as it is. Signs do not count where there is one side."""
+"""Takes an image and a strength of -1 to 1, whose sign does not count where there is one side, and 0 changes nothing.
+`AutoContrast` and `Equalize` have no strength."""
 
 
 def _enhanced(enhancer: Callable[[Image.Image], ImageEnhance._Enhance], most: float) -> Operation:
