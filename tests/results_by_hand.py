@@ -59,7 +59,11 @@ def made(
     predictions: dict[Candidate, dict[str, list[int]]] | None = None,
 ) -> Results:
     """A task of three classes: ID `photo` with four images, OOD `sketch` with four of which some cannot be read."""
-    photo, validation, sketch = domain("photo", [0, 0, 1, 2]), domain("photo", [0, 1]), domain("sketch", [0, 2, 0, 2], bad)
+    photo, validation, sketch = (
+        domain("photo", [0, 0, 1, 2]),
+        domain("photo", [0, 1]),
+        domain("sketch", [0, 2, 0, 2], bad),
+    )
     task = Task(
         "folders", ("ant", "bee", "cat"), 4, photo, validation, photo, {"sketch": sketch}, {"drawn": ("sketch",)},
         {"sketch": (0, 2)},

@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from results_by_hand import START, made, trained
 from rich.console import Console
 
-from results_by_hand import START, made, trained
 from vision.config import Config
 from vision.evaluation import Candidate
 from vision.report import build_report
