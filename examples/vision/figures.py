@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vision.data import Domain
 from vision.results import Results, result_rows, test_sets
-from vision.style import DPI, GREY, STYLES, tidy
+from vision.style import DPI, GREY, STYLES, legend, tidy
 
 __all__ = ["draw_examples", "draw_frontier"]
 
@@ -47,7 +47,7 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"ID and OOD accuracy, one seed ({report['config']['seed']})")
     axes.margins(0.08)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9, loc="best", labelspacing=0.8)
+    legend(axes)
     figure.savefig(path, dpi=DPI)
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from vision.style import DPI, GREY, STYLES, tidy
+from vision.style import DPI, GREY, STYLES, legend, tidy
 from vision.table import print_fitting, rows_table
 
 __all__ = ["draw_summary", "print_summary", "summarise"]
@@ -131,7 +131,7 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"Means of {len(summary['seeds'])} seeds, 95 % intervals; small: WiSE-FT")
     axes.margins(0.08)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9, loc="best", labelspacing=0.8)
+    legend(axes)
     figure.savefig(path, dpi=DPI)
 
 
