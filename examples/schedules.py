@@ -10,12 +10,14 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 
 from ftp_optax import ftp, radii
 from recipes import show
 from recipes.digits import Digits
+from vision.config import Config
 from vision.training import make_step
 
 
@@ -41,9 +43,9 @@ def main(*, smallest: bool = False) -> None:
         kappa=1.0,
     )
     params = jax.tree.map(jnp.copy, pretrained)
-    state, step, rows = tx.init(params), make_step(network, tx), []
+    state, step, rows = tx.init(params), make_step(tx, Config()), []
     for done, batch in enumerate(digits.fine_tuning(), start=1):
-        params, state, metrics = step(params, state, batch)
+        params, state, _, metrics = step(params, state, {}, batch, np.uint32(done), network, None)
         if done % (steps // 8) == 0:
             now = {name: float(value) for name, value in state.hyperparams.items()}
             learned = [float(radius) for radius in radii(state, params).values()]

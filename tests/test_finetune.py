@@ -14,20 +14,17 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
 import finetune
-from ftp_optax import radii
 from vision import networks, weights
 from vision.config import METHODS, load_config, parse_config
 from vision.data import Domain
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.folders import read_image
-from vision.methods import create_method
 
 EXAMPLES = Path(finetune.__file__).parent
 # Long enough that a run can be killed while it trains.
@@ -425,21 +422,6 @@ def test_a_run_of_the_first_version_is_read_with_the_released_rate_of_radii(tmp_
         del stored[name]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert load_config(tmp_path).radii_lr == 0.01
-
-
-@pytest.mark.parametrize("name", ["ftp", "ftp+digrap"])
-def test_the_rate_of_radii_is_that_of_the_flag(name: str) -> None:
-    """Adam's first step has the length of its rate, and the radii's first step is their second."""
-    found = {}
-    for rate in (0.01, 0.1):
-        tx = create_method(name, learning_rate=1.0, num_steps=10, radii_learning_rate=rate)
-        params = {"kernel": jnp.ones((4, 3))}
-        state = tx.init(params)
-        for _ in range(4):
-            updates, state = tx.update({"kernel": jnp.full((4, 3), 0.1)}, state, params)
-            params = optax.apply_updates(params, updates)
-        found[rate] = float(radii(state, params)["kernel"])
-    assert found[0.1] == pytest.approx(10 * found[0.01], rel=0.05)
 
 
 def test_help_explains_every_flag(command: Command) -> None:

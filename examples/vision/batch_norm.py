@@ -48,5 +48,5 @@ class BatchNorm(nnx.Module):
         count = x.size // x.shape[-1]
         unbiased = var * (count / max(count - 1, 1))
         for running, batch in ((self.mean, mean), (self.var, unbiased)):
-            running.set_value(running[...] + self.momentum * (jax.lax.stop_gradient(batch) - running[...]))
+            running[...] += self.momentum * (jax.lax.stop_gradient(batch) - running[...])
         return mean, var

@@ -182,7 +182,10 @@ class _Flags:
     @classmethod
     def of(cls, config: Config) -> "_Flags":
         parts = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
-        return cls(*(part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts))
+        values: list[Any] = [
+            part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts
+        ]
+        return cls(*values)
 
     def config(self) -> Config:
         return Config(**{name: value for part in vars(self).values() for name, value in vars(part).items()})
@@ -372,6 +375,8 @@ def _check_together(config: Config) -> None:
         raise UserError("--coordinator: all hosts write to one directory; name it, --out DIR on a shared disk")
     if config.patience and config.validate_every == 0:
         raise UserError("--patience: needs looks at the validation images; leave --validate-every 0 out")
+    if config.freeze_head and (without := {"linear_probe", "lp_ft"} & set(config.method_names)):
+        raise UserError(f"--freeze-head: {min(without)} trains the head; leave the flag or the method out")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
     if config.compute_dtype == "float32" and config.dtype == "bfloat16":

@@ -11,7 +11,7 @@ _BLOCK = re.compile(r"(?:\w+/)*?(?:blocks/\d+|stages/\d+/\d+)(?=/)")
 
 
 def depth_groups(order: Sequence[str]) -> list[tuple[str, ...]]:
-    """Parameters of equal depth, as timm groups them for a layer-wise learning rate.
+    """Parameters of equal depth.
 
     A block is a group. What comes before the first block (patches, class token, positions) is the first group; what
     comes after the last (norm, pooling, head) is the last. What lies between two blocks, such as a downsampling,

@@ -31,11 +31,11 @@ def connect(config: Config) -> None:
         return
     if os.environ.get("JAX_PLATFORMS", "") == "cpu":
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    told = {} if config.coordinator == "auto" else dict(
-        coordinator_address=config.coordinator, num_processes=config.hosts, process_id=config.host
-    )  # fmt: skip
     try:
-        jax.distributed.initialize(**told)
+        if config.coordinator == "auto":
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(config.coordinator, config.hosts, config.host)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--coordinator {config.coordinator}: the hosts cannot be joined ({reason})") from None
@@ -100,12 +100,13 @@ class Devices:
 
     def put(self, tree: Any, *, whole: bool = False) -> Any:
         """A copy of a tree of arrays, the same in all processes, where parameters lie; `whole` on every device."""
-        if self.mesh is None:
+        mesh = self.mesh
+        if mesh is None:
             return jax.tree.map(jax.numpy.copy, tree)
 
         def put(leaf: Any) -> jax.Array:
             host = np.asarray(leaf)
-            where = NamedSharding(self.mesh, PartitionSpec() if whole else self._cut(host.shape))
+            where = NamedSharding(mesh, PartitionSpec() if whole else self._cut(mesh, host.shape))
             return jax.make_array_from_callback(host.shape, where, lambda index: host[index])
 
         return jax.tree.map(put, tree)
@@ -151,10 +152,9 @@ class Devices:
             "fsdp": self.fsdp,
         }
 
-    def _cut(self, shape: tuple[int, ...]) -> PartitionSpec:
+    def _cut(self, mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
         """Cuts the longest axis that the devices share evenly; a vector is too small to be worth it."""
-        assert self.mesh is not None
-        even = [axis for axis, length in enumerate(shape) if length % self.mesh.size == 0]
+        even = [axis for axis, length in enumerate(shape) if length % mesh.size == 0]
         if not self.fsdp or len(shape) < 2 or not even:
             return PartitionSpec()
         longest = max(even, key=lambda axis: shape[axis])

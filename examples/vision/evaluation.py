@@ -112,8 +112,8 @@ def evaluate(
         # rows in the order of the images, and filling after the last of them
         counted = np.concatenate(weight)[: len(domain)] > 0
         for candidate, part in parts.items():
-            columns = (np.concatenate(column)[: len(domain)] for column in zip(*part, strict=True))
-            predictions[candidate][name] = Predicted(*columns, counted)
+            labels, confidence = (np.concatenate(column)[: len(domain)] for column in zip(*part, strict=True))
+            predictions[candidate][name] = Predicted(labels, confidence, counted)
     return {candidate: predictions[start if start and at_start(candidate) else candidate] for candidate in candidates}
 
 

@@ -33,12 +33,12 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
         xs, ys = np.array([_point(point) for point in points]).T
         axes.plot(xs, ys, "-", color=style.colour, linewidth=1, alpha=0.8, zorder=2)
         between = [0 < point["alpha"] < 1 for point in points]
-        marks = style.marks(style.size / 2) | {"markerfacecolor": "none", "linestyle": "none"}
+        marks: dict[str, Any] = style.marks(style.size / 2) | {"markerfacecolor": "none", "linestyle": "none"}
         axes.plot(xs[between], ys[between], **marks, zorder=3)
         axes.plot(xs[-1], ys[-1], **style.marks(), markeredgewidth=2, linestyle="none", label=name, zorder=4)
     if start:
         axes.plot(*_point(start), "*", color=GREY, markersize=15, label=start["name"], zorder=4)
-    axes.plot([], [], "-", color=GREY, linewidth=1, label="WiSE-FT path (pre-trained to fine-tuned)")
+    axes.plot([], [], "-", color=GREY, linewidth=1, label="WiSE-FT path")
     axes.set_xlabel(f"ID accuracy on {report['task']['id']} (%)")
     domains = list(report["rows"][0]["ood"])
     axes.set_ylabel(
@@ -53,7 +53,8 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
 
 def _point(scores: Mapping[str, Any]) -> tuple[float, float]:
     """ID and mean OOD accuracy in percent; NaN, which is not drawn, where no image could be read."""
-    return tuple(np.nan if scores[name] is None else 100 * scores[name] for name in ("id", "ood_mean"))
+    x, y = (np.nan if scores[name] is None else 100 * scores[name] for name in ("id", "ood_mean"))
+    return x, y
 
 
 def draw_examples(results: Results, path: Path, *, per_domain: int = 3, max_domains: int = 9) -> None:

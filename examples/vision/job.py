@@ -1,11 +1,18 @@
 """The main job from its configuration to its report: load, fine-tune with each method, evaluate, draw."""
 
 import dataclasses
+import functools
+import itertools
+import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from rich.console import Console
@@ -16,18 +23,25 @@ from vision.class_map import FOLDER_NAMES, read_class_map
 from vision.config import Config
 from vision.data import ArrayDomain, Domain, Task
 from vision.dataset_root import dataset_task
+from vision.devices import Devices, connect
 from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
-from vision.folders import FolderDomain, OnChecked, Prepare, folder_task
-from vision.methods import create_method, not_head
+from vision.folders import FolderDomain, OnChecked, Prepare, folder_task, load_listing, store_listing
+from vision.logs import open_log
+from vision.methods import KNOBS, create_method, not_head
 from vision.networks import Network, Params, split_model
+from vision.probe import linear_probe
 from vision.progress import track
-from vision.report import PRETRAINED, START, Results, allowed_classes, build_report, candidates, print_table, test_sets
+from vision.report import build_report
+from vision.results import PRETRAINED, START, Results, allowed_classes, candidates, test_sets
 from vision.run_dir import RunDir, write_json
+from vision.scalars import draw_scalars, has_scalars, write_scalars
 from vision.start import Start, starting_model
-from vision.training import Trained, fine_tune, num_steps
+from vision.summary import draw_summary, print_summary, summarise
+from vision.table import print_table
+from vision.training import Trained, Weights, fine_tune, num_steps
 from vision.wilds import wilds_task
 
 __all__ = ["run"]
@@ -80,6 +94,8 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
     if devices.first:
         summary = summarise(reports)
         write_json(run_dir.report, summary)
+        with replacing(run_dir.figure("frontier")) as path:
+            draw_summary(summary, path)
         print_summary(summary, console)
 
 
@@ -96,6 +112,8 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
     knobs = _knobs(parts)
     trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
     predictions = _evaluate(parts, trained)
+    # from here on one host works alone, so arrays have to be whole
+    trained = {name: result.gathered(devices) for name, result in trained.items()}
     if devices.first:
         _finish(Results(config, task, parts.pretrained, start.head, start.order, trained, predictions), parts, knobs)
         for name in config.method_names:
@@ -115,8 +133,20 @@ class _Parts:
     console: Console
 
     @functools.cached_property
+    def model(self) -> Any:
+        """The model that is trained: the start's, or that with adapters."""
+        if not self.config.lora_rank:
+            return self.start.model
+        from vision.lora import add_lora  # here: other runs do not pay for it
+
+        size = self.task.image_size
+        return add_lora(
+            self.start.model, self.config.lora_rank, jnp.zeros((1, size, size, 3), jnp.uint8), seed=self.config.seed
+        )
+
+    @functools.cached_property
     def split(self) -> tuple[Network, Params]:
-        return split_model(self.start.model, **self._options)
+        return split_model(self.model, **self._options)
 
     @property
     def network(self) -> Network:
@@ -129,7 +159,16 @@ class _Parts:
     @functools.cached_property
     def head_only(self) -> tuple[Network, Params]:
         """The model with all but its head frozen."""
-        return split_model(self.start.model, **self._options | {"head_only": True})
+        return split_model(self.model, head_only=True, **self._options)
+
+    def log(self, shown: str) -> AbstractContextManager[Any]:
+        """Of several hosts the first logs."""
+        if not self.devices.first:
+            return nullcontext(None)
+        config = self.config
+        return open_log(
+            self.run_dir.root, shown, tensorboard=config.tensorboard, wandb=config.wandb, config=config.to_json()
+        )
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -177,13 +216,9 @@ def _knobs(parts: _Parts) -> dict[str, dict[str, float]]:
     if parts.devices.first and config.sweep:
         for name, trial in chosen.items():
             # the chosen trial is the run itself
-            kept = parts.run_dir.checkpoints(_shown(name, trial))
-            for source, target in (
-                (kept, parts.run_dir.checkpoints(name)),
-                (best_checkpoints(kept), best_checkpoints(parts.run_dir.checkpoints(name))),
-            ):
-                if source.exists():
-                    os.replace(source, target)
+            for place in (parts.run_dir.checkpoints, parts.run_dir.best_checkpoints):
+                if place(_shown(name, trial)).exists():
+                    os.replace(place(_shown(name, trial)), place(name))
         for leftover in parts.run_dir.root.glob("checkpoints/* *"):
             shutil.rmtree(leftover)
         write_json(path, chosen)
@@ -328,7 +363,8 @@ def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> 
     with track(parts.console, shown, total) as update, parts.log(shown) as log:
 
         def on_step(done: int, measured: Mapping[str, float]) -> None:
-            log.write(done, measured)
+            if log is not None:
+                log.write(done, measured)
             update(done, _note(measured))
 
         trained = fine_tune(
@@ -340,6 +376,7 @@ def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> 
             config,
             devices=parts.devices,
             checkpoints=parts.run_dir.checkpoints(shown),
+            best_checkpoints=parts.run_dir.best_checkpoints(shown),
             on_step=on_step,
         )
     return trained.completed(parts.pretrained) if method.head_only else trained
@@ -355,9 +392,8 @@ def _note(measured: Mapping[str, float]) -> str:
 def _probed(parts: _Parts) -> Params:
     """The start with a head trained on frozen features, for LP-FT."""
     task, config = parts.task, parts.config
-    kernel, bias = linear_probe(
-        parts.start.model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed
-    )
+    model: Any = parts.start.model
+    kernel, bias = linear_probe(model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed)
     head = parts.pretrained["head"]
     fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
     if "bias" in head:
@@ -377,7 +413,12 @@ def _write(name: str, weights: Weights, parts: _Parts) -> None:
     """Writes weights, by the first host; all have to gather them."""
     weights = jax.tree.map(parts.devices.gather, weights)
     if parts.devices.first:
-        parts.start.write(parts.run_dir.weights(name), parts.network.model(*weights), {"method": name})
+        model = parts.network.model(*weights)
+        if parts.config.lora_rank:
+            from vision.lora import merged
+
+            model = merged(model)
+        parts.start.write(parts.run_dir.weights(name), model, {"method": name})
 
 
 def _evaluate(parts: _Parts, trained: Mapping[str, Trained]) -> Predictions:
@@ -410,9 +451,11 @@ def _finish(results: Results, parts: _Parts, knobs: Mapping[str, Mapping[str, fl
     if results.task.ood:
         with replacing(run_dir.figure("frontier")) as path:
             figures.draw_frontier(report, path)
-    if figures.has_scalars(results):
+    if has_scalars(results):
         with replacing(run_dir.figure("radii")) as path:
-            figures.draw_scalars(results, path)
+            draw_scalars(results, path)
+        with replacing(run_dir.root / "radii.csv") as path:
+            write_scalars(results, path)
     write_json(run_dir.report, report)
     parts.console.print()
     print_table(report, parts.console)

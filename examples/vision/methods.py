@@ -76,13 +76,9 @@ def _plain(given: _Given) -> Links:
     return (given.base,)
 
 
-def _ftp(given: _Given, **variant: Any) -> Links:
-    settings = {"hyper_optimizer": optax.adam(given.options.radii_lr), "kappa": given.options.kappa} | variant
-    return (ftp(given.base, mask=given.mask, **settings),)
-
-
-def _ftp_scale_free(given: _Given) -> Links:
-    return _ftp(given, hyper_optimizer=scale_free(optax.adam(given.options.radii_scale)))
+def _ftp(given: _Given, hyper: optax.GradientTransformation | None = None, **variant: Any) -> Links:
+    hyper = optax.adam(given.options.radii_lr) if hyper is None else hyper
+    return (ftp(given.base, hyper_optimizer=hyper, kappa=given.options.kappa, mask=given.mask, **variant),)
 
 
 def _digrap(given: _Given) -> optax.GradientTransformation:
@@ -118,7 +114,7 @@ _METHODS: dict[str, Callable[[_Given], Links]] = {
     "vanilla": _plain,
     "ftp": _ftp,
     "ftp_exact": lambda given: _ftp(given, hypergradient="exact"),
-    "ftp_scale_free": _ftp_scale_free,
+    "ftp_scale_free": lambda given: _ftp(given, scale_free(optax.adam(given.options.radii_scale))),
     "ftp_lean": lambda given: _ftp(given, memory="lean"),
     "digrap": lambda given: (_digrap(given), given.base),
     "ftp+digrap": lambda given: (_digrap(given), *_ftp(given)),

@@ -38,14 +38,17 @@ class SmallCNN(nnx.Module):
         self.hidden = linear(4 * 4 * second, third)
         self.head = linear(third, num_classes)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits, float32 `(n, num_classes)`, of images `(n, height, width, 3)` with values in 0..255."""
+    def features(self, images: jax.Array) -> jax.Array:
+        """What the head reads, `(n, features)`, of images `(n, height, width, 3)` with values in 0..255."""
         x = (images.astype(jnp.float32) / 127.5 - 1).astype(self.conv1.kernel.dtype)
         x = nnx.relu(self.conv2(nnx.relu(self.conv1(x))))
         # Nothing to do for 16x16 images, an average over regions for larger ones: any size gives the same features.
         x = jax.image.resize(x, (len(x), 4, 4, x.shape[-1]), "linear", antialias=True)
-        x = nnx.relu(self.hidden(x.reshape(len(x), -1)))
-        return self.head(x).astype(jnp.float32)
+        return nnx.relu(self.hidden(x.reshape(len(x), -1)))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits, float32 `(n, num_classes)`."""
+        return self.head(self.features(images)).astype(jnp.float32)
 
 
 def create_model(name: str, num_classes: int, *, dtype: DTypeLike = jnp.float32, seed: int = 0) -> nnx.Module:

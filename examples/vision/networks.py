@@ -118,7 +118,7 @@ def split_model(
         live = {path for path in of_type(nnx.BatchStat) if not _fits(path, frozen)}
         if not live:
             raise UserError("--batch-norm live: the model has no batch normalisation to train; leave the flag out")
-    if remat and not any(hasattr(module, "remat") for _, module in nnx.iter_modules(model)):
+    if remat and not any(hasattr(node, "remat") for _, node in nnx.iter_graph(model)):
         raise UserError("--remat: the model has no blocks to compute again; leave the flag out")
     among = lambda paths: lambda path, _: path in paths
     graphdef, params, stats, rest = nnx.split(model, among(trained), among(live), ...)

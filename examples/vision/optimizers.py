@@ -75,20 +75,19 @@ def _is_kernel(path: str) -> bool:
 
 
 def _muon(order: Sequence[str]) -> optax.GradientTransformation:
-    """Muon's direction, the minus left to the learning rate that follows."""
+    """Muon's direction for the matrices, Adam's for all else; the minus is left to the learning rate that follows."""
     first = next((path for path in order if _is_kernel(path)), None)
 
-    def matrix(path: str, leaf: jax.Array) -> MuonDimensionNumbers | None:
+    def label(path: str, leaf: jax.Array) -> str:
         # Jordan 2024: the first and the last layer do better with adamw. The 1 is a depthwise convolution's, where no
         # two channels meet.
-        if not _is_kernel(path) or leaf.ndim < 2 or path == first or path.startswith("head/"):
-            return None
-        if leaf.ndim > 2 and leaf.shape[-2] == 1:
-            return None
-        return MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+        inner = _is_kernel(path) and path != first and not path.startswith("head/")
+        return "muon" if inner and (leaf.ndim == 2 or (leaf.ndim > 2 and leaf.shape[-2] > 1)) else "adam"
 
-    numbers = lambda params: _by_path(matrix, params)
-    return muon(-1.0, muon_weight_dimension_numbers=numbers, consistent_rms=0.2)  # Liu et al. 2025
+    columns = lambda path, leaf: MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+    # 0.2 is adamw's root mean square (Liu et al. 2025)
+    matrices = muon(-1.0, muon_weight_dimension_numbers=lambda params: _by_path(columns, params), consistent_rms=0.2)
+    return optax.partition({"muon": matrices, "adam": optax.scale_by_adam()}, lambda params: _by_path(label, params))
 
 
 def _scale_by_depth(decay: float, order: Sequence[str]) -> optax.GradientTransformation:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ class RunDir:
     def checkpoints(self, method: str) -> Path:
         return self.root / "checkpoints" / method
 
+    def best_checkpoints(self, method: str) -> Path:
+        """Where a method's best weights are while it trains."""
+        return self.root / "checkpoints" / f"{method}.best"
+
     @property
     def listing(self) -> Path:
         """The image files and their labels, as the run found them."""
@@ -78,7 +83,7 @@ class RunDir:
         steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
         for step in steps[:-1]:
             shutil.rmtree(checkpoints / str(step))
-        shutil.rmtree(best_checkpoints(checkpoints), ignore_errors=True)
+        shutil.rmtree(self.best_checkpoints(method), ignore_errors=True)
 
     def figure(self, name: str) -> Path:
         return self.root / f"{name}.png"

@@ -152,7 +152,7 @@ def _draw_end(axes: Axes, one: _Learned, depth: np.ndarray, third: np.ndarray) -
     shown = np.maximum(one.ends, axes.get_ylim()[0])
     kernels = np.array([_is_kernel(path) for path in one.paths])
     for chosen, face, name in ((kernels, GREY, "kernel"), (~kernels, "none", "bias, scale or other")):
-        colours = np.array(_COLOURS)[third[chosen]]
+        colours: Any = np.array(_COLOURS)[third[chosen]]
         axes.scatter(
             depth[chosen], shown[chosen], 22, edgecolors=colours, facecolors=colours if face != "none" else "none",
             linewidths=1, clip_on=False, zorder=3,

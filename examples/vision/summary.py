@@ -115,8 +115,9 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
     for row in drawn:
         style, end = STYLES.get(row["method"]), ends.get(row["method"])
         x, y = _point(row)
-        errors = {axis: 100 * (row[score]["half_width"] or 0) for axis, score in (("xerr", "id"), ("yerr", "ood_mean"))}
-        label = None
+        across, up = (100 * (row[score]["half_width"] or 0) for score in ("id", "ood_mean"))
+        label: str | None = None
+        marks: dict[str, Any]
         if style is None:  # the start of all methods
             marks, label = {"marker": "*", "color": GREY, "markersize": 15}, row["name"]
         elif end is row:
@@ -125,7 +126,7 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
             marks = style.marks(style.size / 2) | {"markerfacecolor": "none"}
             if end is not None:
                 axes.plot(*zip((x, y), _point(end), strict=True), color=style.colour, linewidth=1, alpha=0.8)
-        axes.errorbar(x, y, **errors, **marks, linestyle="none", linewidth=1, capsize=2, label=label)
+        axes.errorbar(x, y, up, across, **marks, linestyle="none", linewidth=1, capsize=2, label=label)
     axes.set_xlabel(f"ID accuracy on {summary['task']['id']} (%)")
     axes.set_ylabel("mean OOD accuracy (%)")
     axes.set_title(f"Means of {len(summary['seeds'])} seeds, 95 % intervals; small: WiSE-FT")

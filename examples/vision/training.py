@@ -82,6 +82,12 @@ class Trained:
         """The weights to report: the `last` or the `best`."""
         return self.best.weights if which == "best" and self.best is not None else self.weights
 
+    def gathered(self, devices: Devices) -> "Trained":
+        """With the last and best weights whole on this host."""
+        whole = lambda weights: jax.tree.map(devices.gather, weights)
+        best = None if self.best is None else self.best._replace(weights=whole(self.best.weights))
+        return dataclasses.replace(self, weights=whole(self.weights), best=best)
+
     def completed(self, frozen: Params) -> "Trained":
         """With the parameters that were not trained."""
         whole = lambda weights: weights._replace(params={**frozen, **weights.params})
@@ -157,6 +163,7 @@ def fine_tune(
     *,
     devices: Devices,
     checkpoints: Path,
+    best_checkpoints: Path,
     on_step: OnStep,
 ) -> Trained:
     """Fine-tunes with one method, going on from the last checkpoint if there is one.
@@ -172,7 +179,8 @@ def fine_tune(
         task: Images to train on, to validate on, and to learn TPGM's radii on.
         config: Everything else.
         devices: Where.
-        checkpoints: Directory of this method's checkpoints; that of the best weights is beside it.
+        checkpoints: Directory of this method's checkpoints.
+        best_checkpoints: Directory of its best weights.
         on_step: Progress.
 
     Raises:
@@ -189,7 +197,7 @@ def fine_tune(
     )
     with ExitStack() as stack:
         manager = stack.enter_context(checkpoint_manager(checkpoints, keep=config.keep))
-        best = stack.enter_context(checkpoint_manager(best_checkpoints(checkpoints)))
+        best = stack.enter_context(checkpoint_manager(best_checkpoints))
         first = manager.latest_step() or 0
         if first:
             content = {"params": params, "opt_state": opt_state, "stats": stats, "history": history}
@@ -240,14 +248,9 @@ def fine_tune(
         ftp_optax.radii(opt_state, params) if "radii" in history else {},
         ftp_optax.strengths(opt_state, params) if "strengths" in history else {},
         {key: rows[:done] if rows.ndim and key != "validation" else rows for key, rows in history.items()},
-        [(at, *map(float, row)) for at, row in zip(plan.validations, history["validation"], strict=True) if at <= done],
+        plan.reached(history, done),
         bool(history["stopped"]),
     )
-
-
-def best_checkpoints(checkpoints: Path) -> Path:
-    """Where the best weights of a method are kept while it trains."""
-    return checkpoints.with_name(f"{checkpoints.name}.best")
 
 
 class _Plan(NamedTuple):
@@ -266,6 +269,11 @@ class _Plan(NamedTuple):
     def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
         accuracy, loss = history["validation"][self.validations.index(done)]
         return {"accuracy": float(accuracy), "loss": float(loss)}
+
+    def reached(self, history: dict[str, np.ndarray], done: int) -> list[tuple[int, float, float]]:
+        """Step, accuracy and loss of each look so far."""
+        rows = zip(self.validations, history["validation"].tolist(), strict=True)
+        return [(at, accuracy, loss) for at, (accuracy, loss) in rows if at <= done]
 
     def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
         """How many looks ago the validation accuracy was best."""
