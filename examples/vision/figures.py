@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vision.data import Domain
 from vision.results import Results, result_rows, test_sets
-from vision.style import DPI, GREY, STYLES, tidy
+from vision.style import DPI, GREY, STYLES, legend, tidy
 
 __all__ = ["draw_examples", "draw_frontier"]
 
@@ -38,7 +38,7 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
         axes.plot(xs[-1], ys[-1], **style.marks(), markeredgewidth=2, linestyle="none", label=name, zorder=4)
     if start:
         axes.plot(*_point(start), "*", color=GREY, markersize=15, label=start["name"], zorder=4)
-    axes.plot([], [], "-", color=GREY, linewidth=1, label="WiSE-FT path (pre-trained to fine-tuned)")
+    axes.plot([], [], "-", color=GREY, linewidth=1, label="WiSE-FT path")
     axes.set_xlabel(f"ID accuracy on {report['task']['id']} (%)")
     domains = list(report["rows"][0]["ood"])
     axes.set_ylabel(
@@ -47,7 +47,7 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"ID and OOD accuracy, one seed ({report['config']['seed']})")
     axes.margins(0.08)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9, loc="best", labelspacing=0.8)
+    legend(axes)
     figure.savefig(path, dpi=DPI)
 
 

@@ -78,7 +78,8 @@ class Log:
         if self._events is not None:
             from tensorboardX import SummaryWriter  # here: not every run pays for it
 
-            self._tensorboard = SummaryWriter(str(self._events), purge_step=step)
+            # Files are named by the second: one resumed within it would take the other's place.
+            self._tensorboard = SummaryWriter(str(self._events), purge_step=step, filename_suffix=f".{step}")
         return open(self._path, "a", newline="", encoding="utf-8")
 
     def _writer(self, file: TextIO) -> "csv.DictWriter[str]":

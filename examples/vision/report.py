@@ -127,7 +127,9 @@ def _counted(results: Results) -> dict[str, np.ndarray]:
 def _method_report(results: Results, name: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
     config, trained = results.config, results.trained[name]
     # Drift is measured from the anchor in an optimizer's state; vanilla has none, so all are given the same one.
-    anchored = ftp_optax.add_decayed_anchor(1.0).init(results.pretrained)
+    # Both on the host: they may lie on different devices.
+    start, params = jax.tree.map(np.asarray, (results.pretrained, trained.selected(config.select).params))
+    anchored = ftp_optax.add_decayed_anchor(1.0).init(start)
     path = [candidate for candidate in results.predictions if candidate.method == name]
     # the first of equal ones
     best = max(trained.validations, key=lambda look: look[1], default=None)
@@ -141,7 +143,7 @@ def _method_report(results: Results, name: str, chosen: Mapping[str, Any]) -> di
         "validations": [
             {"step": step, "accuracy": right, "loss": _number(loss)} for step, right, loss in trained.validations
         ],
-        "drift": _numbers(ftp_optax.drift(trained.selected(config.select).params, anchored)),
+        "drift": _numbers(ftp_optax.drift(params, anchored)),
         "radii": _numbers(trained.radii),
         "strengths": _numbers(trained.strengths),
         "wise_path": [{"alpha": candidate.alpha, **_scores(results, candidate, _accuracy)} for candidate in path],

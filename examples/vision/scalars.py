@@ -127,7 +127,8 @@ def _bands(results: Results, learned: Sequence[_Learned]) -> Figure:
         _draw_bands(over, one, third)
         _draw_end(end, one, depth, third)
         over.set_title(f"{one.kind}, {one.method}: median and quartiles", fontsize=11)
-        end.set_title(f"{one.kind}, {one.method}: every layer at the end", fontsize=11)
+        closed = " (on the edge: closed)" if one.ends.min() < end.get_ylim()[0] else ""
+        end.set_title(f"{one.kind}, {one.method}: every layer at the end{closed}", fontsize=11)
         end.set_xlim(-0.6, levels - 0.4)
     handles = grid[0, 0].get_lines() + grid[0, 1].get_lines()
     figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=9)

@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-__all__ = ["DPI", "GREY", "STYLES", "Style", "tidy"]
+__all__ = ["DPI", "GREY", "STYLES", "Style", "legend", "tidy"]
 
 GREY = "#444444"
 DPI = 150
+# So many names have room inside.
+_MAX_INSIDE = 8
 
 
 class Style(NamedTuple):
@@ -51,3 +53,13 @@ def tidy(axes: Axes) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend(axes: Axes) -> None:
+    """Names what is drawn: inside where there is room, or to the right."""
+    handles, names = axes.get_legend_handles_labels()
+    options = {"frameon": False, "fontsize": 9, "labelspacing": 0.8}
+    if len(names) <= _MAX_INSIDE:
+        axes.legend(loc="best", **options)
+    else:
+        axes.figure.legend(handles, names, loc="outside right upper", **options)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from vision.style import DPI, GREY, STYLES, tidy
+from vision.style import DPI, GREY, STYLES, legend, tidy
 from vision.table import print_fitting, rows_table
 
 __all__ = ["draw_summary", "print_summary", "summarise"]
@@ -110,31 +110,31 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
     """
     figure = Figure(figsize=(7, 5.2), layout="constrained")
     axes = figure.add_subplot()
-    ends = {row["method"]: row for row in summary["rows"] if row["name"] == row["method"]}
-    for row in summary["rows"]:
-        if row["id"] is None or row["ood_mean"] is None:
-            continue
-        name, end = row["name"], ends.get(row["method"])
-        x, y = (100 * row[score]["mean"] for score in ("id", "ood_mean"))
-        errors: dict[str, Any] = {
-            f"{axis}err": 100 * (row[score]["half_width"] or 0) for axis, score in (("x", "id"), ("y", "ood_mean"))
-        }
+    drawn = [row for row in summary["rows"] if row["id"] is not None and row["ood_mean"] is not None]
+    ends = {row["method"]: row for row in drawn if row["name"] == row["method"]}
+    for row in drawn:
+        style, end = STYLES.get(row["method"]), ends.get(row["method"])
+        x, y = _point(row)
+        across, up = (100 * (row[score]["half_width"] or 0) for score in ("id", "ood_mean"))
+        label: str | None = None
         marks: dict[str, Any]
-        if end is None:  # the start of all methods
-            marks, label = {"marker": "*", "color": GREY, "markersize": 15}, name
+        if style is None:  # the start of all methods
+            marks, label = {"marker": "*", "color": GREY, "markersize": 15}, row["name"]
         elif end is row:
-            marks, label = STYLES[name].marks(), name
+            marks, label = style.marks(), row["name"]
         else:
-            style = STYLES[row["method"]]
-            marks, label = style.marks(style.size / 2) | {"markerfacecolor": "none"}, None
-            if end["id"] is not None and end["ood_mean"] is not None:
-                line = [(100 * point["id"]["mean"], 100 * point["ood_mean"]["mean"]) for point in (row, end)]
-                axes.plot(*zip(*line, strict=True), color=style.colour, linewidth=1, alpha=0.8)
-        axes.errorbar(x, y, **errors, **marks, linestyle="none", linewidth=1, capsize=2, label=label)
+            marks = style.marks(style.size / 2) | {"markerfacecolor": "none"}
+            if end is not None:
+                axes.plot(*zip((x, y), _point(end), strict=True), color=style.colour, linewidth=1, alpha=0.8)
+        axes.errorbar(x, y, up, across, **marks, linestyle="none", linewidth=1, capsize=2, label=label)
     axes.set_xlabel(f"ID accuracy on {summary['task']['id']} (%)")
     axes.set_ylabel("mean OOD accuracy (%)")
     axes.set_title(f"Means of {len(summary['seeds'])} seeds, 95 % intervals; small: WiSE-FT")
     axes.margins(0.08)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9, loc="best", labelspacing=0.8)
+    legend(axes)
     figure.savefig(path, dpi=DPI)
+
+
+def _point(row: Mapping[str, Any]) -> tuple[float, float]:
+    return 100 * row["id"]["mean"], 100 * row["ood_mean"]["mean"]

@@ -57,9 +57,10 @@ def rows_table(
 
     table = Table(caption=caption, caption_justify="left", title="Accuracy in %", title_justify="left")
     table.add_column("", no_wrap=True)
-    for name, _ in columns:
-        # A header may wrap between words, not within one.
-        table.add_column(name, justify="right", min_width=max(len(word) for word in name.split()))
+    for name, values in columns:
+        # A header may wrap between words, not within one; an entry not at all.
+        whole = (*name.split(), *map(shown, values))
+        table.add_column(name, justify="right", min_width=max(map(len, whole)))
     for index, row in enumerate(rows):
         last_of_section = not _wise(row) and any(map(_wise, rows[index + 1 : index + 2]))
         table.add_row(row["name"], *(shown(values[index]) for _, values in columns), end_section=last_of_section)
