@@ -1,7 +1,8 @@
 """Checkpoints that are whole: every one carries the digest of its content, and what went wrong is said in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from vision.errors import UserError
 from vision.interrupts import uninterrupted
 from vision.quiet import quiet_writers
 
-__all__ = ["checkpoint_manager", "restore", "save"]
+__all__ = ["checkpoint_manager", "of_each", "restore", "save"]
 
 
 @contextmanager
@@ -104,9 +105,24 @@ def _digest(content: dict[str, Any]) -> np.ndarray:
     leaves = [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(content)]
     host = {name: np.asarray(leaf) for name, leaf in leaves if not _on_device(leaf)}
     names = [f"{name} {leaf.dtype} {leaf.shape}" for name, leaf in leaves if _on_device(leaf)]
-    sums = jax.device_get([_checksum(leaf) for _, leaf in leaves if _on_device(leaf)])
-    on_devices = dict(zip(names, map(np.asarray, sums), strict=True))
+    sums = of_each(_checksum, [leaf for _, leaf in leaves if _on_device(leaf)])
+    on_devices = dict(zip(names, sums, strict=True))
     return np.frombuffer(bytes.fromhex(digest({**host, **on_devices})), np.uint8)
+
+
+def of_each(function: Callable[[jax.Array], jax.Array], arrays: Sequence[jax.Array]) -> list[np.ndarray]:
+    """A small jitted function of each array. On a mesh in one program, in which sums over devices have one order.
+
+    Programs of their own may run in another order on another host, and each would wait for the other.
+    """
+    if any(map(_on_mesh, arrays)):
+        return list(map(np.asarray, _in_one_program(function, tuple(arrays))))
+    return list(map(np.asarray, [function(array) for array in arrays]))
+
+
+@partial(jax.jit, static_argnums=0)
+def _in_one_program(function: Callable[[jax.Array], jax.Array], arrays: tuple[jax.Array, ...]) -> list[jax.Array]:
+    return [function(array) for array in arrays]
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """The configuration of a fine-tuning run: the command line, its checks, and its stored form."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -377,6 +378,10 @@ def _check_together(config: Config) -> None:
         raise UserError("--patience: needs looks at the validation images; leave --validate-every 0 out")
     if config.freeze_head and (without := {"linear_probe", "lp_ft"} & set(config.method_names)):
         raise UserError(f"--freeze-head: {min(without)} trains the head; leave the flag or the method out")
+    if config.augment != "none" and config.task_name == "digits":
+        raise UserError(f"--augment {config.augment}: mirrors images, and a digit is then no digit; leave it out")
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(f"--wandb {config.wandb}: the package is missing; install it (pip install wandb)")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
     if config.compute_dtype == "float32" and config.dtype == "bfloat16":

@@ -105,8 +105,9 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
     if devices.first:
         summary = summarise(reports)
         write_json(run_dir.report, summary)
-        with replacing(run_dir.figure("frontier")) as path:
-            draw_summary(summary, path)
+        if summary["rows"][0]["ood"]:
+            with replacing(run_dir.figure("frontier")) as path:
+                draw_summary(summary, path)
         print_summary(summary, console)
 
 
@@ -124,9 +125,11 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
     trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
     predictions = _evaluate(parts, trained)
     # from here on one host works alone, so arrays have to be whole
-    trained = {name: result.gathered(devices) for name, result in trained.items()}
+    trained = {
+        name: result.mapped(lambda weights: jax.tree.map(devices.gather, weights)) for name, result in trained.items()
+    }
     if devices.first:
-        _finish(Results(config, task, parts.pretrained, start.head, start.order, trained, predictions), parts, knobs)
+        _finish(Results(config, task, parts.plain[1], start.head, start.order, trained, predictions), parts, knobs)
     devices.wait("report")
 
 
@@ -168,7 +171,22 @@ class _Parts:
     @functools.cached_property
     def head_only(self) -> tuple[Network, Params]:
         """The model with all but its head frozen."""
-        return split_model(self.model, head_only=True, **self._options)
+        return split_model(self.model, head_only=True, **self._options | {"live_stats": False})
+
+    @functools.cached_property
+    def plain(self) -> tuple[Network, Params]:
+        """The model without adapters, whose weights are evaluated and written."""
+        return split_model(self.start.model, **self._options) if self.config.lora_rank else self.split
+
+    def ordinary(self, weights: Weights) -> Weights:
+        """The weights of the model without adapters, frozen ones included that another method trains."""
+        if not self.config.lora_rank:
+            params = {**self.pretrained, **weights.params}
+            return Weights(params, weights.stats or self.devices.put(self.network.stats, whole=True))
+        from vision.lora import merged
+
+        # a path between two models is straight for kernels, not for the factors of their change
+        return Weights(split_model(merged(self.network.model(*weights)), **self._options)[1], {})
 
     def log(self, shown: str) -> AbstractContextManager[Any]:
         """Of several hosts the first logs."""
@@ -388,7 +406,7 @@ def _train(name: str, shown: str, parts: _Parts, knobs: Mapping[str, float]) -> 
             best_checkpoints=parts.run_dir.best_checkpoints(shown),
             on_step=on_step,
         )
-    return trained.completed(parts.pretrained) if method.head_only else trained
+    return trained.mapped(parts.ordinary)
 
 
 def _note(measured: Mapping[str, float]) -> str:
@@ -422,23 +440,19 @@ def _write(name: str, weights: Weights, parts: _Parts) -> None:
     """Writes weights, by the first host; all have to gather them."""
     weights = jax.tree.map(parts.devices.gather, weights)
     if parts.devices.first:
-        model = parts.network.model(*weights)
-        if parts.config.lora_rank:
-            from vision.lora import merged
-
-            model = merged(model)
-        parts.start.write(parts.run_dir.weights(name), model, {"method": name})
+        parts.start.write(parts.run_dir.weights(name), parts.plain[0].model(*weights), {"method": name})
 
 
 def _evaluate(parts: _Parts, trained: Mapping[str, Trained]) -> Predictions:
     config, task, start, devices = parts.config, parts.task, parts.start, parts.devices
     domains, size = test_sets(task), devices.eval_batch_size(_EVAL_BATCH_SIZE)
-    at_start = Weights(devices.put(parts.pretrained), devices.put(parts.network.stats, whole=True))
+    network, pretrained = parts.plain
+    at_start = Weights(devices.put(pretrained), devices.put(network.stats, whole=True))
     tuned = {name: result.selected(config.select) for name, result in trained.items()}
     with track(parts.console, "evaluation", num_batches(domains, size), "batches") as update:
         done = iter(range(1, 1 << 62))
         return evaluate(
-            parts.network,
+            network,
             at_start,
             tuned | {PRETRAINED: at_start},
             candidates(config, start.head),

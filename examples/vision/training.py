@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from PIL import Image
 
 import ftp_optax
 from vision.augment import augmentation
-from vision.checkpoints import checkpoint_manager, restore, save
+from vision.checkpoints import checkpoint_manager, of_each, restore, save
 from vision.config import Config
 from vision.data import Domain, Example, Task, eval_batches, steps_in, train_batches
 from vision.devices import Devices
@@ -82,17 +83,10 @@ class Trained:
         """The weights to report: the `last` or the `best`."""
         return self.best.weights if which == "best" and self.best is not None else self.weights
 
-    def gathered(self, devices: Devices) -> "Trained":
-        """With the last and best weights whole on this host."""
-        whole = lambda weights: jax.tree.map(devices.gather, weights)
-        best = None if self.best is None else self.best._replace(weights=whole(self.best.weights))
-        return dataclasses.replace(self, weights=whole(self.weights), best=best)
-
-    def completed(self, frozen: Params) -> "Trained":
-        """With the parameters that were not trained."""
-        whole = lambda weights: weights._replace(params={**frozen, **weights.params})
-        best = None if self.best is None else self.best._replace(weights=whole(self.best.weights))
-        return dataclasses.replace(self, weights=whole(self.weights), best=best)
+    def mapped(self, function: Callable[[Weights], Weights]) -> "Trained":
+        """With the last and best weights changed."""
+        best = None if self.best is None else self.best._replace(weights=function(self.best.weights))
+        return dataclasses.replace(self, weights=function(self.weights), best=best)
 
 
 def num_steps(train: Domain, batch_size: int, epochs: int) -> int:
@@ -115,6 +109,7 @@ def cross_entropy(network: Network, config: Config) -> Callable[..., tuple[jax.A
             images, targets = mixed(key, images, targets, mixup=config.mixup, cutmix=config.cutmix)
             logits, stats = network.train_logits(params, stats, images)
             loss = optax.softmax_cross_entropy(logits, targets).mean()
+            labels = targets.argmax(-1)  # what is most of a mixed image
         return loss, (stats, (logits.argmax(-1) == labels).mean())
 
     return loss_fn
@@ -323,7 +318,7 @@ def _batches(
     method: Method, task: Task, config: Config, devices: Devices, clock: _Clock, first: int, total: int
 ) -> Iterator[tuple[Example, Example | None]]:
     """The batches of each step, on the devices."""
-    augment = augmentation(config.augment, task.image_size)
+    augment = augmentation(config.augment, task.image_size, Image.Resampling(task.interpolation))
     options: dict[str, Any] = {"first_step": first, "num_steps": total, "reading": devices.reading}
     batches = train_batches(task.train, config.batch_size, seed=config.seed, augment=augment, **options)
     # as many held-out images as training images, in an order of their own
@@ -427,7 +422,7 @@ def _read(
 
 def _check_finite(params: Params, name: str, done: int, checkpoints: Path) -> None:
     """A checkpoint that is written can be gone on from."""
-    if not all(jax.device_get([_finite(leaf) for leaf in jax.tree.leaves(params)])):
+    if not all(of_each(_finite, jax.tree.leaves(params))):
         raise _diverged(name, f"parameters are not finite after step {done}", checkpoints)
 
 
