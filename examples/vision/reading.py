@@ -1,0 +1,57 @@
+"""How grain reads batches: in threads of this process or in others, one example after the other."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+
+from vision.errors import UserError
+
+__all__ = ["read"]
+
+
+def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[Any]:
+    """The elements of a data set, in order, whatever reads them.
+
+    Args:
+        batches: The data set.
+        threads: That read ahead, in each process.
+        workers: Processes; 0 for this one.
+
+    Raises:
+        UserError: That of a data set as it is, in another process too; or a process came to an end.
+    """
+    # The queues are short because batches of photographs are large.
+    elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
+    if workers:
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
+    iterator = iter(elements)
+    try:
+        yield from iterator
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "--workers: a process that decodes images was ended, perhaps for want of memory; try fewer, or 0."
+        ) from None
+    finally:
+        iterator.close()  # its processes and threads end here, and not at some later collection
+
+
+def _start_worker(index: int, count: int) -> None:
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A main process that is killed cannot end the others."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
