@@ -219,7 +219,8 @@ class _Examples:
                     raise
                 continue
             if picture is not None:
-                assert self.augment is not None and generator is not None
+                assert self.augment is not None
+                assert generator is not None
                 example["image"] = self.augment(picture, generator)
             return {**example, "bad": np.bool_(skipped > 0)}
         raise UserError(f"{self.domain.name}: none of its images can be read; replace them.")
@@ -239,7 +240,8 @@ class _Padded:
 
     def __call__(self, step: int) -> Example:
         ended = step >= len(self.batches)
-        batch = self.batches[-1 if ended else step]
+        batch = self.batches[0 if ended else step]  # for the shapes
+        assert batch is not None, "no element is filtered out"
         count = 0 if ended else len(batch["label"])
         weight = np.ones(count, np.float32) * ~batch["bad"][:count]
         return {key: self._filled(column[:count]) for key, column in {**batch, "weight": weight}.items()}

@@ -1,7 +1,7 @@
 """What is known of image files from earlier runs: that one can be read, or why not.
 
-A verdict holds for a path, a size, a time of the last change, and a version of Pillow. It is a convenience: a store that
-cannot be written is a warning, and a damaged one is as if absent.
+A verdict holds for a path, a size, a time of the last change, and a version of Pillow. It is a convenience: a store
+that cannot be written is a warning, and a damaged one is as if absent.
 """
 
 import hashlib
@@ -35,9 +35,9 @@ def key_of(path: Path) -> Key | None:
     return hashlib.blake2b(os.fsencode(facts), digest_size=16).digest()
 
 
-def known(keys: Sequence[Key]) -> dict[Key, str]:
+def known(keys: Sequence[Key]) -> dict[Key, str | None]:
     """The verdicts on those files that have one: why it cannot be read, or nothing."""
-    found: dict[Key, str] = {}
+    found: dict[Key, str | None] = {}
     if not _path().exists():
         return found
     try:
@@ -51,7 +51,7 @@ def known(keys: Sequence[Key]) -> dict[Key, str]:
     return found
 
 
-def remember(verdicts: Iterable[tuple[Key, str]]) -> None:
+def remember(verdicts: Iterable[tuple[Key, str | None]]) -> None:
     """Keeps verdicts: why a file cannot be read, or nothing."""
     verdicts = list(verdicts)
     try:
@@ -68,7 +68,7 @@ def remember(verdicts: Iterable[tuple[Key, str]]) -> None:
         warnings.warn(f"{_path()} was not written ({error}): {way_out}.", stacklevel=2)
 
 
-def _insert(verdicts: list[tuple[Key, str]]) -> None:
+def _insert(verdicts: list[tuple[Key, str | None]]) -> None:
     with closing(sqlite3.connect(_path(), timeout=_WAIT)) as store, store:
         store.execute("CREATE TABLE IF NOT EXISTS verdicts (file BLOB PRIMARY KEY, error TEXT) WITHOUT ROWID")
         store.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", verdicts)
