@@ -91,28 +91,28 @@ def assert_same_domain(domain, expected) -> None:
 def test_a_task_comes_back_without_its_folders(task, tmp_path, apart):
     if apart:
         task = dataclasses.replace(task, id_test=task.ood["sketch"], notes=("one", "two"))
-    store_listing(tmp_path / "run" / "files.npz", task)
+    store_listing(tmp_path / "run" / "files", task)
     for name in ("train", "val", "sketch"):
         shutil.rmtree(tmp_path / name)
-    assert_same(load_listing(tmp_path / "run" / "files.npz"), task)
+    assert_same(load_listing(tmp_path / "run" / "files"), task)
 
 
 def test_a_run_goes_on_from_another_directory(tmp_path, monkeypatch, task):
     monkeypatch.chdir(tmp_path)
     relative = folder_task(Path("train"), Path("val"), {}, 8)
-    store_listing(Path("files.npz"), relative)
+    store_listing(Path("files"), relative)
     monkeypatch.chdir("/")
-    assert load_listing(tmp_path / "files.npz").train.paths[0] == tmp_path / "train" / "cat" / "0.png"
+    assert load_listing(tmp_path / "files").train.paths[0] == tmp_path / "train" / "cat" / "0.png"
 
 
 def test_a_listing_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"files.npz does not exist: the run cannot go on"):
-        load_listing(tmp_path / "files.npz")
+    with pytest.raises(UserError, match=r"files does not exist: the run cannot go on"):
+        load_listing(tmp_path / "files")
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_listing(task, tmp_path, kept):
-    path = tmp_path / "files.npz"
+    path = tmp_path / "files"
     store_listing(path, task)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
@@ -120,17 +120,11 @@ def test_a_truncated_listing(task, tmp_path, kept):
         load_listing(path)
 
 
-def test_a_listing_with_a_changed_byte_is_the_same_or_refused(task, tmp_path):
-    path = tmp_path / "files.npz"
+def test_a_listing_with_a_changed_byte(task, tmp_path):
+    path = tmp_path / "files"
     store_listing(path, task)
-    content, refused = path.read_bytes(), 0
-    for place in range(0, len(content), 7):
+    content = path.read_bytes()
+    for place in range(0, len(content), 37):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
-        try:
-            loaded = load_listing(path)
-        except UserError as error:
-            refused += 1
-            assert "\n" not in str(error)
-        else:
-            assert_same(loaded, task)
-    assert refused > 20
+        with pytest.raises(UserError, match="files is damaged"):
+            load_listing(path)

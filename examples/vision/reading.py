@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import grain
+from absl import flags
 
 from vision.errors import UserError
 
@@ -28,6 +29,8 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
     # The queues are short because batches of photographs are large.
     elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers:
+        if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which no command of ours has
+            flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(elements)
