@@ -116,7 +116,7 @@ def test_a_picture_is_upright_and_not_yet_resized(tmp_path):
     Image.new("RGB", (640, 480)).save(tmp_path / "1.jpg")
     domain = FolderDomain("one", Paths.of([tmp_path / "0.png", tmp_path / "1.jpg"]), np.zeros(2, np.int32), 30)
     shown = [domain.picture(i) for i in range(2)]
-    assert [image.size for image in shown] == [(40, 64), (160, 120)], "a JPEG as small as twice the final size allows"
+    assert [image.size for image in shown] == [(40, 64), (80, 60)], "a JPEG as small as twice the final size allows"
     array = ArrayDomain("array", np.asarray(shown[0])[None], np.zeros(1, np.int32))
     np.testing.assert_array_equal(np.asarray(array.picture(0)), np.asarray(shown[0]))
 

@@ -102,7 +102,7 @@ def test_a_large_set_is_not_read_before_the_first_step(root, decoded, monkeypatc
     bad.write_bytes(b"bad")
     task = build(root)
     assert (decoded, len(task.train)) == ([], 4)
-    assert task.notes == ("Not all images were read before: of 4 new ones, damaged ones are found as they come",)
+    assert task.notes == ("More than 3 images are new: they are not read first, damaged ones are met as they come",)
     with pytest.raises(UserError) as met:
         list(eval_batches(task.train, 2))
     with pytest.raises(UserError) as known:

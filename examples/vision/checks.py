@@ -59,7 +59,8 @@ def examined(lists: Sequence[Paths], *, skip_bad: bool, on_checked: OnChecked) -
     """
     new, bad, unread = _looked_up(lists, skip_bad)
     if unread > _MOST_NEW:
-        notes = [f"Not all images were read before: of {unread} new ones, damaged ones are found as they come"]
+        large = f"More than {_MOST_NEW} images are new: they are not read first, damaged ones are met as they come"
+        notes = [large]
     else:
         notes = []
         bad += _decoded(new, skip_bad, on_checked)

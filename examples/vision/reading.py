@@ -14,6 +14,8 @@ from vision.errors import UserError
 
 __all__ = ["read"]
 
+_NOTHING = object()
+
 
 def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[Any]:
     """The elements of a data set, in order, whatever reads them.
@@ -35,6 +37,15 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
         elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
     iterator = iter(elements)
     try:
+        if workers:
+            # Threads and processes that start here keep Ctrl-C blocked: it is for the main process, which ends them.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                first = next(iterator, _NOTHING)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if first is not _NOTHING:
+                yield first
         yield from iterator
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
@@ -48,7 +59,6 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
