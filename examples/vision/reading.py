@@ -1,10 +1,12 @@
 """How grain reads batches: in threads of this process or in others, one example after the other."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import grain
@@ -35,15 +37,13 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
-    iterator = iter(elements)
+    with _ctrl_c_blocked() if workers else nullcontext():
+        iterator = iter(elements)
+        atexit.register(iterator.close)  # where this generator is left behind: Python is half gone when it collects it
     try:
-        if workers:
-            # Threads and processes that start here keep Ctrl-C blocked: it is for the main process, which ends them.
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
+        for _ in range(workers):  # each starts a process
+            with _ctrl_c_blocked():
                 first = next(iterator, _NOTHING)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             if first is not _NOTHING:
                 yield first
         yield from iterator
@@ -54,11 +54,23 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
             "--workers: a process that decodes images was ended, perhaps for want of memory; try fewer, or 0."
         ) from None
     finally:
+        atexit.unregister(iterator.close)
         iterator.close()  # its processes and threads end here, and not at some later collection
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Threads and processes that start here never see Ctrl-C: it is for the main process, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(index: int, count: int) -> None:
     del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
