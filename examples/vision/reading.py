@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,10 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
         UserError: That of a data set as it is, in another process too; or a process came to an end.
     """
     # The queues are short because batches of photographs are large.
+    if workers:
+        # As bytes, for grain would send arrays through shared memory: containers have little of it, and a run that is
+        # interrupted leaves it behind with a page of warnings.
+        batches = batches.map(pickle.dumps)
     elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which no command of ours has
@@ -45,8 +50,8 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
             with _ctrl_c_blocked():
                 first = next(iterator, _NOTHING)
             if first is not _NOTHING:
-                yield first
-        yield from iterator
+                yield pickle.loads(first)
+        yield from map(pickle.loads, iterator) if workers else iterator
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
