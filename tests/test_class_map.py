@@ -13,6 +13,11 @@ from vision.folders import folder_task
 SYNSETS = ("n01", "n02", "n03", "n04")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path / ".cache"))
+
+
 @pytest.fixture
 def imagenet(tmp_path) -> dict[str, Path]:
     """ImageNet and two of its shifts: the second has numbers for names, the third has half of the classes."""

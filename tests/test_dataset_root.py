@@ -17,6 +17,11 @@ CLASSES = ("dog", "elephant", "giraffe")
 OPTIONS = {"val_fraction": 0.1, "seed": 0}
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path / ".cache"))
+
+
 @pytest.fixture
 def pacs(tmp_path) -> Path:
     for name in ("art_painting", "cartoon", "photo", "sketch"):
@@ -78,16 +83,16 @@ def test_the_split_depends_on_the_seed_alone(pacs, tmp_path):
 
 @pytest.mark.parametrize(("fraction", "held_out"), [(0.01, 1), (0.1, 2), (0.14, 3), (0.3, 6)])
 def test_shares_are_of_every_class(fraction, held_out):
-    images = {"a": list(range(20)), "b": list(range(100, 120))}
+    images = {"a": np.arange(20), "b": np.arange(100, 120)}
     one, two, rest = stratified(images, fraction, 0, shares=2)
     for name, everything in images.items():
         assert len(one[name]) == len(two[name]) == held_out
-        assert sorted(one[name] + two[name] + rest[name]) == everything
+        assert sorted([*one[name], *two[name], *rest[name]]) == everything.tolist()
 
 
 @pytest.mark.parametrize(("total", "held_out"), [(1, 0), (2, 0), (3, 1)])
 def test_training_comes_first_where_images_are_few(total, held_out):
-    one, two, rest = stratified({"a": list(range(total))}, 0.1, 0, shares=2)
+    one, two, rest = stratified({"a": np.arange(total)}, 0.1, 0, shares=2)
     assert [len(part["a"]) for part in (one, two, rest)] == [held_out, held_out, total - 2 * held_out]
 
 

@@ -19,6 +19,11 @@ from vision.folders import SUFFIXES, folder_task, read_image
 CLASSES = ("cat", "dog", "émeu")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path / ".cache"))
+
+
 @pytest.fixture
 def folders(tmp_path) -> dict[str, Path]:
     return {name: make_domain(tmp_path / name, CLASSES) for name in ("train", "val", "sketch")}
@@ -55,13 +60,22 @@ def test_a_task_of_folders(folders):
     np.testing.assert_array_equal(example["image"], read_image(folders["train"] / "dog" / "1.png", 16))
 
 
+def test_test_images_apart_from_validation(folders, tmp_path):
+    test = make_domain(tmp_path / "test", CLASSES, images=1)
+    task = build(folders, test=test)
+    assert (len(task.validation), len(task.id_test), task.id_test.name) == (6, 3, "test")
+    shutil.rmtree(test / "dog")
+    with pytest.raises(UserError, match="test does not have the class folders of"):
+        build(folders, test=test)
+
+
 def test_no_ood_folders_are_fine(folders):
     task = folder_task(folders["train"], folders["val"], {}, 16)
     assert (task.ood, task.ood_groups) == ({}, {})
 
 
 def test_progress_is_told_until_all_images_are_checked(folders, monkeypatch):
-    monkeypatch.setattr("vision.folders._IMAGES_BETWEEN_CALLS", 8)
+    monkeypatch.setattr("vision.checks._IMAGES_BETWEEN_CALLS", 8)
     told = []
     build(folders, on_checked=lambda done, total: told.append((done, total)))
     assert told == [(8, 18), (16, 18), (18, 18)]
@@ -262,7 +276,8 @@ def test_a_truncated_image(folders, suffix, kept):
     bad.write_bytes(content[: int(kept * len(content))])
     message = error_of(folders)
     assert message.startswith(f"{bad} ")
-    assert message.endswith(("replace it or remove it.", "remove it or save it as PNG or JPEG."))
+    ways_out = ("replace it or remove it", "remove it or save it as PNG or JPEG")
+    assert message.endswith(tuple(f"{way_out}; --on-bad-image skip passes over it." for way_out in ways_out))
 
 
 def test_the_first_of_many_bad_images_is_named(folders):
@@ -281,7 +296,9 @@ def test_a_decompression_bomb(folders, pixels):
     content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
     bomb = folders["train"] / "cat" / "bomb.png"
     bomb.write_bytes(content)
-    assert error_of(folders) == f"{bomb} has more than 89 million pixels: shrink it or remove it."
+    assert error_of(folders) == (
+        f"{bomb} has more than 89 million pixels: shrink it or remove it; --on-bad-image skip passes over it."
+    )
 
 
 def test_a_link_to_nothing(folders):

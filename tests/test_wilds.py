@@ -51,6 +51,11 @@ def written(root: Path, content: str, images: list[str], name: str = "metadata.c
     return root / name
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path / ".cache"))
+
+
 @pytest.fixture
 def camelyon17(tmp_path) -> Path:
     rows = [line.split(",") for line in CAMELYON17.splitlines()[1:]]

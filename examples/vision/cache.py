@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -31,6 +30,8 @@ def cache_dir() -> Path:
 
 def keep_compiled_programs() -> None:
     """Keeps what takes long to compile for the next run, and for the resumption of this one."""
+    import jax  # imported here: processes that decode images need the rest
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's own choice
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
 

@@ -1,10 +1,12 @@
 """Class folders: the images in them, the names of their classes, and whether two sets of them fit together."""
 
+import os
 from collections.abc import Set
 from pathlib import Path
 
 from vision.class_map import ClassMap, composed, shortened
 from vision.errors import UserError
+from vision.paths import Paths
 
 __all__ = [
     "SUFFIXES",
@@ -20,7 +22,7 @@ __all__ = [
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """What counts as an image, in upper or lower case. Other files, and everything hidden, are ignored."""
 
-Images = dict[str, list[Path]]
+Images = dict[str, Paths]
 """Image files by class."""
 
 
@@ -30,12 +32,12 @@ def class_images(root: Path, class_map: ClassMap) -> Images:
     Raises:
         UserError: The folder is missing, empty or laid out otherwise.
     """
-    images: Images = {}
+    found: dict[str, list[Paths]] = {}
     for folder, path in class_folders(root, class_map).items():
         name = class_map.of(folder)
         assert name is not None, "class_folders leaves it out"
-        images.setdefault(name, []).extend(_images(path))
-    return images
+        found.setdefault(name, []).append(_images(path))
+    return {name: Paths.joined(parts) for name, parts in found.items()}
 
 
 def class_folders(root: Path, class_map: ClassMap) -> dict[str, Path]:
@@ -45,7 +47,7 @@ def class_folders(root: Path, class_map: ClassMap) -> dict[str, Path]:
         UserError: The folder is missing, or has images but no class folders.
     """
     entries = visible(root)
-    if stray := [path for path, is_folder in entries if not is_folder and _is_image(path)]:
+    if stray := [path for path, is_folder in entries if not is_folder and _is_image(path.name)]:
         raise UserError(f"{stray[0]} is in no class folder: put it into a sub-folder of {root} named after its class.")
     folders = by_name([path for path, is_folder in entries if is_folder])
     if not folders:
@@ -116,8 +118,14 @@ def by_name(folders: list[Path]) -> dict[str, Path]:
 
 def visible(folder: Path) -> list[tuple[Path, bool]]:
     """What is in a folder, by name and without hidden entries, and whether each is itself a folder."""
+    return [(folder / name, is_folder) for name, is_folder in _entries(folder)]
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """As `visible`, by name alone: a class may have very many."""
     try:
-        return [(path, path.is_dir()) for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+        with os.scandir(folder) as entries:  # tells folders from files without a look at each
+            return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except FileNotFoundError:
         raise UserError(f"{folder} does not exist: check the path.") from None
     except NotADirectoryError:
@@ -126,17 +134,20 @@ def visible(folder: Path) -> list[tuple[Path, bool]]:
         raise UserError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path) -> Paths:
     """The images of one class, by name."""
-    entries = visible(folder)
-    if nested := [path for path, is_folder in entries if is_folder]:
+    entries = _entries(folder)
+    if nested := [name for name, is_folder in entries if is_folder]:
         # Silently reading deeper would make classes "train" and "val" of a folder given one level too high.
-        raise UserError(f"{nested[0]} is a folder inside a class folder: move its images up, or give a folder below.")
-    images = [path for path, _ in entries if _is_image(path)]
+        nested_folder = folder / nested[0]
+        raise UserError(
+            f"{nested_folder} is a folder inside a class folder: move its images up, or give a folder below."
+        )
+    images = [os.path.join(folder, name) for name, _ in entries if _is_image(name)]
     if not images:
         raise UserError(f"{folder} has no images ({', '.join(sorted(SUFFIXES))}): add some or remove the class folder.")
-    return images
+    return Paths.of(images)
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES

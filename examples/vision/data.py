@@ -1,15 +1,32 @@
 """Domains, tasks and batches: everything training and evaluation know about data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import grain
 import numpy as np
+from PIL import Image
 
-__all__ = ["ArrayDomain", "Domain", "Example", "Task", "eval_batches", "steps_in", "train_batches"]
+from vision.errors import UserError
+from vision.reading import read
+
+__all__ = [
+    "ArrayDomain",
+    "Augment",
+    "Domain",
+    "Example",
+    "Reading",
+    "Task",
+    "eval_batches",
+    "steps_in",
+    "train_batches",
+]
 
 Example = dict[str, Any]
+
+Augment = Callable[[Image.Image, np.random.Generator], np.ndarray]
+"""Makes a training image of the final size, uint8 (height, width, 3), out of a decoded picture, at random."""
 
 
 class Domain(Protocol):
@@ -27,6 +44,10 @@ class Domain(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+    def picture(self, index: int) -> Image.Image:
+        """The image in RGB and upright, before it is resized."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +69,9 @@ class ArrayDomain:
 
     def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "label": self.labels[index]}
+
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +105,23 @@ class Task:
     pretrain: Domain | None = None
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read; but for `skip_bad`, this changes no bit of them.
+
+    Attributes:
+        workers: Processes that decode images; 0 for threads of this one.
+        part: Which share of every batch this process reads, where several hosts read one each.
+        parts: How many shares there are; the batch size is a multiple.
+        skip_bad: Pass over images that cannot be read.
+    """
+
+    workers: int = 0
+    part: int = 0
+    parts: int = 1
+    skip_bad: bool = False
+
+
 def steps_in(num_examples: int, batch_size: int, epochs: int) -> int:
     """Number of batches that show every example at least `epochs` times.
 
@@ -90,7 +131,14 @@ def steps_in(num_examples: int, batch_size: int, epochs: int) -> int:
 
 
 def train_batches(
-    domain: Domain, batch_size: int, *, seed: int, first_step: int = 0, num_steps: int
+    domain: Domain,
+    batch_size: int,
+    *,
+    seed: int,
+    first_step: int = 0,
+    num_steps: int,
+    augment: Augment | None = None,
+    reading: Reading = Reading(),
 ) -> Iterator[Example]:
     """Shuffled training batches `first_step, ..., num_steps - 1`, each a pure function of `(seed, step)`.
 
@@ -100,54 +148,109 @@ def train_batches(
 
     Args:
         domain: Where the examples come from; at least one.
-        batch_size: Examples in each batch.
-        seed: Of the order of the examples.
+        batch_size: Examples in each batch, over all parts.
+        seed: Of the order of the examples, and of augmentation.
         first_step: The first batch wanted. A resumed run passes the number of steps it has done, and gets exactly the
             batches that the uninterrupted run would have got; nothing before them is read.
         num_steps: Number of steps of the whole run, counted from 0, not from `first_step`.
+        augment: What is done to images at random, by the place of the example in the whole run.
+        reading: How they are read. Of an image that is passed over, the next one takes the place.
 
     Returns:
-        An iterator over `{"image": uint8 (batch, height, width, 3), "label": int32 (batch,)}`.
+        An iterator over `{"image": uint8 (rows, height, width, 3), "label": int32 (rows,), "bad": bool (rows,)}`, where
+        `"bad"` says that an image was passed over, and there are `batch_size // reading.parts` rows.
 
     Raises:
         ValueError: For an empty domain, which would otherwise never yield.
+        UserError: While reading: an image cannot be read, or with `skip_bad` no image can.
     """
     if len(domain) == 0:
         raise ValueError(f"domain {domain.name!r} has no examples to train on.")
     # As many epochs as the run needs and not endlessly many: grain cannot batch an endless data set by ones.
     epochs = max(1, -(-num_steps * batch_size // len(domain)))
-    examples = grain.MapDataset.source(domain).seed(seed).shuffle().repeat(epochs)
-    steps = examples.batch(batch_size).slice(slice(first_step, num_steps))
-    return iter(steps.to_iter_dataset(_read_options(domain)))
+    # Indices are shuffled, by a formula: nothing of the size of the data set is made.
+    places = grain.MapDataset.range(len(domain)).seed(seed).shuffle().repeat(epochs)
+    examples = _Examples(domain, reading.skip_bad, augment)
+    parts = slice(first_step * reading.parts + reading.part, num_steps * reading.parts, reading.parts)
+    rows = (places.map(examples) if augment is None else places.random_map(examples)).batch(batch_size // reading.parts)
+    return read(rows.slice(parts), threads=_threads(domain), workers=reading.workers)
 
 
-def eval_batches(domain: Domain, batch_size: int) -> Iterator[Example]:
+def eval_batches(domain: Domain, batch_size: int, *, reading: Reading = Reading()) -> Iterator[Example]:
     """All examples of a domain in order, in batches of one shape, so that a jitted evaluation compiles once.
 
-    The last batch is filled up with zeros. The extra column `"weight"` (float32) is 1 for an example and 0 for filling:
-    accuracies are weighted means.
+    The last batch is filled up with zeros. The extra column `"weight"` (float32) is 1 for an example and 0 for filling,
+    and for an image that was passed over: accuracies are weighted means.
 
     Args:
         domain: Where the examples come from.
-        batch_size: Rows in each batch.
+        batch_size: Rows in each batch, over all parts.
+        reading: How they are read. Every part has the same number of batches.
 
     Returns:
-        An iterator over `{"image", "label", "weight"}`.
+        An iterator over `{"image", "label", "bad", "weight"}`.
+
+    Raises:
+        UserError: While reading: an image cannot be read, or with `skip_bad` no image can.
     """
-    batches = grain.MapDataset.source(domain).batch(batch_size).map(lambda batch: _pad(batch, batch_size))
-    return iter(batches.to_iter_dataset(_read_options(domain)))
+    examples = grain.MapDataset.range(len(domain)).map(_Examples(domain, reading.skip_bad))
+    batches = examples.batch(batch_size // reading.parts)
+    steps = grain.MapDataset.range(reading.part, steps_in(len(domain), batch_size, 1) * reading.parts, reading.parts)
+    padded = steps.map(_Padded(batches, batch_size // reading.parts))
+    return read(padded, threads=_threads(domain), workers=reading.workers)
 
 
-def _read_options(domain: Domain) -> grain.ReadOptions:
-    # Rows of an array are pure Python work, which a second thread only slows down; image files decode in parallel. The
-    # queue is short because batches of photographs are large.
-    return grain.ReadOptions(num_threads=1 if isinstance(domain, ArrayDomain) else 4, prefetch_buffer_size=4)
+@dataclass(frozen=True)
+class _Examples:
+    """Examples of a domain by their indices."""
+
+    domain: Domain
+    skip_bad: bool
+    augment: Augment | None = None
+
+    def __call__(self, index: int, generator: np.random.Generator | None = None) -> Example:
+        size = len(self.domain)
+        for skipped in range(size):
+            place = (index + skipped) % size
+            try:
+                example, picture = self._read(place)
+            except UserError:
+                if not self.skip_bad:
+                    raise
+                continue
+            if picture is not None:
+                assert self.augment is not None
+                assert generator is not None
+                example["image"] = self.augment(picture, generator)
+            return {**example, "bad": np.bool_(skipped > 0)}
+        raise UserError(f"{self.domain.name}: none of its images can be read; replace them.")
+
+    def _read(self, index: int) -> tuple[Example, Image.Image | None]:
+        if self.augment is None:
+            return self.domain[index], None
+        return {"label": self.domain.labels[index]}, self.domain.picture(index)
 
 
-def _pad(batch: Example, batch_size: int) -> Example:
-    weight = np.ones(len(batch["label"]), np.float32)
-    missing = batch_size - len(weight)
-    return {
-        key: np.concatenate([column, np.zeros((missing, *column.shape[1:]), column.dtype)]) if missing else column
-        for key, column in {**batch, "weight": weight}.items()
-    }
+@dataclass(frozen=True)
+class _Padded:
+    """Batches of one shape: filled up, also where all batches have ended and other parts have one more."""
+
+    batches: grain.MapDataset
+    rows: int
+
+    def __call__(self, step: int) -> Example:
+        ended = step >= len(self.batches)
+        batch = self.batches[0 if ended else step]  # for the shapes
+        assert batch is not None, "no element is filtered out"
+        count = 0 if ended else len(batch["label"])
+        weight = np.ones(count, np.float32) * ~batch["bad"][:count]
+        return {key: self._filled(column[:count]) for key, column in {**batch, "weight": weight}.items()}
+
+    def _filled(self, column: np.ndarray) -> np.ndarray:
+        missing = self.rows - len(column)
+        return np.concatenate([column, np.zeros((missing, *column.shape[1:]), column.dtype)]) if missing else column
+
+
+def _threads(domain: Domain) -> int:
+    # Rows of an array are pure Python work, which a second thread only slows down; image files decode in parallel.
+    return 1 if isinstance(domain, ArrayDomain) else 4

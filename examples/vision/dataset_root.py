@@ -23,6 +23,7 @@ def dataset_task(
     seed: int,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    skip_bad: bool = False,
     on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of the domains of one data set.
@@ -39,6 +40,7 @@ def dataset_task(
         seed: Of the random split.
         class_map: Names of classes where they are not the names of the folders.
         ood_subset: OOD domains may lack classes, and are then scored among those that they have.
+        skip_bad: Leave out images that cannot be read.
         on_checked: Progress.
 
     Returns:
@@ -82,6 +84,7 @@ def dataset_task(
             *class_map.notes,
             *([f"No domain, for there are no folders in it: {shortened(others)}"] if others else []),
         ),
+        skip_bad=skip_bad,
         on_checked=on_checked,
     )
 

@@ -1,31 +1,25 @@
 """The user's own images: one folder per domain, in it one sub-folder per class."""
 
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from vision.checks import OnChecked, examined, way_out
 from vision.class_folders import SUFFIXES, Images, check_same_classes, class_images, training_classes
 from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Example, Task
 from vision.errors import UserError
+from vision.images import Prepare, is_lasting, open_image, read_image
+from vision.paths import Paths
+from vision.verdicts import key_of, remember
 
 __all__ = ["SUFFIXES", "FolderDomain", "OnChecked", "Prepare", "checked_task", "folder_task", "read_image"]
 
-OnChecked = Callable[[int, int], None]
-"""Called with the number of images checked, and of all, every now and then."""
-
-_IMAGES_BETWEEN_CALLS = 256
-
-Prepare = Callable[[Image.Image], Image.Image]
-"""Resizes and crops an RGB image."""
-
-# Refuse what Pillow only warns of, as its manual recommends: an image that may be a decompression bomb.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +35,7 @@ class FolderDomain:
     """
 
     name: str
-    paths: tuple[Path, ...]
+    paths: Paths
     labels: np.ndarray
     image_size: int
     prepare: Prepare | None = None
@@ -49,17 +43,30 @@ class FolderDomain:
     @classmethod
     def of(cls, name: str, images: Images, classes: Sequence[str], image_size: int) -> "FolderDomain":
         """The domain of image files by class; it may lack classes."""
-        files = [(path, label) for label, class_name in enumerate(classes) for path in images.get(class_name, ())]
-        return cls(
-            name, tuple(path for path, _ in files), np.array([label for _, label in files], np.int32), image_size
-        )
+        parts = [images.get(class_name, Paths.of(())) for class_name in classes]
+        labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(part) for part in parts])
+        return cls(name, Paths.joined(parts), labels, image_size)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Example:
-        prepare = self.prepare or self.image_size
-        return {"image": read_image(self.paths[index], prepare), "label": self.labels[index]}
+        path, prepare = self.paths[index], self.prepare or self.image_size
+        return {"image": _noted(path, lambda: read_image(path, prepare)), "label": self.labels[index]}
+
+    def picture(self, index: int) -> Image.Image:
+        path = self.paths[index]
+        return _noted(path, lambda: open_image(path, self.image_size))
+
+
+def _noted(path: Path, read: Callable[[], T]) -> T:
+    """What is read. If it cannot be, that is remembered for the next run."""
+    try:
+        return read()
+    except UserError as error:
+        if is_lasting(error) and (key := key_of(path)):
+            remember([(key, str(error))])
+        raise UserError(way_out(str(error))) from None
 
 
 def folder_task(
@@ -68,8 +75,10 @@ def folder_task(
     ood: Mapping[str, Path],
     image_size: int,
     *,
+    test: Path | None = None,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    skip_bad: bool = False,
     on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of the user's own folders.
@@ -79,11 +88,13 @@ def folder_task(
 
     Args:
         train: The folder to fine-tune on.
-        val: Held-out images of the same domain; both `validation` and `id_test` of the task.
+        val: Held-out images of the same domain.
         ood: Folders of other domains, by the name that tables and figures give them.
         image_size: Height and width to which images are brought (see `read_image`).
+        test: Test images of the same domain, `id_test` of the task; `val` is also that if there are none.
         class_map: Names of classes where they are not the names of the sub-folders.
         ood_subset: Folders of other domains may lack classes, and are then scored among those that they have.
+        skip_bad: Leave out images that cannot be read.
         on_checked: Progress.
 
     Returns:
@@ -93,9 +104,11 @@ def folder_task(
         UserError: If a folder is missing, empty or laid out otherwise, classes differ between folders, or an image
             cannot be read. It names the first offender and says what to do.
     """
-    found = {folder: class_images(folder, class_map) for folder in (train, val, *ood.values())}
+    held_out = (val,) if test is None else (val, test)
+    found = {folder: class_images(folder, class_map) for folder in dict.fromkeys((train, *held_out, *ood.values()))}
     classes = training_classes(train, set(found[train]), class_map)
-    check_same_classes(train, set(classes), val, set(found[val]))
+    for folder in held_out:
+        check_same_classes(train, set(classes), folder, set(found[folder]))
     for folder in ood.values():
         check_same_classes(train, set(classes), folder, set(found[folder]), ood=True, subset=ood_subset)
 
@@ -107,10 +120,11 @@ def folder_task(
         classes,
         domain("train", train),
         validation,
-        id_test=validation,
+        id_test=validation if test is None else domain("test", test),
         ood={name: domain(name, folder) for name, folder in ood.items()},
         ood_classes={name: set(found[folder]) for name, folder in ood.items()},
         notes=class_map.notes,
+        skip_bad=skip_bad,
         on_checked=on_checked,
     )
 
@@ -124,13 +138,10 @@ def checked_task(
     ood: Mapping[str, FolderDomain],
     ood_classes: Mapping[str, Set[str]],
     notes: tuple[str, ...],
+    skip_bad: bool = False,
     on_checked: OnChecked,
 ) -> Task:
-    """A task of image files that can all be read.
-
-    Every image is decoded once, here. A header alone does not show that a file is truncated, and a truncated image
-    found now costs nothing, found in the third epoch it costs the run. JPEG is decoded at an eighth of its size, which
-    still reads every byte.
+    """A task of image files, of which those that are not known are looked at as `examined` says.
 
     Args:
         classes: Names of the classes.
@@ -140,84 +151,34 @@ def checked_task(
         ood: Other domains.
         ood_classes: The classes that each of them has; it is scored among those.
         notes: What the user should know of how the task was made.
+        skip_bad: Leave out images that cannot be read.
         on_checked: Progress.
 
     Raises:
-        UserError: An image cannot be read.
+        UserError: An image cannot be read, or with `skip_bad` none of a domain.
     """
-    _check_images((path for part in (train, validation, id_test, *ood.values()) for path in part.paths), on_checked)
+    domains = {id(domain): domain for domain in (train, validation, id_test, *ood.values())}
+    found = examined([domain.paths for domain in domains.values()], skip_bad=skip_bad, on_checked=on_checked)
+    kept = {key: _without(domain, bad) for (key, domain), bad in zip(domains.items(), found.bad, strict=True)}
     subsets = {name: tuple(i for i, c in enumerate(classes) if c in ood_classes[name]) for name in ood}
     return Task(
         name="folders",
         classes=classes,
         image_size=train.image_size,
-        train=train,
-        validation=validation,
-        id_test=id_test,
-        ood=ood,
+        train=kept[id(train)],
+        validation=kept[id(validation)],
+        id_test=kept[id(id_test)],
+        ood={name: kept[id(domain)] for name, domain in ood.items()},
         ood_groups={"all": tuple(ood)} if ood else {},
         ood_labels={name: labels for name, labels in subsets.items() if len(labels) < len(classes)},
-        notes=notes,
+        notes=(*notes, *found.notes),
     )
 
 
-def read_image(path: Path, prepare: int | Prepare) -> np.ndarray:
-    """One image as a model wants it.
-
-    Turned upright by its EXIF orientation, transparent parts over white. Of an animation, the first frame.
-
-    Args:
-        path: The image file.
-        prepare: How it is resized and cropped; for a number, the shorter side is resized to it, and the middle cut out.
-
-    Returns:
-        uint8, `(height, width, 3)`.
-
-    Raises:
-        UserError: If the file cannot be read, is not an image, is truncated, or is so large that it may be an attack.
-    """
-    try:
-        with Image.open(path) as image:
-            if isinstance(prepare, int):
-                # JPEG can be decoded at a fraction of its size: faster, and twice the final size keeps the quality.
-                image.draft(None, (2 * prepare, 2 * prepare))
-            upright = _to_rgb(ImageOps.exif_transpose(image))
-            if isinstance(prepare, int):
-                return np.asarray(ImageOps.fit(upright, (prepare, prepare), Image.Resampling.BILINEAR))
-            return np.asarray(prepare(upright))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist (or is a link to a file that is gone): check the path.") from None
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not an image that Pillow can read: remove it or save it as PNG or JPEG.") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise UserError(f"{path} has more than {limit} million pixels: shrink it or remove it.") from None
-    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file.
-        raise UserError(f"{path} cannot be read ({error}): replace it or remove it.") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255, which leaves white.
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError("its 32-bit grey values have no fixed white; save it with 8 or 16 bits")
-    elif image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _check_images(paths: Iterable[Path], on_checked: OnChecked) -> None:
-    """Decodes every image once, in threads (Pillow's decoders release the interpreter lock)."""
-    unique = list(dict.fromkeys(paths))
-
-    def check(start: int) -> int:
-        part = unique[start : start + _IMAGES_BETWEEN_CALLS]
-        for path in part:
-            read_image(path, 1)
-        return start + len(part)
-
-    with ThreadPoolExecutor() as pool:
-        # Not an image at a time: a million tasks in the queue take gigabytes.
-        for done in pool.map(check, range(0, len(unique), _IMAGES_BETWEEN_CALLS)):
-            on_checked(done, len(unique))
+def _without(domain: FolderDomain, bad: Sequence[int]) -> FolderDomain:
+    if not bad:
+        return domain
+    kept = np.delete(np.arange(len(domain)), bad)
+    if not len(kept):
+        raise UserError(f"{domain.name}: none of its images can be read ({domain.paths[0]} and on); replace them.")
+    return replace(domain, paths=domain.paths[kept], labels=domain.labels[kept])

@@ -1,5 +1,6 @@
 """Which images of a domain are for training, validation and test: by lists beside its folder, or at random."""
 
+import os
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from vision.class_folders import Images, class_folders, class_images
 from vision.class_map import FOLDER_NAMES, ClassMap, composed
 from vision.errors import UserError
+from vision.paths import Paths
 
 __all__ = ["Lists", "Split", "find_lists", "listed_images", "split_domain", "stratified"]
 
@@ -48,7 +50,7 @@ def listed_images(path: Path, domain: Path, class_map: ClassMap) -> Images:
         UserError: A line is of another form, or there are none.
     """
     folders = class_folders(domain, FOLDER_NAMES)
-    images: Images = {}
+    images: dict[str, list[str]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -64,10 +66,10 @@ def listed_images(path: Path, domain: Path, class_map: ClassMap) -> Images:
             )
         folder = composed(parts[1])
         if (name := class_map.of(folder)) is not None:
-            images.setdefault(name, []).append(folders[folder] / parts[2])
+            images.setdefault(name, []).append(os.path.join(folders[folder], parts[2]))
     if not images:
         raise UserError(f"{path} lists no images: replace it, or remove the lists for a random split.")
-    return images
+    return {name: Paths.of(files) for name, files in images.items()}
 
 
 def split_domain(domain: Path, lists: Lists | None, class_map: ClassMap, fraction: float, seed: int) -> Split:
@@ -113,5 +115,5 @@ def stratified(images: Images, fraction: float, seed: int, *, shares: int) -> li
             each = 0
         cuts = [each * share for share in range(1, shares + 1)]
         for part, indices in zip(parts, np.split(generator.permutation(total), cuts), strict=True):
-            part[name] = [images[name][index] for index in sorted(indices)]
+            part[name] = images[name][np.sort(indices)]
     return parts

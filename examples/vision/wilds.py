@@ -4,6 +4,7 @@ Which columns say what is as in the reference package, `wilds` 2.0, in the class
 """
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from vision.class_map import FOLDER_NAMES, ClassMap
 from vision.data import Task
 from vision.errors import UserError
 from vision.folders import FolderDomain, OnChecked, checked_task
+from vision.paths import Paths
 
 __all__ = ["wilds_task"]
 
@@ -43,6 +45,7 @@ def wilds_task(
     *,
     class_map: ClassMap = FOLDER_NAMES,
     ood_subset: bool = False,
+    skip_bad: bool = False,
     on_checked: OnChecked = lambda done, total: None,
 ) -> Task:
     """A task made of a WILDS data set: `train`, validation `id_val`, ID test `id_test`, OOD `val` and `test`.
@@ -53,6 +56,7 @@ def wilds_task(
         image_size: Height and width to which images are brought.
         class_map: Other names of classes.
         ood_subset: Score an OOD split among the classes that it has, and not among all.
+        skip_bad: Leave out images that cannot be read.
         on_checked: Progress.
 
     Returns:
@@ -84,13 +88,14 @@ def wilds_task(
             f"Official splits of {layout}: {TRAIN}; validation {ID_VAL}; ID test {id_test}; OOD {', '.join(ood_names)}",
             *class_map.notes,
         ),
+        skip_bad=skip_bad,
         on_checked=on_checked,
     )
 
 
 def _read(table: Path, class_map: ClassMap) -> tuple[str, dict[str, Images]]:
     """The name of the data set, and by split the images of every class."""
-    splits: dict[str, Images] = {}
+    splits: dict[str, dict[str, list[str]]] = {}
     try:
         with open(table, newline="", encoding="utf-8") as file:
             rows = csv.DictReader(file, strict=True)
@@ -100,12 +105,14 @@ def _read(table: Path, class_map: ClassMap) -> tuple[str, dict[str, Images]]:
                 image, label, split = _entry(table, layout, number, row)
                 name = class_map.of(names.get(label, label))
                 if split is not None and name is not None:
-                    splits.setdefault(split, {}).setdefault(name, []).append(table.parent / image)
+                    splits.setdefault(split, {}).setdefault(name, []).append(os.path.join(table.parent, image))
     except FileNotFoundError:
         raise UserError(f"{table} does not exist: check the path after --dataset.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} cannot be read ({error}): get the file again.") from None
-    return layout.name, splits
+    return layout.name, {
+        split: {name: Paths.of(files) for name, files in images.items()} for split, images in splits.items()
+    }
 
 
 def _entry(table: Path, layout: "_Layout", number: int, row: Row) -> Entry:

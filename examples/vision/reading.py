@@ -1,0 +1,87 @@
+"""How grain reads batches: in threads of this process or in others, one example after the other."""
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import grain
+from absl import flags
+
+from vision.errors import UserError
+
+__all__ = ["read"]
+
+_NOTHING = object()
+
+
+def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[Any]:
+    """The elements of a data set, in order, whatever reads them.
+
+    Args:
+        batches: The data set.
+        threads: That read ahead, in each process.
+        workers: Processes; 0 for this one.
+
+    Raises:
+        UserError: That of a data set as it is, in another process too; or a process came to an end.
+    """
+    # The queues are short because batches of photographs are large.
+    if workers:
+        # As bytes, for grain would send arrays through shared memory: containers have little of it, and a run that is
+        # interrupted leaves it behind with a page of warnings.
+        batches = batches.map(pickle.dumps)
+    elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which no command of ours has
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
+    with _ctrl_c_blocked() if workers else nullcontext():
+        iterator = iter(elements)
+        atexit.register(iterator.close)  # where this generator is left behind: Python is half gone when it collects it
+    try:
+        for _ in range(workers):  # each starts a process
+            with _ctrl_c_blocked():
+                first = next(iterator, _NOTHING)
+            if first is not _NOTHING:
+                yield pickle.loads(first)
+        yield from map(pickle.loads, iterator) if workers else iterator
+    except RuntimeError as error:
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise UserError(
+            "--workers: a process that decodes images was ended, perhaps for want of memory; try fewer, or 0."
+        ) from None
+    finally:
+        atexit.unregister(iterator.close)
+        iterator.close()  # its processes and threads end here, and not at some later collection
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Threads and processes that start here never see Ctrl-C: it is for the main process, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(index: int, count: int) -> None:
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A main process that is killed cannot end the others."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
