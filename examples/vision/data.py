@@ -90,6 +90,7 @@ class Task:
         ood_labels: The labels that an `ood` domain is scored among, where that is a subset of the classes.
         notes: What the user should know of how the task was made, a line each.
         pretrain: What the foundation model is trained on; None where the user brings one.
+        interpolation: Pillow's number of the filter that resizes random crops.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Task:
     ood_labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     pretrain: Domain | None = None
+    interpolation: int = Image.Resampling.BICUBIC
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ from vision.digits import digits_task
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
-from vision.folders import FolderDomain, OnChecked, Prepare, folder_task, load_listing, store_listing
+from vision.folders import FolderDomain, OnChecked, folder_task
+from vision.listing import load_listing, store_listing
 from vision.logs import open_log
 from vision.methods import KNOBS, create_method, not_head
 from vision.networks import Network, Params, split_model
@@ -43,6 +44,9 @@ from vision.summary import draw_summary, print_summary, summarise
 from vision.table import print_table
 from vision.training import Trained, Weights, fine_tune, num_steps
 from vision.wilds import wilds_task
+
+if TYPE_CHECKING:
+    from pretrained.preprocessing import Preprocessing
 
 __all__ = ["run"]
 
@@ -294,7 +298,7 @@ def _load_data(config: Config, image_size: int, run_dir: RunDir, console: Consol
     return task
 
 
-def _prepared(task: Task, prepare: Prepare) -> Task:
+def _prepared(task: Task, prepare: "Preprocessing") -> Task:
     """The task with image files read as a model has its own way to."""
 
     def prepared(domain: Domain) -> Domain:
@@ -308,6 +312,7 @@ def _prepared(task: Task, prepare: Prepare) -> Task:
         # one object where the task has one held-out set
         id_test=validation if task.id_test is task.validation else prepared(task.id_test),
         ood={name: prepared(domain) for name, domain in task.ood.items()},
+        interpolation=prepare.interpolation,
     )
 
 
