@@ -1,12 +1,12 @@
 """How grain reads batches: in threads of this process or in others, one example after the other."""
 
-import atexit
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -32,6 +32,18 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
         UserError: That of a data set as it is, in another process too; or a process came to an end.
     """
     # The queues are short because batches of photographs are large.
+    elements = _elements(batches, threads, workers)
+    # One that is left behind is closed before Python's end, not in it, when half of Python is gone.
+    weakref.finalize(elements, _close, weakref.ref(elements))
+    return elements
+
+
+def _close(elements: "weakref.ref[Generator[Any, None, None]]") -> None:
+    if (still := elements()) is not None:
+        still.close()
+
+
+def _elements(batches: grain.MapDataset, threads: int, workers: int) -> Generator[Any, None, None]:
     if workers:
         # As bytes, for grain would send arrays through shared memory: containers have little of it, and a run that is
         # interrupted leaves it behind with a page of warnings.
@@ -44,7 +56,6 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
         elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
     with _ctrl_c_blocked() if workers else nullcontext():
         iterator = iter(elements)
-        atexit.register(iterator.close)  # where this generator is left behind: Python is half gone when it collects it
     try:
         for _ in range(workers):  # each starts a process
             with _ctrl_c_blocked():
@@ -59,7 +70,6 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
             "--workers: a process that decodes images was ended, perhaps for want of memory; try fewer, or 0."
         ) from None
     finally:
-        atexit.unregister(iterator.close)
         iterator.close()  # its processes and threads end here, and not at some later collection
 
 
