@@ -1,5 +1,6 @@
 """How grain reads batches: in threads of this process or in others, one example after the other."""
 
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -17,8 +18,6 @@ from vision.errors import UserError
 
 __all__ = ["read"]
 
-_NOTHING = object()
-
 
 def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[Any]:
     """The elements of a data set, in order, whatever reads them.
@@ -31,7 +30,6 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
     Raises:
         UserError: That of a data set as it is, in another process too; or a process came to an end.
     """
-    # The queues are short because batches of photographs are large.
     elements = _elements(batches, threads, workers)
     # One that is left behind is closed before Python's end, not in it, when half of Python is gone.
     weakref.finalize(elements, _close, weakref.ref(elements))
@@ -48,6 +46,7 @@ def _elements(batches: grain.MapDataset, threads: int, workers: int) -> Generato
         # As bytes, for grain would send arrays through shared memory: containers have little of it, and a run that is
         # interrupted leaves it behind with a page of warnings.
         batches = batches.map(pickle.dumps)
+    # The queues are short because batches of photographs are large.
     elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which no command of ours has
@@ -59,9 +58,8 @@ def _elements(batches: grain.MapDataset, threads: int, workers: int) -> Generato
     try:
         for _ in range(workers):  # each starts a process
             with _ctrl_c_blocked():
-                first = next(iterator, _NOTHING)
-            if first is not _NOTHING:
-                yield pickle.loads(first)
+                first = list(itertools.islice(iterator, 1))
+            yield from map(pickle.loads, first)
         yield from map(pickle.loads, iterator) if workers else iterator
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
