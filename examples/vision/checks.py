@@ -84,7 +84,8 @@ def _looked_up(lists: Sequence[Paths], skip_bad: bool) -> tuple[list[_File], lis
     unread = 0
     with ThreadPoolExecutor() as pool:  # a look at a file takes long where it lies on another machine
         for which, start, paths in _parts(lists):
-            keys = list(pool.map(key_of, paths))
+            parts = [paths[i : i + _IMAGES_BETWEEN_CALLS] for i in range(0, len(paths), _IMAGES_BETWEEN_CALLS)]
+            keys = [key for part in pool.map(lambda part: [key_of(path) for path in part], parts) for key in part]
             verdicts = known([key for key in keys if key])
             for place, (path, key) in enumerate(zip(paths, keys, strict=True), start):
                 if key is not None and key in verdicts:

@@ -1,12 +1,13 @@
 """How grain reads batches: in threads of this process or in others, one example after the other."""
 
-import atexit
+import itertools
 import multiprocessing
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,8 +17,6 @@ from absl import flags
 from vision.errors import UserError
 
 __all__ = ["read"]
-
-_NOTHING = object()
 
 
 def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[Any]:
@@ -31,11 +30,23 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
     Raises:
         UserError: That of a data set as it is, in another process too; or a process came to an end.
     """
-    # The queues are short because batches of photographs are large.
+    elements = _elements(batches, threads, workers)
+    # One that is left behind is closed before Python's end, not in it, when half of Python is gone.
+    weakref.finalize(elements, _close, weakref.ref(elements))
+    return elements
+
+
+def _close(elements: "weakref.ref[Generator[Any, None, None]]") -> None:
+    if (still := elements()) is not None:
+        still.close()
+
+
+def _elements(batches: grain.MapDataset, threads: int, workers: int) -> Generator[Any, None, None]:
     if workers:
         # As bytes, for grain would send arrays through shared memory: containers have little of it, and a run that is
         # interrupted leaves it behind with a page of warnings.
         batches = batches.map(pickle.dumps)
+    # The queues are short because batches of photographs are large.
     elements = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain asks for flags of its own, which no command of ours has
@@ -44,13 +55,11 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
         elements = elements.mp_prefetch(options, worker_init_fn=_start_worker)
     with _ctrl_c_blocked() if workers else nullcontext():
         iterator = iter(elements)
-        atexit.register(iterator.close)  # where this generator is left behind: Python is half gone when it collects it
     try:
         for _ in range(workers):  # each starts a process
             with _ctrl_c_blocked():
-                first = next(iterator, _NOTHING)
-            if first is not _NOTHING:
-                yield pickle.loads(first)
+                first = list(itertools.islice(iterator, 1))
+            yield from map(pickle.loads, first)
         yield from map(pickle.loads, iterator) if workers else iterator
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
@@ -59,7 +68,6 @@ def read(batches: grain.MapDataset, *, threads: int, workers: int) -> Iterator[A
             "--workers: a process that decodes images was ended, perhaps for want of memory; try fewer, or 0."
         ) from None
     finally:
-        atexit.unregister(iterator.close)
         iterator.close()  # its processes and threads end here, and not at some later collection
 
 
