@@ -20,7 +20,7 @@ from safetensors.numpy import load_file
 
 import finetune
 from vision import networks, weights
-from vision.config import METHODS, load_config, parse_config
+from vision.config import Config, load_config, parse_config
 from vision.data import Domain
 from vision.digits import digits_task
 from vision.errors import UserError
@@ -30,6 +30,7 @@ EXAMPLES = Path(finetune.__file__).parent
 # Long enough that a run can be killed while it trains.
 SMALLEST = ("--smallest", "--epochs", "12")
 STEPS = 24
+METHODS = Config().method_names
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -88,13 +89,20 @@ def assert_same_run(run_dir: Path, other: Path) -> None:
 def test_run_directory_holds_everything(baseline: tuple[Path, str]) -> None:
     run_dir, printed = baseline
     assert {path.name for path in run_dir.iterdir()} == {
-        *("config.json", "report.json", "frontier.png", "radii.png", "examples.png", "checkpoints", "weights")
+        *("config.json", "report.json", "frontier.png", "radii.png", "radii.csv", "examples.png"),
+        *("checkpoints", "weights", "logs"),
     }
-    assert {path.stem for path in (run_dir / "weights").iterdir()} == {*METHODS, "pretrained"}
+    report = report_of(run_dir)["methods"]
+    better_before = {f"{name}-best" for name in METHODS if report[name]["best"]["step"] < STEPS}
+    assert {path.stem for path in (run_dir / "weights").iterdir()} == {*METHODS, *better_before, "pretrained"}
+    assert better_before, "a case of it"
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {*METHODS}
     for method in METHODS:
-        steps = {int(path.name) for path in (run_dir / "checkpoints" / method).iterdir()}
-        assert len(steps) == 2, "the last two are kept"
-        assert max(steps) == STEPS
+        steps = [int(path.name) for path in (run_dir / "checkpoints" / method).iterdir()]
+        assert steps == [STEPS], "of a finished run the last state is kept"
+        rows = (run_dir / "logs" / f"{method}.csv").read_text().splitlines()
+        assert rows[0].startswith("step,loss,accuracy,")
+        assert rows[-1].startswith(f"{STEPS},")
     for figure in run_dir.glob("*.png"):
         with Image.open(figure) as image:
             image.load()
@@ -187,13 +195,81 @@ def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path
     assert "Traceback" not in errors
 
 
-def test_run_that_diverges_still_has_a_report(baseline: tuple[Path, str], command: Command, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_checkpoint(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "diverged"
-    done = command("finetune.py", "--smallest", "--methods", "vanilla", "--lr", "1e20", "--out", out)
+    flags = ("--smallest", "--epochs", "12", "--methods", "vanilla", "--lr", "1e18", "--clip", "0", "--save-every", "1")
+    done = command("finetune.py", *flags, "--out", out)
+    assert done.returncode == 2
+    said = re.search(
+        r"^error: vanilla: (the loss is (nan|inf) at step|parameters are not finite after step) (\d+)", done.stderr
+    )
+    assert said, done.stderr
+    kept = sorted(int(path.name) for path in (out / "checkpoints" / "vanilla").iterdir())
+    assert kept
+    assert kept[-1] < int(said[3])
+    assert f"the checkpoint of step {kept[-1]} is kept in {out / 'checkpoints' / 'vanilla'}" in done.stderr
+    assert done.stderr.count("\n") == 1
+    again = command("finetune.py", "--out", out, "--resume")
+    assert again.returncode == 2
+    assert again.stderr == done.stderr, "nothing is lost, and it says the same"
+
+
+def test_a_finished_run_is_shown_again(baseline: tuple[Path, str], command: Command) -> None:
+    shown = command("finetune.py", "--out", baseline[0], "--resume")
+    assert shown.returncode == 0, shown.stderr
+    table = baseline[1][baseline[1].index("Accuracy in %") :]
+    assert shown.stdout.strip() == table.strip()
+
+
+def test_several_seeds_and_a_sweep(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = (
+        "--smallest",
+        "--methods",
+        "vanilla,pgm",
+        "--seeds",
+        "0,3",
+        "--sweep",
+        "pgm-radius=0.01,100",
+        "lr=0.001,0.003",
+    )
+    done = command("finetune.py", *flags, "--out", out)
     assert done.returncode == 0, done.stderr
-    report = report_of(out)
-    assert report["methods"]["vanilla"]["final_loss"] is None
-    assert report["rows"][0] == report_of(baseline[0])["rows"][0], "the pre-trained model is what it was"
+    chosen = json.loads((out / "seed-0" / "knobs.json").read_text())
+    assert chosen.keys() == {"vanilla", "pgm"}
+    assert chosen["pgm"].keys() == {"pgm_radius", "lr"}
+    assert done.stdout.count("validation accuracy") >= 2 + 4
+    assert json.loads((out / "seed-3" / "knobs.json").read_text()) == chosen
+    reports = [report_of(out / f"seed-{seed}") for seed in (0, 3)]
+    for report in reports:
+        assert report["methods"]["pgm"]["knobs"]["pgm_radius"] == chosen["pgm"]["pgm_radius"]
+    assert reports[0]["config"]["seed"] == 0
+    assert {path.name for path in (out / "seed-0" / "checkpoints").iterdir()} == {"vanilla", "pgm"}
+    summary = report_of(out)
+    for row in summary["rows"]:
+        values = [next(r for r in report["rows"] if r["name"] == row["name"])["id"] for report in reports]
+        assert row["id"]["mean"] == pytest.approx(np.mean(values))
+    assert (out / "frontier.png").exists()
+    again = command("finetune.py", "--out", out, "--resume")
+    assert again.returncode == 0, again.stderr
+
+
+def test_validation_chooses_when_to_stop_and_what_to_report(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--smallest", "--methods", "vanilla", "--epochs", "20", "--patience", "3", "--select", "best")
+    done = command("finetune.py", *flags, "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = report_of(out)["methods"]["vanilla"]
+    looks = report["validations"]
+    assert report["stopped_early"]
+    assert report["steps"] == looks[-1]["step"] < 40
+    accuracies = [look["accuracy"] for look in looks]
+    assert len(accuracies) - 1 - int(np.argmax(accuracies)) == 3
+    assert report["best"] == {"step": looks[int(np.argmax(accuracies))]["step"], "validation": max(accuracies)}
+    task, model = digits_task(0, smallest=True), networks.blank_model("small-cnn", 10)
+    weights.load_pretrained(out / "weights" / "vanilla-best.safetensors", model)
+    images = jnp.asarray(np.stack([task.validation[i]["image"] for i in range(len(task.validation))]))
+    assert float((model(images).argmax(-1) == task.validation.labels).mean()) == pytest.approx(max(accuracies))
 
 
 @pytest.mark.parametrize("same_classes", [True, False], ids=["same classes", "other classes"])
@@ -327,11 +403,27 @@ def test_predict_errors_are_one_line(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--methods", "vanilla,sgd"), "--methods sgd: unknown; the methods are vanilla, ftp, digrap, ftp.digrap"),
+        (
+            ("--methods", "vanilla,sgd"),
+            "--methods sgd: unknown; the methods are vanilla, ftp, ftp_exact, ftp_scale_free, ftp_lean, digrap",
+        ),
         (("--methods", "ftp,ftp"), "none twice"),
         (("--methods", ","), "at least one method"),
         (("--epochs", "0"), "--epochs 0: out of range"),
-        (("--lr", "nan"), "--lr nan: out of range"),
+        (("--lr", "nan"), "--lr nan: out of range; give a number above 0"),
+        (("--seeds", "0,0"), "--seeds 0,0: give whole numbers, none twice"),
+        (("--seeds", "0,x"), "--seeds 0,x: give whole numbers"),
+        (("--sweep", "radii=1,2"), "--sweep radii=1,2: no number to choose is called 'radii'; one of .*radii-lr"),
+        (("--sweep", "lr=0.1"), "--sweep lr=0.1: give two values or more"),
+        (("--sweep", "lr=0.1,-1"), "--lr -1.0: out of range"),
+        (("--hosts", "2"), "--coordinator HOST:PORT"),
+        (("--hosts", "2", "--host", "2"), "--host 2: out of range; give a whole number from 0 on, below --hosts 2"),
+        (("--coordinator", "x:1"), "--coordinator: all hosts write to one directory; name it"),
+        (("--patience", "2", "--validate-every", "0"), "leave --validate-every 0 out"),
+        (("--augment", "light"), "--augment light: mirrors images"),
+        (("--wandb", "x"), "--wandb x: the package is missing"),
+        (("--freeze", "x/*", "--smallest"), "--freeze x/.: no parameter has such a path"),
+        (("--test", "a"), "--train DIR or --dataset ROOT"),
         (("--train", "a"), "--val DIR"),
         (("--ood", "x=y"), "--train DIR"),
         (("--train", "a", "--val", "b", "--ood", "sketch"), "--ood sketch: give a name and a folder"),

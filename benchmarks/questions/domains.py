@@ -76,6 +76,9 @@ class Asked:
         """What the model sees is its "image": the pixels and the words."""
         return {"image": {"pixels": self.pixels[index], "words": self.words[index]}, "label": self.labels[index]}
 
+    def picture(self, index: int) -> Image.Image:
+        return Image.fromarray(self.pixels[index])
+
 
 def looks(source: Source) -> dict[str, Look]:
     """All domains by name: `pretrain`, `id`, then `NEAR`, then `FAR`."""

@@ -66,7 +66,12 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     connect(config)
-    devices = Devices.of(config)
+    try:
+        devices = Devices.of(config)
+    except UserError:
+        if not config.resume:
+            shutil.rmtree(run_dir.root, ignore_errors=True)
+        raise
     if not devices.first:
         console = Console(quiet=True)
     if config.coordinator is not None:
@@ -120,6 +125,7 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
         task = _load_task(config, run_dir, devices, console)
         start = _start(config, task, run_dir, devices, console)
         parts = _Parts(config, task, start, devices, run_dir, console)
+        _ = parts.split  # flags that the model cannot follow are told here
     except UserError:
         if not config.resume and devices.first:
             shutil.rmtree(run_dir.root, ignore_errors=True)
@@ -175,7 +181,8 @@ class _Parts:
     @functools.cached_property
     def head_only(self) -> tuple[Network, Params]:
         """The model with all but its head frozen."""
-        return split_model(self.model, head_only=True, **self._options | {"live_stats": False})
+        options: dict[str, Any] = self._options | {"live_stats": False, "head_only": True}
+        return split_model(self.model, **options)
 
     @functools.cached_property
     def plain(self) -> tuple[Network, Params]:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from vision.data import Domain, eval_batches, steps_in
+from vision.data import Domain, Reading, eval_batches, steps_in
 
 __all__ = ["linear_probe"]
 
@@ -31,6 +31,7 @@ def linear_probe(
     *,
     epochs: int,
     seed: int,
+    reading: Reading = Reading(),
     on_step: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The kernel `(features, classes)` and bias of a head trained on frozen features, with Adam and cosine decay.
@@ -44,11 +45,12 @@ def linear_probe(
         classes: Their number.
         epochs: Passes over the features.
         seed: Of the order.
+        reading: How the images are read.
         on_step: Called after every batch of features and every epoch with (done, in all, last loss).
     """
     batches = steps_in(len(domain), _BATCH_SIZE, 1)
     total = batches + epochs
-    features, labels = _features(model, domain, lambda done: on_step(done, total, 0.0))
+    features, labels = _features(model, domain, reading, lambda done: on_step(done, total, 0.0))
     mean, deviation = _standardise(features)
 
     steps = steps_in(len(labels), _BATCH_SIZE, 1)
@@ -90,12 +92,14 @@ def _standardise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, deviation
 
 
-def _features(model: Any, domain: Domain, on_batch: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+def _features(
+    model: Any, domain: Domain, reading: Reading, on_batch: Callable[[int], None]
+) -> tuple[np.ndarray, np.ndarray]:
     """All features, float32 `(n, features)`, and labels."""
     graph, state = nnx.split(model)
     compute = jax.jit(lambda state, images: nnx.merge(graph, state).features(images).astype(jnp.float32))
     parts, labels = [], []
-    for done, batch in enumerate(eval_batches(domain, _BATCH_SIZE), start=1):
+    for done, batch in enumerate(eval_batches(domain, _BATCH_SIZE, reading=reading), start=1):
         real = batch["weight"] > 0
         parts.append(np.asarray(compute(state, batch["image"]))[real])
         labels.append(batch["label"][real])

@@ -13,7 +13,7 @@ from pretrained.load import load
 from pretrained.preprocessing import Preprocessing, read_preprocessing
 from pretrained.texts import PROMPTS, class_embeddings, read_lines
 from vision.config import Config
-from vision.data import Task
+from vision.data import Reading, Task
 from vision.errors import UserError
 from vision.networks import paths_in_order
 from vision.probe import linear_probe
@@ -87,7 +87,13 @@ def _make(config: Config, task: Task, run_dir: RunDir, on_step: OnStep) -> tuple
 
 def _probe(model: Classifier, config: Config, task: Task, on_step: Callable[[int, int, float], None]) -> None:
     kernel, bias = linear_probe(
-        model, task.train, len(task.classes), epochs=config.probe_epochs, seed=config.seed, on_step=on_step
+        model,
+        task.train,
+        len(task.classes),
+        epochs=config.probe_epochs,
+        seed=config.seed,
+        reading=Reading(workers=config.workers, skip_bad=config.on_bad_image == "skip"),
+        on_step=on_step,
     )
     dtype = model.head.kernel[...].dtype
     set_arrays(model.head, {"kernel": jnp.asarray(kernel, dtype), "bias": jnp.asarray(bias, dtype)})

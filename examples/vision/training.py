@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from orbax.checkpoint import CheckpointManager
 from PIL import Image
 
 import ftp_optax
@@ -209,7 +210,7 @@ def fine_tune(
             reading = saving or validating or not clock.running or len(unread) == _STEPS_BETWEEN_READS
             if not reading:
                 continue
-            _read(history, unread, done, name, checkpoints)
+            _read(history, unread, done, name, manager)
             clock.read(len(unread))
             unread.clear()
             if config.save_minutes:
@@ -226,7 +227,7 @@ def fine_tune(
                 clock.skip()
             on_step(done, measured | clock.rates(config.batch_size))
             if saving or history["stopped"]:
-                _check_finite(params, name, done, checkpoints)
+                _check_finite(params, name, done, manager)
                 save(manager, done, {"params": params, "opt_state": opt_state, "stats": stats, "history": history})
                 saved_at = time.monotonic()
             if history["stopped"]:
@@ -408,11 +409,15 @@ def _new_history(steps: int, validations: int, opt_state: Any) -> dict[str, np.n
 
 
 def _read(
-    history: dict[str, np.ndarray], metrics: list[dict[str, jax.Array]], done: int, name: str, checkpoints: Path
+    history: dict[str, np.ndarray],
+    metrics: list[dict[str, jax.Array]],
+    done: int,
+    name: str,
+    manager: CheckpointManager,
 ) -> None:
     for index, row in enumerate(metrics, start=done - len(metrics)):
         if not math.isfinite(loss := float(row["loss"])):
-            raise _diverged(name, f"the loss is {loss} at step {index + 1}", checkpoints)
+            raise _diverged(name, f"the loss is {loss} at step {index + 1}", manager)
         for key, value in row.items():
             if history[key].ndim:
                 history[key][index] = np.asarray(value)
@@ -420,10 +425,10 @@ def _read(
                 history[key] += np.asarray(value, history[key].dtype)
 
 
-def _check_finite(params: Params, name: str, done: int, checkpoints: Path) -> None:
+def _check_finite(params: Params, name: str, done: int, manager: CheckpointManager) -> None:
     """A checkpoint that is written can be gone on from."""
     if not all(of_each(_finite, jax.tree.leaves(params))):
-        raise _diverged(name, f"parameters are not finite after step {done}", checkpoints)
+        raise _diverged(name, f"parameters are not finite after step {done}", manager)
 
 
 @jax.jit
@@ -431,10 +436,11 @@ def _finite(x: jax.Array) -> jax.Array:
     return jnp.isfinite(x).all()
 
 
-def _diverged(name: str, what: str, checkpoints: Path) -> UserError:
-    steps = sorted(int(path.name) for path in checkpoints.glob("*") if path.name.isdecimal())
-    kept = f"the checkpoint of step {steps[-1]} is kept" if steps else "there was no checkpoint yet"
+def _diverged(name: str, what: str, manager: CheckpointManager) -> UserError:
+    manager.wait_until_finished()
+    last = manager.latest_step()
+    kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
     return UserError(
-        f"{name}: {what}; {kept} in {checkpoints}. If it happens again with --resume, start a run with a lower --lr, "
+        f"{name}: {what}; {kept} in {manager.directory}. If it happens again with --resume, start a run with a lower --lr, "
         "or without that method"
     )
