@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from questions import ask
 from questions.sources import Source

@@ -441,6 +441,6 @@ def _diverged(name: str, what: str, manager: CheckpointManager) -> UserError:
     last = manager.latest_step()
     kept = "there is no checkpoint yet" if last is None else f"the checkpoint of step {last} is kept"
     return UserError(
-        f"{name}: {what}; {kept} in {manager.directory}. If it happens again with --resume, start a run with a lower --lr, "
-        "or without that method"
+        f"{name}: {what}; {kept} in {manager.directory}. If it happens again with --resume, start a run with a "
+        "lower --lr, or without that method"
     )
