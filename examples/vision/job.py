@@ -432,7 +432,14 @@ def _probed(parts: _Parts) -> Params:
     """The start with a head trained on frozen features, for LP-FT."""
     task, config = parts.task, parts.config
     model: Any = parts.start.model
-    kernel, bias = linear_probe(model, task.train, len(task.classes), epochs=config.probe_epochs or 1, seed=config.seed)
+    kernel, bias = linear_probe(
+        model,
+        task.train,
+        len(task.classes),
+        epochs=config.probe_epochs or 1,
+        seed=config.seed,
+        reading=dataclasses.replace(parts.devices.reading, part=0, parts=1),  # every host alone, and all the same
+    )
     head = parts.pretrained["head"]
     fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
     if "bias" in head:
