@@ -138,3 +138,24 @@ def test_the_readme_tells_the_recorded_traffic():
     for shown, method in (("`ftp(inner)`", "ftp"), ("`chain(digrap(), inner)`", "digrap")):
         line = next(line for line in readme.splitlines() if line.startswith(f"| {shown}"))
         assert f"{over[method]:.1f}\N{MULTIPLICATION SIGN} AdamW's memory traffic" in line
+
+
+def test_memory_of_the_job_is_that_of_its_live_buffers(tmp_path):
+    command = [sys.executable, BENCHMARKS / "job_memory.py", "--smallest", "--results", tmp_path]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    rows = json.loads((tmp_path / "job_memory.json").read_text())["rows"]
+    found = {(row["precision"], row["method"]): row for row in rows}
+    plain, ftp = found["float32", "vanilla"], found["float32", "ftp"]
+    assert plain["state_bytes"] == pytest.approx(2 * plain["parameter_bytes"], rel=0.01)
+    assert ftp["state_bytes"] == pytest.approx(4 * ftp["parameter_bytes"], rel=0.05)
+    assert (tmp_path / "job_memory.md").read_text().count("\n| ") == len(rows) + 1
+
+
+def test_the_jobs_loop_is_timed_beside_a_plain_one(tmp_path):
+    command = [sys.executable, BENCHMARKS / "job_speed.py", "--smallest", "--results", tmp_path]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    plain, ftp = json.loads((tmp_path / "job_speed.json").read_text())["rows"]
+    assert (plain["loop"], ftp["loop"]) == ("plain optax loop", "ftp")
+    assert plain["over_plain"]["ratio"] == 1
+    assert 0 <= ftp["waiting"] <= 1
+    assert "main job, ftp" in (tmp_path / "job_speed.md").read_text()
