@@ -8,6 +8,7 @@
 `--help` explains every flag.
 """
 
+import multiprocessing
 import os
 import shlex
 import sys
@@ -19,6 +20,7 @@ from vision.config import CONFIG_FILE, Config, parse_config
 from vision.errors import UserError
 from vision.interrupts import uninterrupted
 from vision.run_dir import RunDir
+from vision.supervise import supervised
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
 USER_ERROR = 2
@@ -31,6 +33,8 @@ def main(args: Sequence[str]) -> int:
     config = None
     try:
         config = parse_config(args)
+        if config.coordinator is not None and multiprocessing.parent_process() is None:
+            return supervised(main, args, lambda: _how_to_go_on(config))
         _run(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

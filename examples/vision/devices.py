@@ -19,6 +19,8 @@ from vision.errors import UserError
 __all__ = ["Devices", "connect"]
 
 _AXIS = "data"
+# Seconds without a sign of a host after which JAX ends the others: they would wait for it in the next sum.
+_LOST_AFTER = 30
 
 
 def connect(config: Config) -> None:
@@ -33,9 +35,11 @@ def connect(config: Config) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if config.coordinator == "auto":
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=_LOST_AFTER)
         else:
-            jax.distributed.initialize(config.coordinator, config.hosts, config.host)
+            jax.distributed.initialize(
+                config.coordinator, config.hosts, config.host, heartbeat_timeout_seconds=_LOST_AFTER
+            )
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--coordinator {config.coordinator}: the hosts cannot be joined ({reason})") from None
