@@ -28,7 +28,7 @@ from measure import report, vit
 from vision.config import Config
 from vision.methods import Method, create_method
 from vision.networks import Network, Params, path_of, split_model
-from vision.training import make_step
+from vision.step import make_step
 
 COLUMNS = ("precision", "method", "parameters", "optimizer", "gradients and activations", "in all")
 PRECISIONS: dict[str, dict[str, Any]] = {

@@ -18,7 +18,7 @@ from ftp_optax import ftp, radii
 from recipes import show
 from recipes.digits import Digits
 from vision.config import Config
-from vision.training import make_step
+from vision.step import make_step
 
 
 def method(

@@ -1,9 +1,9 @@
 """The devices of a run: a mesh over all of them, what lies where on it, and which rows of a batch a host reads."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +17,8 @@ from vision.data import Reading
 from vision.errors import UserError
 
 __all__ = ["Devices", "connect"]
+
+T = TypeVar("T")
 
 _AXIS = "data"
 # Seconds without a sign of a host after which JAX ends the others: they would wait for it in the next sum.
@@ -137,6 +139,12 @@ class Devices:
         """Waits until all processes are here."""
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(what)
+
+    def first_alone(self, make: Callable[[], T]) -> T:
+        """What the first process makes and keeps on disk, then the others read."""
+        made = make() if self.first else None
+        self.wait("made")
+        return make() if made is None else made
 
     def agree(self, yes: bool) -> bool:
         """What the first process says, in all of them."""

@@ -1,4 +1,4 @@
-"""Fine-tuning with one method: the jitted step, and the loop round it, which loses nothing."""
+"""Fine-tuning with one method: the loop round the jitted step, which loses nothing."""
 
 import dataclasses
 import math
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,18 +23,16 @@ from vision.config import Config
 from vision.data import Domain, Example, Task, eval_batches, steps_in, train_batches
 from vision.devices import Devices
 from vision.errors import UserError
+from vision.history import Clock, Plan, new_history
 from vision.methods import Method
-from vision.mixing import mixed, soft_targets
 from vision.networks import Network, Params
+from vision.step import cross_entropy, make_step
 
-__all__ = ["Best", "OnStep", "Trained", "Weights", "cross_entropy", "fine_tune", "make_step", "num_steps"]
+__all__ = ["Best", "OnStep", "Trained", "Weights", "fine_tune", "num_steps"]
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called with the number of steps done and what was last measured: `loss`, `accuracy`, ..."""
 
-LEARNED = ("radii", "strengths")
-
-_MAX_STEPS_BETWEEN_CHECKPOINTS = 200
 # Metrics stay on the device for a few steps, so that the host can run ahead of it.
 _STEPS_BETWEEN_READS = 10
 _EVAL_BATCH_SIZE = 64
@@ -95,60 +92,6 @@ def num_steps(train: Domain, batch_size: int, epochs: int) -> int:
     return steps_in(len(train), batch_size, epochs)
 
 
-def cross_entropy(network: Network, config: Config) -> Callable[..., tuple[jax.Array, Any]]:
-    """The training loss `(params, stats, batch, key) -> (loss, (new stats, accuracy))` of a batch."""
-    soft = config.label_smoothing > 0 or config.mixup > 0 or config.cutmix > 0
-
-    def loss_fn(params: Params, stats: Any, batch: Example, key: jax.Array) -> tuple[jax.Array, Any]:
-        images, labels = batch["image"], batch["label"]
-        if not soft:
-            logits, stats = network.train_logits(params, stats, images)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        else:
-            classes = jax.eval_shape(network.logits, params, images).shape[-1]
-            targets = soft_targets(labels, classes, config.label_smoothing)
-            images, targets = mixed(key, images, targets, mixup=config.mixup, cutmix=config.cutmix)
-            logits, stats = network.train_logits(params, stats, images)
-            loss = optax.softmax_cross_entropy(logits, targets).mean()
-            labels = targets.argmax(-1)  # what is most of a mixed image
-        return loss, (stats, (logits.argmax(-1) == labels).mean())
-
-    return loss_fn
-
-
-def make_step(
-    tx: optax.GradientTransformationExtraArgs, config: Config, *, held_out: bool = False, shardings: Any = None
-) -> Callable[..., Any]:
-    """The jitted step `(params, opt_state, stats, batch, index, network, held) -> (params, opt_state, stats, metrics)`.
-
-    Parameters, optimizer state and statistics are donated: with arguments and results in this same order XLA updates
-    all in place, and the anchor inside the state passes through without a copy.
-
-    Args:
-        tx: The method's transformation.
-        config: How the loss is made.
-        held_out: Whether `update` takes the loss on the held-out batch `held`.
-        shardings: Of the results, where there is a mesh.
-    """
-
-    @partial(jax.jit, donate_argnums=(0, 1, 2), out_shardings=shardings)
-    def step(
-        params: Params, opt_state: Any, stats: Any, batch: Example, index: Any, network: Network, held: Example | None
-    ) -> tuple[Params, Any, Any, dict[str, jax.Array]]:
-        # a function of the seed and the step, so that a resumed run mixes as one that was never stopped
-        key = jax.random.fold_in(jax.random.key(config.seed), index)
-        loss_fn = cross_entropy(network, config)
-        (loss, (new_stats, accuracy)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, batch, key)
-        extra = {"held_out_loss": lambda p: loss_fn(p, stats, held, key)[0]} if held_out else {}
-        updates, opt_state = tx.update(gradients, opt_state, params, **extra)
-        metrics = {"loss": loss, "accuracy": accuracy, **_learned_scalars(opt_state)}
-        if "bad" in batch:
-            metrics["bad_images"] = batch["bad"].sum()
-        return optax.apply_updates(params, updates), opt_state, new_stats, metrics
-
-    return step
-
-
 def fine_tune(
     name: str,
     method: Method,
@@ -186,8 +129,8 @@ def fine_tune(
     # The first step donates its arguments, and every method starts from the same arrays.
     params, stats = devices.put(pretrained), devices.put(network.stats, whole=True)
     opt_state = devices.init(method.tx, params)
-    plan = _Plan.of(config, task, total)
-    history = _new_history(total, len(plan.validations), opt_state)
+    plan = Plan.of(config, task, total)
+    history = new_history(total, len(plan.validations), opt_state)
     step = make_step(
         method.tx, config, held_out=method.held_out, shardings=devices.shardings_like((params, opt_state, stats))
     )
@@ -199,7 +142,7 @@ def fine_tune(
             content = {"params": params, "opt_state": opt_state, "stats": stats, "history": history}
             found = restore(manager, first, content)
             params, opt_state, stats, history = (found[key] for key in content)
-        clock, unread, saved_at, done = _Clock(history), [], time.monotonic(), first
+        clock, unread, saved_at, done = Clock(history), [], time.monotonic(), first
         last = int(history["stopped"]) or total
         for batch, held in _batches(method, task, config, devices, clock, first, total) if first < last else ():
             params, opt_state, stats, metrics = step(params, opt_state, stats, batch, np.uint32(done), network, held)
@@ -249,74 +192,8 @@ def fine_tune(
     )
 
 
-class _Plan(NamedTuple):
-    """At which steps what is done."""
-
-    save_every: int
-    validations: tuple[int, ...]
-
-    @classmethod
-    def of(cls, config: Config, task: Task, total: int) -> "_Plan":
-        epoch = steps_in(len(task.train), config.batch_size, 1)
-        every = epoch if config.validate_every is None else config.validate_every or total
-        save_every = config.save_every or min(epoch, _MAX_STEPS_BETWEEN_CHECKPOINTS)
-        return cls(save_every, (*range(every, total, every), total))
-
-    def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
-        accuracy, loss = history["validation"][self.validations.index(done)]
-        return {"accuracy": float(accuracy), "loss": float(loss)}
-
-    def reached(self, history: dict[str, np.ndarray], done: int) -> list[tuple[int, float, float]]:
-        """Step, accuracy and loss of each look so far."""
-        rows = zip(self.validations, history["validation"].tolist(), strict=True)
-        return [(at, accuracy, loss) for at, (accuracy, loss) in rows if at <= done]
-
-    def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
-        """How many looks ago the validation accuracy was best."""
-        seen = history["validation"][: self.validations.index(done) + 1, 0]
-        return len(seen) - 1 - int(seen.argmax())
-
-    def best(self, history: dict[str, np.ndarray]) -> tuple[int, float] | None:
-        """The step of the best validation accuracy, the first of equal ones."""
-        accuracies = history["validation"][:, 0]
-        at = int(accuracies.argmax())  # those that were not reached are -1
-        return None if accuracies[at] < 0 else (self.validations[at], float(accuracies[at]))
-
-
-class _Clock:
-    """Counts the seconds of training and those spent waiting for input, without what compiles or validates."""
-
-    def __init__(self, history: dict[str, np.ndarray]) -> None:
-        self.running = False
-        self._history = history
-        self._since = self._waited = 0.0
-
-    def waiting(self, seconds: float) -> None:
-        self._waited += seconds
-
-    def read(self, steps: int) -> None:
-        now = time.perf_counter()
-        if self.running:
-            self._history["seconds"] += now - self._since
-            self._history["waited_seconds"] += self._waited
-            self._history["timed_steps"] += steps
-        self.running, self._since, self._waited = True, now, 0.0
-
-    def skip(self) -> None:
-        """Leaves out what has gone by since the last reading."""
-        self._since, self._waited = time.perf_counter(), 0.0
-
-    def rates(self, batch_size: int) -> dict[str, float]:
-        """Images a second, and the share of the time in which the devices wait for input."""
-        seconds = float(self._history["seconds"])
-        if seconds <= 0:
-            return {}
-        images = float(self._history["timed_steps"]) * batch_size
-        return {"images_per_second": images / seconds, "waiting": float(self._history["waited_seconds"]) / seconds}
-
-
 def _batches(
-    method: Method, task: Task, config: Config, devices: Devices, clock: _Clock, first: int, total: int
+    method: Method, task: Task, config: Config, devices: Devices, clock: Clock, first: int, total: int
 ) -> Iterator[tuple[Example, Example | None]]:
     """The batches of each step, on the devices."""
     augment = augmentation(config.augment, task.image_size, Image.Resampling(task.interpolation))
@@ -343,7 +220,7 @@ def _scores(network: Network, weights: Weights, batch: Example) -> jax.Array:
 
 def _validate(
     history: dict[str, np.ndarray],
-    plan: _Plan,
+    plan: Plan,
     done: int,
     network: Network,
     weights: Weights,
@@ -388,24 +265,6 @@ def _projected(
         hyper_optimizer=optax.adam(config.radii_lr),
         mask=method.mask,
     )
-
-
-def _learned_scalars(opt_state: Any) -> dict[str, jax.Array]:
-    """The radii and the strengths, where the method has them, in the order in which `ftp_optax.radii` tells them.
-
-    Of all parts of an `optax.partition`: each has an array of its own.
-    """
-    parts = {name: [array for _, array in optax.tree.get_all_with_path(opt_state, name)] for name in LEARNED}
-    return {name: jnp.concatenate(arrays) for name, arrays in parts.items() if arrays}
-
-
-def _new_history(steps: int, validations: int, opt_state: Any) -> dict[str, np.ndarray]:
-    history: dict[str, np.ndarray] = {name: np.zeros(steps, np.float32) for name in ("loss", "accuracy")}
-    for name, scalars in _learned_scalars(opt_state).items():
-        history[name] = np.zeros((steps, *scalars.shape), np.float32)
-    history["validation"] = np.full((validations, 2), -1.0)
-    history |= {name: np.zeros(()) for name in ("seconds", "waited_seconds")}
-    return history | {name: np.zeros((), np.int32) for name in ("timed_steps", "bad_images", "stopped")}
 
 
 def _read(

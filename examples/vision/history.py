@@ -1,0 +1,89 @@
+"""What a training run records of itself: loss and scalars by step, looks at the validation images, seconds."""
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision.config import Config
+from vision.data import Task, steps_in
+from vision.step import learned_scalars
+
+__all__ = ["Clock", "Plan", "new_history"]
+
+_MAX_STEPS_BETWEEN_CHECKPOINTS = 200
+
+
+class Plan(NamedTuple):
+    """At which steps what is done."""
+
+    save_every: int
+    validations: tuple[int, ...]
+
+    @classmethod
+    def of(cls, config: Config, task: Task, total: int) -> "Plan":
+        epoch = steps_in(len(task.train), config.batch_size, 1)
+        every = epoch if config.validate_every is None else config.validate_every or total
+        save_every = config.save_every or min(epoch, _MAX_STEPS_BETWEEN_CHECKPOINTS)
+        return cls(save_every, (*range(every, total, every), total))
+
+    def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
+        accuracy, loss = history["validation"][self.validations.index(done)]
+        return {"accuracy": float(accuracy), "loss": float(loss)}
+
+    def reached(self, history: dict[str, np.ndarray], done: int) -> list[tuple[int, float, float]]:
+        """Step, accuracy and loss of each look so far."""
+        rows = zip(self.validations, history["validation"].tolist(), strict=True)
+        return [(at, accuracy, loss) for at, (accuracy, loss) in rows if at <= done]
+
+    def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
+        """How many looks ago the validation accuracy was best."""
+        seen = history["validation"][: self.validations.index(done) + 1, 0]
+        return len(seen) - 1 - int(seen.argmax())
+
+    def best(self, history: dict[str, np.ndarray]) -> tuple[int, float] | None:
+        """The step of the best validation accuracy, the first of equal ones."""
+        accuracies = history["validation"][:, 0]
+        at = int(accuracies.argmax())  # those that were not reached are -1
+        return None if accuracies[at] < 0 else (self.validations[at], float(accuracies[at]))
+
+
+class Clock:
+    """Counts the seconds of training and those spent waiting for input, without what compiles or validates."""
+
+    def __init__(self, history: dict[str, np.ndarray]) -> None:
+        self.running = False
+        self._history = history
+        self._since = self._waited = 0.0
+
+    def waiting(self, seconds: float) -> None:
+        self._waited += seconds
+
+    def read(self, steps: int) -> None:
+        now = time.perf_counter()
+        if self.running:
+            self._history["seconds"] += now - self._since
+            self._history["waited_seconds"] += self._waited
+            self._history["timed_steps"] += steps
+        self.running, self._since, self._waited = True, now, 0.0
+
+    def skip(self) -> None:
+        """Leaves out what has gone by since the last reading."""
+        self._since, self._waited = time.perf_counter(), 0.0
+
+    def rates(self, batch_size: int) -> dict[str, float]:
+        """Images a second, and the share of the time in which the devices wait for input."""
+        seconds = float(self._history["seconds"])
+        if seconds <= 0:
+            return {}
+        images = float(self._history["timed_steps"]) * batch_size
+        return {"images_per_second": images / seconds, "waiting": float(self._history["waited_seconds"]) / seconds}
+
+
+def new_history(steps: int, validations: int, opt_state: Any) -> dict[str, np.ndarray]:
+    history: dict[str, np.ndarray] = {name: np.zeros(steps, np.float32) for name in ("loss", "accuracy")}
+    for name, scalars in learned_scalars(opt_state).items():
+        history[name] = np.zeros((steps, *scalars.shape), np.float32)
+    history["validation"] = np.full((validations, 2), -1.0)
+    history |= {name: np.zeros(()) for name in ("seconds", "waited_seconds")}
+    return history | {name: np.zeros((), np.int32) for name in ("timed_steps", "bad_images", "stopped")}
