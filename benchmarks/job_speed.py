@@ -7,6 +7,8 @@ The plain loop holds one batch in memory and does nothing but the jitted adamw s
 files, keeps a history, validates and writes checkpoints. All run in turn, round by round, in one process; told are
 ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where decoding is
 the bottleneck, the share of the time that is spent waiting for input says so.
+
+Besides, what a checkpoint of a ViT-B/16 with FTP holds up: how long training waits of the time that it takes to write.
 """
 
 import dataclasses
@@ -30,6 +32,7 @@ from sklearn.datasets import load_sample_images
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # for the main job's packages
 
 from measure import report, timing, vit
+from vision.checkpoints import checkpoint_manager, save
 from vision.config import Config
 from vision.data import Task
 from vision.devices import Devices
@@ -87,11 +90,17 @@ def main() -> None:
             task = photographs(Path(scratch), size)
             network, params = split_model(build())
             rows += [{"model": name} | row for row in measured(task, network, params, options, Path(scratch))]
-    result = {"environment": report.environment(), "workers": options.workers, "batch": options.batch_size}
+    result = {
+        "environment": report.environment(),
+        "workers": options.workers,
+        "batch": options.batch_size,
+        "checkpoint": checkpoint(options.smallest),
+    }
     report.write(options.results / "job_speed.json", result | {"rows": rows})
     report.write_page(options.results / "job_speed.json", page)
     groups = [[_cells(row) for row in rows if row["model"] == name] for name in cases]
-    report.print_table("The main job's loop", "Ratios of medians; spreads are round by round.", COLUMNS, groups)
+    caption = f"Ratios of medians; spreads are round by round. {_told(result['checkpoint'])}"
+    report.print_table("The main job's loop", caption, COLUMNS, groups)
 
 
 def photographs(root: Path, size: int) -> Task:
@@ -148,6 +157,24 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
     ]
 
 
+def checkpoint(smallest: bool) -> dict[str, float]:
+    """Bytes of a checkpoint, seconds that training waits for it, and seconds until it is written."""
+    sizes = (48, 1, 3, 32) if smallest else (768, 12, 12, 224)
+    _, params = split_model(vit.filled(vit.classifier(*sizes, 1000)))
+    order = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    state = create_method("ftp", Config(), num_steps=100, order=order).tx.init(params)
+    content = jax.block_until_ready({"params": params, "opt_state": state})
+    held_up, written = 0.0, 0.0
+    with tempfile.TemporaryDirectory() as scratch, checkpoint_manager(Path(scratch) / "ftp") as manager:
+        for step in (1, 2):  # the first compiles
+            started = time.perf_counter()
+            save(manager, step, content)
+            held_up = time.perf_counter() - started
+            manager.wait_until_finished()
+            written = time.perf_counter() - started
+    return {"bytes": float(sum(x.nbytes for x in jax.tree.leaves(content))), "held_up": held_up, "written": written}
+
+
 def _plain_loop(task: Task, network: Network, params: Params, options: Options) -> Callable[[], float]:
     """Seconds a step of adamw on a batch in memory."""
     tx = optax.adamw(1e-3)
@@ -178,7 +205,18 @@ def page(result: dict[str, Any]) -> str:
     """What the site shows."""
     how = f"{result['workers']} worker processes" if result["workers"] else "threads"
     table = report.markdown(COLUMNS, [_cells(row) for row in result["rows"]], left=2)
-    return f"{table}\nBatches of {result['batch']}, decoded in {how}. {report.origin(result['environment'])}"
+    return (
+        f"{table}\nBatches of {result['batch']}, decoded in {how}. {_told(result['checkpoint'])} "
+        f"{report.origin(result['environment'])}"
+    )
+
+
+def _told(checkpoint: dict[str, float]) -> str:
+    share = checkpoint["held_up"] / checkpoint["written"]
+    return (
+        f"A checkpoint of a ViT-B/16 with FTP has {checkpoint['bytes'] / 1e9:.1f} GB; training waits for {share:.0%} of "
+        f"the time that it takes to write, {checkpoint['held_up']:.1f} s here."
+    )
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
