@@ -44,7 +44,7 @@ CAPTION = "In MB, for a batch of {batch} images of {size} pixels."
 class Options:
     """Counts the memory of fine-tuning a ViT-B/16."""
 
-    methods: tuple[str, ...] = ("vanilla", "ftp", "ftp_lean", "digrap", "ftp+digrap", "tpgm", "spd", "l2_sp")
+    methods: tuple[str, ...] = ("vanilla", "ftp", "ftp_lean", "digrap", "tpgm")
     """Methods of the main job."""
 
     batch_size: int = 32

@@ -214,8 +214,8 @@ def page(result: dict[str, Any]) -> str:
 def _told(checkpoint: dict[str, float]) -> str:
     share = checkpoint["held_up"] / checkpoint["written"]
     return (
-        f"A checkpoint of a ViT-B/16 with FTP has {checkpoint['bytes'] / 1e9:.1f} GB; training waits for {share:.0%} of "
-        f"the time that it takes to write, {checkpoint['held_up']:.1f} s here."
+        f"A checkpoint of a ViT-B/16 with FTP has {checkpoint['bytes'] / 1e9:.1f} GB; training waits for {share:.0%} "
+        f"of the time that it takes to write, {checkpoint['held_up']:.1f} s here."
     )
 
 
