@@ -74,7 +74,7 @@ def _tokenizer(end: int) -> Tokenizer:
 def job(photos: Path, directory: Path, out: Path, *flags: str) -> dict[str, Any]:
     """Runs the main job, and gives its report."""
     folders = ("--train", photos / "train", "--val", photos / "val", "--ood", f"dark={photos / 'dark'}")
-    words = ("--model", directory, *folders, "--epochs", 2, "--batch-size", 6, "--methods", "ftp", "--out", out, *flags)
+    words = ("--model", directory, *folders, "--epochs", 2, "--batch-size", 8, "--methods", "ftp", "--out", out, *flags)
     assert finetune.main([str(word) for word in words]) == 0
     return json.loads((out / "report.json").read_text())
 
