@@ -215,7 +215,7 @@ def _finish(results: Results, parts: Parts, knobs: Mapping[str, Mapping[str, flo
         with replacing(run_dir.root / "radii.csv") as path:
             write_scalars(results, path)
     for name in results.trained:
-        run_dir.tidy(name)
+        run_dir.tidy(name, keep_best=results.config.select == "best")
     # last: where there is a report, the run is finished
     write_json(run_dir.report, report)
     parts.console.print()

@@ -77,13 +77,14 @@ class RunDir:
         """The run of one seed, where there are several."""
         return self.root / f"seed-{seed}"
 
-    def tidy(self, method: str) -> None:
-        """Leaves of a finished method's checkpoints the last one."""
+    def tidy(self, method: str, *, keep_best: bool) -> None:
+        """Leaves of a finished method's checkpoints the last one, and that of the best weights if they are reported."""
         checkpoints = self.checkpoints(method)
         steps = sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
         for step in steps[:-1]:
             shutil.rmtree(checkpoints / str(step))
-        shutil.rmtree(self.best_checkpoints(method), ignore_errors=True)
+        if not keep_best:
+            shutil.rmtree(self.best_checkpoints(method), ignore_errors=True)
 
     def figure(self, name: str) -> Path:
         return self.root / f"{name}.png"

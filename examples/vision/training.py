@@ -179,7 +179,9 @@ def fine_tune(
         if method.project_after:
             params = _projected(params, pretrained, stats, network, method, task, config, devices)
         best_weights = None
-        if top is not None and top[0] != done and not method.project_after:
+        # a finished run has its best weights as files alone, unless they are what is reported
+        kept = top is not None and (config.select == "best" or top[0] in best.all_steps())
+        if top is not None and kept and top[0] != done and not method.project_after:
             best_weights = Best(*top, Weights(**restore(best, top[0], {"params": params, "stats": stats})))
     return Trained(
         Weights(params, stats),
