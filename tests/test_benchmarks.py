@@ -148,7 +148,9 @@ def test_memory_of_the_job_is_that_of_its_live_buffers(tmp_path):
     plain, ftp = found["float32", "vanilla"], found["float32", "ftp"]
     assert plain["state_bytes"] == pytest.approx(2 * plain["parameter_bytes"], rel=0.01)
     assert ftp["state_bytes"] == pytest.approx(4 * ftp["parameter_bytes"], rel=0.05)
-    assert (tmp_path / "job_memory.md").read_text().count("\n| ") == len(rows) + 1
+    assert found["float32, --remat", "ftp"]["kept_bytes"] < ftp["kept_bytes"]
+    assert found["computed in bfloat16", "ftp"]["kept_bytes"] < ftp["kept_bytes"]
+    assert (tmp_path / "job_memory.md").read_text().count("\n| ") == len({row["precision"] for row in rows}) + 1
 
 
 def test_the_jobs_loop_is_timed_beside_a_plain_one(tmp_path):

@@ -422,6 +422,7 @@ def test_predict_errors_are_one_line(
         (("--patience", "2", "--validate-every", "0"), "leave --validate-every 0 out"),
         (("--augment", "light"), "--augment light: mirrors images"),
         (("--wandb", "x"), "--wandb x: the package is missing"),
+        (("--dtype", "bfloat16", "--methods", "ftp_lean"), "--dtype bfloat16: ftp_lean needs float32 parameters"),
         (("--freeze", "x/*", "--smallest"), "--freeze x/.: no parameter has such a path"),
         (("--test", "a"), "--train DIR or --dataset ROOT"),
         (("--train", "a"), "--val DIR"),

@@ -156,5 +156,7 @@ def _check_together(config: "Config") -> None:
         raise UserError(f"--wandb {config.wandb}: the package is missing; install it (pip install wandb)")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
+    if config.dtype == "bfloat16" and "ftp_lean" in config.method_names:
+        raise UserError("--dtype bfloat16: ftp_lean needs float32 parameters; give --compute-dtype bfloat16 instead")
     if config.compute_dtype == "float32" and config.dtype == "bfloat16":
         raise UserError("--compute-dtype float32: has no use over bfloat16 parameters; leave one of the two out")
