@@ -4,9 +4,9 @@
     python benchmarks/job_speed.py --smallest  # a tiny transformer; its timings mean nothing
 
 The plain loop holds one batch in memory and does nothing but the jitted adamw step. The main job's loop decodes image
-files, keeps a history and logs; its checkpoint comes at the end of a round. All run in turn, round by round, in one process; told are
-ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where decoding is
-the bottleneck, the share of the time that is spent waiting for input says so.
+files and keeps a history; its checkpoint comes at the end of a round. All run in turn, round by round, in one process.
+Told are ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where
+decoding is the bottleneck, the share of the time that is spent waiting for input says so.
 
 Besides, what a checkpoint of a ViT-B/16 with FTP holds up: how long training waits of the time that it takes to write.
 """
