@@ -83,11 +83,15 @@ def weights_file(run_dir: Path, method: str | None = None) -> Path:
         UserError: No such directory or method, or the run has not come that far.
     """
     from vision.config import load_config
+    from vision.run_dir import RunDir
 
-    names = load_config(run_dir).method_names
+    config = load_config(run_dir)
+    names = config.method_names
     name = method or names[-1]
     if name not in (*names, "pretrained"):
         raise UserError(f"--method {name}: the run in {run_dir} has {', '.join(names)} and pretrained")
+    if config.seeds:  # the first one's stand for all
+        run_dir = RunDir(run_dir).seed(config.seed_list[0])
     path = run_dir / "weights" / name
     if not path.exists():
         path = path.with_name(f"{name}.safetensors")

@@ -245,6 +245,9 @@ def test_several_seeds_and_a_sweep(command: Command, tmp_path: Path) -> None:
         assert report["methods"]["pgm"]["knobs"]["pgm_radius"] == chosen["pgm"]["pgm_radius"]
     assert reports[0]["config"]["seed"] == 0
     assert {path.name for path in (out / "seed-0" / "checkpoints").iterdir()} == {"vanilla", "pgm"}
+    for name in ("vanilla", "pgm"):
+        rows = (out / "seed-0" / "logs" / f"{name}.csv").read_text().splitlines()
+        assert rows[-1].startswith("4,"), "the log of the chosen trial is the method's"
     summary = report_of(out)
     for row in summary["rows"]:
         values = [next(r for r in report["rows"] if r["name"] == row["name"])["id"] for report in reports]
@@ -252,6 +255,25 @@ def test_several_seeds_and_a_sweep(command: Command, tmp_path: Path) -> None:
     assert (out / "frontier.png").exists()
     again = command("finetune.py", "--out", out, "--resume")
     assert again.returncode == 0, again.stderr
+    shown = command("predict.py", out, EXAMPLES / "images" / "three.png")
+    assert shown.returncode == 0, shown.stderr
+
+    # killed before it had the choice that all seeds share
+    for path in (out / "report.json", out / "seed-3" / "report.json", out / "seed-3" / "knobs.json"):
+        path.unlink()
+    assert command("finetune.py", "--out", out, "--resume").returncode == 0
+    assert json.loads((out / "seed-3" / "knobs.json").read_text()) == chosen
+
+
+def test_what_is_projected_after_training_is_what_validation_sees(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--smallest", "--methods", "tpgm_project", "--lr", "0.03", "--project-steps", "5")
+    done = command("finetune.py", *flags, "--sweep", "radii-lr=0.01,0.1", "--out", out)
+    assert done.returncode == 0, done.stderr
+    report = report_of(out)
+    (row,) = (row for row in report["rows"] if row["name"] == "tpgm_project")
+    last = report["methods"]["tpgm_project"]["validations"][-1]
+    assert last["accuracy"] == pytest.approx(row["validation"])
 
 
 def test_validation_chooses_when_to_stop_and_what_to_report(command: Command, tmp_path: Path) -> None:

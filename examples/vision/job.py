@@ -88,8 +88,9 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
         console.rule(f"seed {seed}")
         if devices.first and not root.exists():
             RunDir.create(own)
-            if reports and (chosen := run_dir.seed(config.seed_list[0]).joinpath("knobs.json")).exists():
-                shutil.copy(chosen, directory.knobs)
+        chosen = RunDir(run_dir.seed(config.seed_list[0])).knobs
+        if devices.first and chosen.exists() and not directory.knobs.exists():
+            write_json(directory.knobs, json.loads(chosen.read_text()))
         devices.wait("seed's directory")
         if not directory.report.exists():
             try:
@@ -101,10 +102,10 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
         reports.append(json.loads(directory.report.read_text()))
     if devices.first:
         summary = summarise(reports)
-        write_json(run_dir.report, summary)
         if summary["rows"][0]["ood"]:
             with replacing(run_dir.figure("frontier")) as path:
                 draw_summary(summary, path)
+        write_json(run_dir.report, summary)  # last: where there is a report, the run is finished
         print_summary(summary, console)
 
 

@@ -63,6 +63,10 @@ class RunDir:
         """Where a method's best weights are while it trains."""
         return self.root / "checkpoints" / f"{method}.best"
 
+    def log(self, method: str) -> Path:
+        """What a method measured while it trained."""
+        return self.root / "logs" / f"{method}.csv"
+
     @property
     def listing(self) -> Path:
         """The image files and their labels, as the run found them."""

@@ -34,7 +34,7 @@ def chosen_knobs(parts: Parts) -> dict[str, dict[str, float]]:
     if parts.devices.first and config.sweep:
         for name, trial in chosen.items():
             # the chosen trial is the run itself
-            for place in (parts.run_dir.checkpoints, parts.run_dir.best_checkpoints):
+            for place in (parts.run_dir.checkpoints, parts.run_dir.best_checkpoints, parts.run_dir.log):
                 if place(shown(name, trial)).exists():
                     os.replace(place(shown(name, trial)), place(name))
         for leftover in parts.run_dir.root.glob("checkpoints/* *"):

@@ -175,9 +175,11 @@ def fine_tune(
                 saved_at = time.monotonic()
             if history["stopped"]:
                 break
-        top = plan.best(history)
         if method.project_after:
             params = _projected(params, pretrained, stats, network, method, task, config, devices)
+            # what is reported is what is looked at last
+            _validate(history, plan, done, network, Weights(params, stats), task.validation, devices)
+        top = plan.best(history)
         best_weights = None
         # a finished run has its best weights as files alone, unless they are what is reported
         kept = top is not None and (config.select == "best" or top[0] in best.all_steps())
