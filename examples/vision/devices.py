@@ -1,6 +1,5 @@
 """The devices of a run: a mesh over all of them, what lies where on it, and which rows of a batch a host reads."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ __all__ = ["Devices", "connect"]
 T = TypeVar("T")
 
 _AXIS = "data"
+_EVAL_BATCH_SIZE = 64
 # Seconds without a sign of a host after which JAX ends the others: they would wait for it in the next sum.
 _LOST_AFTER = 30
 
@@ -33,8 +33,6 @@ def connect(config: Config) -> None:
     """
     if config.coordinator is None:
         return
-    if os.environ.get("JAX_PLATFORMS", "") == "cpu":
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         if config.coordinator == "auto":
             jax.distributed.initialize(heartbeat_timeout_seconds=_LOST_AFTER)
@@ -90,10 +88,11 @@ class Devices:
         """Whether this process is the one that writes files and prints."""
         return jax.process_index() == 0
 
-    def eval_batch_size(self, least: int) -> int:
-        """The smallest batch of at least so many images that the devices share evenly."""
+    @property
+    def eval_batch_size(self) -> int:
+        """Images at a time where no gradient is taken, shared evenly by the devices."""
         count = jax.device_count()
-        return -(-least // count) * count
+        return -(-_EVAL_BATCH_SIZE // count) * count
 
     def place(self, batch: Mapping[str, Any]) -> dict[str, jax.Array]:
         """The global batch, of the rows that each process has read."""

@@ -1,7 +1,7 @@
 """What every method, and its interpolations with the pre-trained weights, predict in every domain."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ import numpy as np
 
 from ftp_optax import wise_ft
 from vision.data import Domain, eval_batches, steps_in
+from vision.devices import Devices
 from vision.methods import not_head
-from vision.networks import Network, Params
+from vision.networks import Network, Weights
 
-__all__ = ["Candidate", "Placement", "Predicted", "Predictions", "evaluate", "num_batches"]
+__all__ = ["Candidate", "Predicted", "Predictions", "evaluate", "num_batches"]
 
 
 class Candidate(NamedTuple):
@@ -39,20 +40,6 @@ class Predicted(NamedTuple):
 Predictions = dict[Candidate, dict[str, Predicted]]
 """By candidate and name of the set of images."""
 
-Weights = tuple[Params, Any]
-"""Parameters, and the statistics of live batch normalisation."""
-
-
-class Placement(Protocol):
-    """How batches get to the devices, and results back: `vision.devices.Devices`."""
-
-    @property
-    def reading(self) -> Any: ...
-
-    def place(self, batch: Mapping[str, Any], /) -> Mapping[str, jax.Array]: ...
-
-    def gather(self, array: jax.Array, /) -> np.ndarray: ...
-
 
 def evaluate(
     network: Network,
@@ -64,7 +51,7 @@ def evaluate(
     allowed: Mapping[str, np.ndarray],
     start: Candidate | None,
     batch_size: int,
-    devices: Placement,
+    devices: Devices,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Predicts the class of every image of every domain with every candidate.
@@ -123,7 +110,7 @@ def _between(pretrained: Weights, tuned: Weights, alpha: Any, *, keep_head: bool
     mask = not_head(params) if keep_head else None
     if mask is None or any(jax.tree.leaves(mask)):
         params = wise_ft(params, start, alpha, mask=mask)
-    return params, wise_ft(stats, start_stats, alpha)
+    return Weights(params, wise_ft(stats, start_stats, alpha))
 
 
 def num_batches(domains: Mapping[str, Domain], batch_size: int) -> int:

@@ -15,37 +15,52 @@ _MAX_STEPS_BETWEEN_CHECKPOINTS = 200
 
 
 class Plan(NamedTuple):
-    """At which steps what is done."""
+    """At which steps what is done: the last has a checkpoint and a look at the validation images in any case."""
 
+    total: int
     save_every: int
-    validations: tuple[int, ...]
+    validate_every: int
 
     @classmethod
     def of(cls, config: Config, task: Task, total: int) -> "Plan":
         epoch = steps_in(len(task.train), config.batch_size, 1)
         every = epoch if config.validate_every is None else config.validate_every or total
         save_every = config.save_every or min(epoch, _MAX_STEPS_BETWEEN_CHECKPOINTS)
-        return cls(save_every, (*range(every, total, every), total))
+        return cls(total, save_every, every)
 
-    def latest(self, history: dict[str, np.ndarray], done: int) -> dict[str, float]:
-        accuracy, loss = history["validation"][self.validations.index(done)]
-        return {"accuracy": float(accuracy), "loss": float(loss)}
+    @property
+    def looks(self) -> int:
+        """How often the validation images are looked at."""
+        return self.look(self.total) + 1
+
+    def look(self, done: int) -> int:
+        """Which look follows that many steps, or is the next to come, from 0."""
+        return -(-done // self.validate_every) - 1
+
+    def saves(self, done: int) -> bool:
+        return done % self.save_every == 0 or done == self.total
+
+    def validates(self, done: int) -> bool:
+        return done % self.validate_every == 0 or done == self.total
 
     def reached(self, history: dict[str, np.ndarray], done: int) -> list[tuple[int, float, float]]:
         """Step, accuracy and loss of each look so far."""
-        rows = zip(self.validations, history["validation"].tolist(), strict=True)
-        return [(at, accuracy, loss) for at, (accuracy, loss) in rows if at <= done]
+        rows = history["validation"][: self.look(done) + 1].tolist()
+        return [(self._step(look), accuracy, loss) for look, (accuracy, loss) in enumerate(rows)]
 
     def since_best(self, history: dict[str, np.ndarray], done: int) -> int:
         """How many looks ago the validation accuracy was best."""
-        seen = history["validation"][: self.validations.index(done) + 1, 0]
+        seen = history["validation"][: self.look(done) + 1, 0]
         return len(seen) - 1 - int(seen.argmax())
 
     def best(self, history: dict[str, np.ndarray]) -> tuple[int, float] | None:
         """The step of the best validation accuracy, the first of equal ones."""
         accuracies = history["validation"][:, 0]
-        at = int(accuracies.argmax())  # those that were not reached are -1
-        return None if accuracies[at] < 0 else (self.validations[at], float(accuracies[at]))
+        look = int(accuracies.argmax())  # those that were not reached are -1
+        return None if accuracies[look] < 0 else (self._step(look), float(accuracies[look]))
+
+    def _step(self, look: int) -> int:
+        return min((look + 1) * self.validate_every, self.total)
 
 
 class Clock:

@@ -1,11 +1,25 @@
-"""Ctrl-C at the moments that do not bear it."""
+"""Ctrl-C at the moments that do not bear it, and the end of a process whose parent has ended."""
 
+import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["uninterrupted"]
+__all__ = ["end_with_parent", "uninterrupted"]
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that started it has ended: one that is killed cannot end the others."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
 from vision.files import replacing
 from vision.method_run import Parts, train
-from vision.networks import Params
+from vision.networks import Params, Weights
 from vision.progress import track
 from vision.report import build_report
 from vision.results import PRETRAINED, START, Results, allowed_classes, candidates, test_sets
@@ -29,11 +30,9 @@ from vision.summary import draw_summary, print_summary, summarise
 from vision.sweep import chosen_knobs
 from vision.table import print_table
 from vision.task import load_task
-from vision.training import Trained, Weights
+from vision.training import Trained
 
 __all__ = ["run"]
-
-_EVAL_BATCH_SIZE = 64
 
 
 def run(config: Config, run_dir: RunDir, console: Console) -> None:
@@ -49,12 +48,8 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     connect(config)
-    try:
+    with _refusable(config, run_dir):
         devices = Devices.of(config)
-    except UserError:
-        if not config.resume:
-            shutil.rmtree(run_dir.root, ignore_errors=True)
-        raise
     if not devices.first:
         console = Console(quiet=True)
     if config.coordinator is not None:
@@ -67,6 +62,17 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
         _run_seed(dataclasses.replace(config, seed=config.seed_list[0]), run_dir, devices, console)
     else:
         _run_seeds(config, run_dir, devices, console)
+
+
+@contextmanager
+def _refusable(config: Config, run_dir: RunDir) -> Iterator[None]:
+    """A new run that is refused before it begins leaves no directory behind."""
+    try:
+        yield
+    except UserError:
+        if not config.resume and jax.process_index() == 0:
+            shutil.rmtree(run_dir.root, ignore_errors=True)
+        raise
 
 
 def _show_finished(run_dir: RunDir, config: Config, console: Console) -> None:
@@ -110,15 +116,11 @@ def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Conso
 
 
 def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
-    try:
+    with _refusable(config, run_dir):
         task = load_task(config, run_dir, devices, console)
         start = _start(config, task, run_dir, devices, console)
         parts = Parts(config, task, start, devices, run_dir, console)
         _ = parts.split  # flags that the model cannot follow are told here
-    except UserError:
-        if not config.resume and devices.first:
-            shutil.rmtree(run_dir.root, ignore_errors=True)
-        raise
     _print_plan(config, task, parts.pretrained, start, devices, console)
     knobs = chosen_knobs(parts)
     trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
@@ -181,7 +183,7 @@ def _write(name: str, weights: Weights, parts: Parts) -> None:
 
 def _evaluate(parts: Parts, trained: Mapping[str, Trained]) -> Predictions:
     config, task, start, devices = parts.config, parts.task, parts.start, parts.devices
-    domains, size = test_sets(task), devices.eval_batch_size(_EVAL_BATCH_SIZE)
+    domains, size = test_sets(task), devices.eval_batch_size
     network, pretrained = parts.plain
     at_start = Weights(devices.put(pretrained), devices.put(network.stats, whole=True))
     tuned = {name: result.selected(config.select) for name, result in trained.items()}

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 from rich.console import Console
@@ -15,12 +15,12 @@ from vision.data import Task
 from vision.devices import Devices
 from vision.logs import open_log
 from vision.methods import create_method, not_head
-from vision.networks import Network, Params, split_model
+from vision.networks import Network, Params, Weights, split_model
 from vision.probe import linear_probe
 from vision.progress import track
 from vision.run_dir import RunDir
 from vision.start import Start
-from vision.training import Trained, Weights, fine_tune, num_steps
+from vision.training import Trained, fine_tune, num_steps
 
 __all__ = ["Parts", "train"]
 
@@ -81,6 +81,24 @@ class Parts:
         # a path between two models is straight for kernels, not for the factors of their change
         return Weights(split_model(merged(self.network.model(*weights)), **self._options)[1], {})
 
+    @functools.cached_property
+    def probed(self) -> Params:
+        """The start with a head trained on frozen features, for LP-FT."""
+        task, model = self.task, cast(Any, self.start.model)
+        kernel, bias = linear_probe(
+            model,
+            task.train,
+            len(task.classes),
+            epochs=self.config.probe_epochs or 1,
+            seed=self.config.seed,
+            reading=dataclasses.replace(self.devices.reading, part=0, parts=1),  # every host alone, and all the same
+        )
+        head = self.pretrained["head"]
+        fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
+        if "bias" in head:
+            fitted["bias"] = jnp.asarray(bias, head["bias"].dtype)
+        return self.pretrained | {"head": fitted}
+
     def log(self, shown: str) -> AbstractContextManager[Any]:
         """Of several hosts the first logs."""
         if not self.devices.first:
@@ -114,7 +132,7 @@ def train(name: str, shown: str, parts: Parts, knobs: Mapping[str, float]) -> Tr
     )
     network, pretrained = parts.head_only if method.head_only else parts.split
     if method.probe_first:
-        pretrained = _probed(parts)
+        pretrained = parts.probed
     with track(parts.console, shown, total) as update, parts.log(shown) as log:
 
         def on_step(done: int, measured: Mapping[str, float]) -> None:
@@ -142,22 +160,3 @@ def _note(measured: Mapping[str, float]) -> str:
     if "images_per_second" in measured:
         said += f"  {measured['images_per_second']:.3g} images/s, {100 * measured['waiting']:.0f} % waiting for input"
     return said
-
-
-def _probed(parts: Parts) -> Params:
-    """The start with a head trained on frozen features, for LP-FT."""
-    task, config = parts.task, parts.config
-    model: Any = parts.start.model
-    kernel, bias = linear_probe(
-        model,
-        task.train,
-        len(task.classes),
-        epochs=config.probe_epochs or 1,
-        seed=config.seed,
-        reading=dataclasses.replace(parts.devices.reading, part=0, parts=1),  # every host alone, and all the same
-    )
-    head = parts.pretrained["head"]
-    fitted = {"kernel": jnp.asarray(kernel, head["kernel"].dtype)}
-    if "bias" in head:
-        fitted["bias"] = jnp.asarray(bias, head["bias"].dtype)
-    return parts.pretrained | {"head": fitted}

@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,18 @@ from vision.batch_norm import BatchNorm
 from vision.errors import UserError
 from vision.models import create_model
 
-__all__ = ["Network", "Params", "blank_model", "depth_order", "path_of", "paths_in_order", "split_model"]
+__all__ = ["Network", "Params", "Weights", "blank_model", "depth_order", "path_of", "paths_in_order", "split_model"]
 
 Params: TypeAlias = Any
 """Trainable parameters: a nested dict of arrays, the plainest pytree, without NNX nodes in its paths."""
+
+
+class Weights(NamedTuple):
+    """What an evaluation needs: parameters, and the statistics of live batch normalisation."""
+
+    params: Params
+    stats: Any
+
 
 _STATIC = {"static": True}
 

@@ -1,11 +1,8 @@
 """How grain reads batches: in threads of this process or in others, one example after the other."""
 
 import itertools
-import multiprocessing
-import os
 import pickle
 import signal
-import threading
 import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +12,7 @@ import grain
 from absl import flags
 
 from vision.errors import UserError
+from vision.interrupts import end_with_parent
 
 __all__ = ["read"]
 
@@ -84,12 +82,4 @@ def _ctrl_c_blocked() -> Iterator[None]:
 def _start_worker(index: int, count: int) -> None:
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A main process that is killed cannot end the others."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()

@@ -70,7 +70,7 @@ class RunDir:
     @property
     def listing(self) -> Path:
         """The image files and their labels, as the run found them."""
-        return self.root / "images.json.gz"
+        return self.root / "images.listing"
 
     @property
     def knobs(self) -> Path:

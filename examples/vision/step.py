@@ -65,9 +65,8 @@ def make_step(
         (loss, (new_stats, accuracy)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, batch, key)
         extra = {"held_out_loss": lambda p: loss_fn(p, stats, held, key)[0]} if held_out else {}
         updates, opt_state = tx.update(gradients, opt_state, params, **extra)
-        metrics = {"loss": loss, "accuracy": accuracy, **learned_scalars(opt_state)}
-        if "bad" in batch:
-            metrics["bad_images"] = batch["bad"].sum()
+        measured = {"loss": loss, "accuracy": accuracy, "bad_images": batch["bad"].sum()}
+        metrics = measured | learned_scalars(opt_state)
         return optax.apply_updates(params, updates), opt_state, new_stats, metrics
 
     return step

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from vision.style import DPI, GREY, STYLES, legend, tidy
+from vision.figures import finish_frontier
+from vision.style import DPI, GREY, STYLES
 from vision.table import print_fitting, rows_table
 
 __all__ = ["draw_summary", "print_summary", "summarise"]
@@ -127,12 +128,7 @@ def draw_summary(summary: Mapping[str, Any], path: Path) -> None:
             if end is not None:
                 axes.plot(*zip((x, y), _point(end), strict=True), color=style.colour, linewidth=1, alpha=0.8)
         axes.errorbar(x, y, up, across, **marks, linestyle="none", linewidth=1, capsize=2, label=label)
-    axes.set_xlabel(f"ID accuracy on {summary['task']['id']} (%)")
-    axes.set_ylabel("mean OOD accuracy (%)")
-    axes.set_title(f"Means of {len(summary['seeds'])} seeds, 95 % intervals; small: WiSE-FT")
-    axes.margins(0.08)
-    tidy(axes)
-    legend(axes)
+    finish_frontier(axes, summary, f"Means of {len(summary['seeds'])} seeds, 95 % intervals; small: WiSE-FT")
     figure.savefig(path, dpi=DPI)
 
 

@@ -9,9 +9,10 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from vision.interrupts import end_with_parent
 
 __all__ = ["supervised"]
 
@@ -47,18 +48,10 @@ def supervised(run: Callable[[Sequence[str]], int], args: Sequence[str], how_to_
 
 def _work(run: Callable[[Sequence[str]], int], args: Sequence[str], said: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     with open(said, "wb") as file:
         os.dup2(file.fileno(), 2)
     status = run(args)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # without a shutdown that would wait for a host that is gone
-
-
-def _end_with_parent() -> None:
-    """A process that is killed cannot end the other."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

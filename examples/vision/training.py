@@ -25,24 +25,16 @@ from vision.devices import Devices
 from vision.errors import UserError
 from vision.history import Clock, Plan, new_history
 from vision.methods import Method
-from vision.networks import Network, Params
+from vision.networks import Network, Params, Weights
 from vision.step import cross_entropy, make_step
 
-__all__ = ["Best", "OnStep", "Trained", "Weights", "fine_tune", "num_steps"]
+__all__ = ["Best", "OnStep", "Trained", "fine_tune", "num_steps"]
 
 OnStep = Callable[[int, Mapping[str, float]], None]
 """Called with the number of steps done and what was last measured: `loss`, `accuracy`, ..."""
 
 # Metrics stay on the device for a few steps, so that the host can run ahead of it.
 _STEPS_BETWEEN_READS = 10
-_EVAL_BATCH_SIZE = 64
-
-
-class Weights(NamedTuple):
-    """What an evaluation needs: parameters, and the statistics of live batch normalisation."""
-
-    params: Params
-    stats: Any
 
 
 class Best(NamedTuple):
@@ -130,7 +122,7 @@ def fine_tune(
     params, stats = devices.put(pretrained), devices.put(network.stats, whole=True)
     opt_state = devices.init(method.tx, params)
     plan = Plan.of(config, task, total)
-    history = new_history(total, len(plan.validations), opt_state)
+    history = new_history(total, plan.looks, opt_state)
     step = make_step(
         method.tx, config, held_out=method.held_out, shardings=devices.shardings_like((params, opt_state, stats))
     )
@@ -148,8 +140,7 @@ def fine_tune(
             params, opt_state, stats, metrics = step(params, opt_state, stats, batch, np.uint32(done), network, held)
             unread.append(metrics)
             done += 1
-            validating = done in plan.validations
-            saving = done % plan.save_every == 0 or done == total
+            validating, saving = plan.validates(done), plan.saves(done)
             reading = saving or validating or not clock.running or len(unread) == _STEPS_BETWEEN_READS
             if not reading:
                 continue
@@ -161,9 +152,10 @@ def fine_tune(
             measured = {key: float(history[key][done - 1]) for key in ("loss", "accuracy")}
             if validating:
                 improved = _validate(history, plan, done, network, Weights(params, stats), task.validation, devices)
-                measured |= {f"validation_{key}": value for key, value in plan.latest(history, done).items()}
+                accuracy, loss = history["validation"][plan.look(done)].tolist()
+                measured |= {"validation_accuracy": accuracy, "validation_loss": loss}
                 stopping = 0 < config.patience <= plan.since_best(history, done)
-                if improved and len(plan.validations) > 1 and done not in best.all_steps():
+                if improved and plan.looks > 1 and done not in best.all_steps():
                     save(best, done, {"params": params, "stats": stats})
                 if stopping:
                     history["stopped"][...] = done
@@ -232,11 +224,10 @@ def _validate(
     devices: Devices,
 ) -> bool:
     """Records accuracy and loss; says whether the accuracy is better than ever."""
-    size = devices.eval_batch_size(_EVAL_BATCH_SIZE)
     sums = np.zeros(3)
-    for batch in eval_batches(domain, size, reading=devices.reading):
+    for batch in eval_batches(domain, devices.eval_batch_size, reading=devices.reading):
         sums += np.asarray(_scores(network, weights, devices.place(batch)), np.float64)
-    at = plan.validations.index(done)
+    at = plan.look(done)
     better = sums[0] / sums[2] > history["validation"][:at, 0].max(initial=-1)
     history["validation"][at] = sums[:2] / sums[2]
     return bool(better)
