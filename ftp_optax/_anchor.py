@@ -4,14 +4,13 @@ Which leaves are constrained is decided once, in `init`, and recorded in the sta
 `optax.MaskedNode` there. `update` reads it from the state, so no positional buffer can slip when a tree changes.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _checks, _trees, _units
+from ftp_optax import _checks, _layers, _trees, _units
 
 
 def _is_bool(value: Any) -> bool:
@@ -56,118 +55,96 @@ def chosen_by(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> lis
     return chosen
 
 
-def constrain(
-    params: Any, mask: Any, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes, method: str
-) -> tuple[_trees.Leaves, dict[int, _units.Layout]]:
-    """Decides in `init` which leaves are constrained, and how each is split.
+class Constraint(NamedTuple):
+    """Which leaves a method constrains, and round what: the frame that all methods share.
 
-    Args:
-      params: the parameters.
-      mask: a tree or prefix tree of booleans, a callable from params to one, or None for all leaves.
-      unit_axes: the rule for the units.
-      layer_axes: the rule for the layers.
-      method: the public function's name, for the messages.
-
-    Returns:
-      The flattened params, and the layouts of the constrained leaves by position.
-
-    Raises:
-      ValueError: if the mask does not fit the params or constrains nothing.
-      TypeError: if an entry of the mask is not a boolean, or a constrained leaf is not a real floating-point array.
+    The arguments are those of the methods.
     """
-    leaves = _trees.flatten(params)
-    chosen = chosen_by(mask, params, leaves, method)
-    for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
-        if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{method}: params"), jnp.floating):
-            raise TypeError(
-                f"{method}: the leaf {path!r} has dtype {jnp.result_type(value)}; only real floating-point leaves can "
-                "be constrained. Leave it out with mask=."
-            )
-    return leaves, _units.resolve_all(leaves.paths, leaves.values, chosen, unit_axes, layer_axes)
 
+    method: str  # the public function's name, for the messages
+    unit_axes: _units.UnitAxes
+    layer_axes: _units.LayerAxes
+    mask: Any
+    anchor: Any
+    anchor_dtype: Any
 
-def recall(
-    recorded: Any, params: Any, updates: Any, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes, method: str
-) -> tuple[_trees.Leaves, _trees.Leaves, list[Any], dict[int, _units.Layout]]:
-    """Reads in `update` from a tree of the state what `constrain` decided.
+    def checked(self) -> "Constraint":
+        """The constraint, or an error for an argument that is static and wrong."""
+        _checks.rules(self.method, unit_axes=self.unit_axes)
+        _checks.floating_dtypes(self.method, anchor_dtype=self.anchor_dtype)
+        _units.require_layer_axes(self.layer_axes, self.method)
+        return self
 
-    Args:
-      recorded: a params-shaped tree of the state, `optax.MaskedNode` at unconstrained leaves.
-      params: the parameters.
-      updates: the gradients.
-      unit_axes: the rule for the units.
-      layer_axes: the rule for the layers.
-      method: the public function's name, for the messages.
+    def layers(self, params: Any) -> _layers.Layers:
+        """Decides in `init` which leaves are constrained, and how each is split.
 
-    Returns:
-      The flattened params, the flattened gradients, the recorded tree's leaves, and the layouts by position.
+        Raises:
+          ValueError: if the mask does not fit the params or constrains nothing.
+          TypeError: if an entry of the mask is not a boolean, or a constrained leaf is not a real floating-point array.
+        """
+        leaves = _trees.flatten(params)
+        chosen = chosen_by(self.mask, params, leaves, self.method)
+        for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
+            if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{self.method}: params"), jnp.floating):
+                raise TypeError(
+                    f"{self.method}: the leaf {path!r} has dtype {jnp.result_type(value)}; only real floating-point "
+                    "leaves can be constrained. Leave it out with mask=."
+                )
+        return _layers.Layers(leaves, self._layouts(leaves, chosen))
 
-    Raises:
-      ValueError: if params are missing or the trees do not fit each other.
-    """
-    if params is None:
-        raise ValueError(f"{method}: update needs the current parameters: call tx.update(grads, state, params).")
-    leaves, gradients, record = _trees.flatten(params), _trees.flatten(updates), _trees.flatten(recorded)
-    _trees.require_same(gradients, leaves, f"{method}: the gradient")
-    _trees.require_same(record, leaves, f"{method}: the state")
-    chosen = [not _trees.is_masked(value) for value in record.values]
-    for i in (i for i, here in enumerate(chosen) if here):
-        _trees.require_shape(gradients.values[i], leaves.values[i], leaves.paths[i], f"{method}: the gradient")
-        _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
-        _checks.floating(gradients.values[i], leaves.paths[i], f"{method}: the gradient")
-        _checks.floating(leaves.values[i], leaves.paths[i], f"{method}: the parameter")
-    layouts = _units.resolve_all(leaves.paths, leaves.values, chosen, unit_axes, layer_axes)
-    return leaves, gradients, record.values, layouts
+    def copy(self, layers: _layers.Layers) -> Any:
+        """A copy of the anchor for the state, `optax.MaskedNode` at unconstrained leaves.
 
+        Always a copy: an anchor that shares the params' buffers makes a step that donates both fail.
 
-def wide_dtype(leaf: Any) -> Any:
-    """The dtype of what is kept of a leaf: its own, but at least float32."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+        Raises:
+          ValueError: if the anchor has another structure or shape.
+          TypeError: if it has another dtype and no `anchor_dtype` says which to keep.
+        """
+        leaves, what = layers.leaves, f"{self.method}: the anchor"
+        source = leaves if self.anchor is None else _trees.flatten(self.anchor)
+        _trees.require_same(source, leaves, what)
+        copies = {}
+        for i in layers.layouts:
+            path, value, param = leaves.paths[i], source.values[i], leaves.values[i]
+            _trees.require_shape(value, param, path, what)
+            if self.anchor_dtype is None and jnp.result_type(value) != jnp.result_type(param):
+                raise TypeError(
+                    f"{what}'s leaf {path!r} is {jnp.result_type(value)}, the parameter {jnp.result_type(param)}; "
+                    "convert it or say which to store with anchor_dtype=."
+                )
+            copies[i] = jnp.array(value, dtype=self.anchor_dtype or jnp.result_type(param), copy=True)
+        return leaves.masked(copies)
 
+    def zeros(self, layers: _layers.Layers) -> Any:
+        """Zeros like the constrained leaves, in at least float32, `optax.MaskedNode` at the others."""
+        values = layers.leaves.values
+        return layers.leaves.masked(
+            {i: jnp.zeros_like(values[i], dtype=_units.wide_dtype(values[i])) for i in layers.layouts}
+        )
 
-def displacement(param: Any, anchor: Any) -> jax.Array:
-    """``W - W0``, in at least float32."""
-    wide = wide_dtype(param)
-    return jnp.asarray(param, wide) - jnp.asarray(anchor, wide)
+    def recall(self, recorded: Any, params: Any, updates: Any) -> _layers.Layers:
+        """Reads in `update` what was decided in `init` from a params-shaped tree of the state.
 
+        Raises:
+          ValueError: if params are missing or the trees do not fit each other.
+        """
+        method = self.method
+        if params is None:
+            raise ValueError(f"{method}: update needs the current parameters: call tx.update(grads, state, params).")
+        leaves, gradients, record = _trees.flatten(params), _trees.flatten(updates), _trees.flatten(recorded)
+        _trees.require_same(gradients, leaves, f"{method}: the gradient")
+        _trees.require_same(record, leaves, f"{method}: the state")
+        chosen = [not _trees.is_masked(value) for value in record.values]
+        for i in (i for i, here in enumerate(chosen) if here):
+            _trees.require_shape(gradients.values[i], leaves.values[i], leaves.paths[i], f"{method}: the gradient")
+            _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
+            _checks.floating(gradients.values[i], leaves.paths[i], f"{method}: the gradient")
+            _checks.floating(leaves.values[i], leaves.paths[i], f"{method}: the parameter")
+        return _layers.Layers(leaves, self._layouts(leaves, chosen), gradients, record)
 
-def wide_zeros(leaves: _trees.Leaves, layouts: Mapping[int, Any]) -> Any:
-    """A params-shaped tree of zeros in `wide_dtype`, `optax.MaskedNode` at unconstrained leaves."""
-    return leaves.masked({i: jnp.zeros_like(leaves.values[i], dtype=wide_dtype(leaves.values[i])) for i in layouts})
-
-
-def make_anchor(anchor: Any, leaves: _trees.Leaves, layouts: Mapping[int, Any], dtype: Any, method: str) -> Any:
-    """A copy of the anchor, `optax.MaskedNode` at unconstrained leaves.
-
-    Always a copy: an anchor that shares the params' buffers makes a step that donates both fail.
-
-    Args:
-      anchor: a tree like the params, or None for the params themselves.
-      leaves: the flattened params.
-      layouts: the constrained leaves.
-      dtype: what to store the anchor in; None for each leaf's own.
-      method: the public function's name, for the messages.
-
-    Returns:
-      The anchor, in the params' structure.
-
-    Raises:
-      ValueError: if the anchor has another structure or shape.
-      TypeError: if it has another dtype and no `dtype` says which to keep.
-    """
-    source = leaves if anchor is None else _trees.flatten(anchor)
-    _trees.require_same(source, leaves, f"{method}: the anchor")
-    copies = {}
-    for i in layouts:
-        path, value, param = leaves.paths[i], source.values[i], leaves.values[i]
-        _trees.require_shape(value, param, path, f"{method}: the anchor")
-        if dtype is None and jnp.result_type(value) != jnp.result_type(param):
-            raise TypeError(
-                f"{method}: the anchor's leaf {path!r} is {jnp.result_type(value)}, the parameter "
-                f"{jnp.result_type(param)}; convert it or say which to store with anchor_dtype=."
-            )
-        copies[i] = jnp.array(value, dtype=dtype or jnp.result_type(param), copy=True)
-    return leaves.masked(copies)
+    def _layouts(self, leaves: _trees.Leaves, chosen: list[bool]) -> dict[int, _units.Layout]:
+        return _units.resolve_all(leaves.paths, leaves.values, chosen, self.unit_axes, self.layer_axes)
 
 
 def refresh(tree: Any, params: Any) -> Any:

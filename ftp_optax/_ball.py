@@ -1,17 +1,65 @@
 """The ball round the anchor: what one leaf's trust region computes. Pure functions on arrays.
 
-Notation of the paper: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm of
-the displacement's unit i, `gamma` the radius, `g` the loss gradient.
+Notation of the papers: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm of
+the displacement's unit i, `gamma` the radius, `g` the loss gradient. A radius comes shaped to fit its units' norms.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _anchor, _hyper, _one_pass, _units
+from ftp_optax import _hyper, _layers, _units
 
 _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest radius
+
+
+def magnitudes(displacement: jax.Array) -> tuple[jax.Array]:
+    """``|c|``, whose sums over units are the l1 norms ``n_i``; the largest is the MARS norm (Gouk et al. 2021)."""
+    return (jnp.abs(displacement),)
+
+
+def inner_products(gradient: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """``g c`` and ``|c|`` of the last displacement: all that a hyper-gradient reads of the large arrays."""
+    return gradient.astype(last.dtype) * last, jnp.abs(last)
+
+
+def squares(displacement: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The squares of ``c``, scaled up and scaled down: where one of them overflows or vanishes, the other does not."""
+    scale = _scale(displacement.dtype)
+    return jnp.square(displacement * scale), jnp.square(displacement / scale)
+
+
+def length(up: jax.Array, down: jax.Array) -> jax.Array:
+    """The l2 norm, from the sums of the `squares`."""
+    scale, fits = _scale(up.dtype), jnp.isfinite(up)
+    square = jnp.where(fits, up, down)
+    some = square > 0
+    return jnp.where(some, jnp.where(fits, 1 / scale, scale) * jnp.sqrt(jnp.where(some, square, 1)), square)
+
+
+def units_of(norm: str, unit_axes: _units.UnitAxes) -> _units.UnitAxes:
+    """What has a norm of its own: each unit for ``"mars"``, the whole layer for ``"l2"``."""
+    return unit_axes if norm == "mars" else _units.whole_leaf
+
+
+def norms_of(norm: str, layers: _layers.Layers, displacements: list[jax.Array]) -> list[jax.Array]:
+    """The norms of all units: l1 for ``"mars"``, l2 for ``"l2"``."""
+    if norm == "mars":
+        return layers.unit_sums(magnitudes, displacements)[0]
+    return layers.map(length, *layers.unit_sums(squares, displacements))
+
+
+def root(squares: jax.Array) -> jax.Array:
+    """The square root, whose derivative at 0 is 0."""
+    some = squares > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0)
+
+
+def _scale(dtype: jnp.dtype) -> float:
+    """A third of the dtype's range, a power of two, so that nothing is rounded."""
+    return 2.0 ** (jnp.finfo(dtype).maxexp // 3)
 
 
 def projection_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
@@ -24,59 +72,21 @@ def projection_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
 
 
 def released_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
-    """``gamma / n_i``: the ratio that the released hyper-gradient differentiates, as if every unit were outside.
-
-    ``n_i``, kept off zero, is the norm of the unit + 1e-8: added here, to keep an array of its own out of the step.
-    """
+    """``gamma / n_i``: the ratio that the released hyper-gradient differentiates, as if every unit were outside."""
     return radius / (norms + _EPS)
 
 
-def ratio_of(norms: jax.Array, radius: jax.Array, layout: _units.Layout) -> jax.Array:
-    """`projection_ratio` of a leaf or stack of leaves, whose ``(scalars,)`` radii are shaped to fit its norms."""
-    return projection_ratio(norms, _gamma(radius, norms, layout))
-
-
-def _gamma(radius: jax.Array, norms: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The ``(scalars,)`` radii, shaped to broadcast against the norms."""
-    return _units.per_layer(radius.astype(norms.dtype), layout, norms.ndim)
-
-
-def step_norm(update: jax.Array, layout: _units.Layout) -> jax.Array:
-    """``max_i |u_i|_1``: how far the base optimizer's update goes, for each layer."""
-    return _units.layer_max(_units.unit_norms(update, layout), layout)
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "sums"))
-def inner_products(
-    gradient: jax.Array, last: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
-) -> tuple[jax.Array, ...]:
-    """``<g_i, c_i>`` and ``|c_i|`` of every unit of the last displacement: all that is read of the large arrays.
-
-    The sums wait for ``after`` (`_one_pass`), the leaf before.
-    """
-    return _units.unit_sums_of([gradient.astype(last.dtype) * last, jnp.abs(last)], layout, after, sums)
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "exact"))
-def radius_hypergradient(
-    products: jax.Array, norms: jax.Array, radius: jax.Array, layout: _units.Layout, *, exact: bool
+def radius_slope(
+    ratio: Callable[[jax.Array, jax.Array], jax.Array], products: jax.Array, norms: jax.Array, radius: jax.Array
 ) -> jax.Array:
     """``d/dgamma < g, ratio_i(gamma) c_i >``: the derivative of the loss by the radius of the last projection.
 
     A unit's ratio is one number, so the inner product with it is ``sum_i ratio_i(gamma) <g_i, c_i>``.
     """
-    ratio = projection_ratio if exact else released_ratio
-    slope = _hyper.hypergradient(products, functools.partial(ratio, norms), _gamma(radius, norms, layout))
-    return slope.reshape(layout.scalars)
+    return _hyper.hypergradient(products, functools.partial(ratio, norms), radius)
 
 
-@jax.jit
-def current_displacement(
-    param: jax.Array,
-    anchor: jax.Array | None,
-    last: jax.Array,
-    ratio: jax.Array,
-) -> jax.Array:
+def current_displacement(param: jax.Array, anchor: jax.Array | None, last: jax.Array, ratio: jax.Array) -> jax.Array:
     """``W - W0`` before the step, in at least float32.
 
     Read off the parameters where they can hold it. Parameters of less than 32 bits cannot: there the last projected
@@ -84,32 +94,57 @@ def current_displacement(
     are read. Without an anchor the last projected displacement is all there is.
     """
     if anchor is not None and param.dtype == last.dtype:
-        return _anchor.displacement(param, anchor)
+        return displacement(param, anchor)
     projected = ratio * last
     if anchor is None:
         return projected
-    seen, info = _anchor.displacement(param, anchor), jnp.finfo(param.dtype)
-    rounding = info.eps * jnp.abs(anchor.astype(last.dtype) + projected) + info.smallest_subnormal
+    seen, info = displacement(param, anchor), jnp.finfo(param.dtype)
+    rounding = float(info.eps) * jnp.abs(anchor.astype(last.dtype) + projected) + float(info.smallest_subnormal)
     return jnp.where(jnp.abs(seen - projected) <= rounding, projected, seen)
 
 
-def cap(norms: jax.Array, layout: _units.Layout) -> jax.Array:
-    """``max_i n_i`` of each layer: a larger radius would be no other ball."""
-    return _units.layer_max(norms, layout) + _EPS
+def displacement(param: jax.Array, anchor: jax.Array) -> jax.Array:
+    """``W - W0``, in at least float32."""
+    wide = _units.wide_dtype(param)
+    return param.astype(wide) - anchor.astype(wide)
 
 
-def bounded(radii: jax.Array, caps: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``; a layer whose norm is NaN has no cap, so that its radius stays finite."""
-    return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(caps), jnp.inf, jnp.maximum(caps, _EPS)))
+def master(param: jax.Array, anchor: jax.Array | None, before: jax.Array) -> jax.Array:
+    """What the base optimizer works on: the parameter, or for one of less than 32 bits ``W0 + c`` in float32."""
+    return param if anchor is None or param.dtype == before.dtype else anchor.astype(before.dtype) + before
 
 
-@jax.jit
-def project(
-    param: jax.Array,
-    anchor: jax.Array | None,
-    update: jax.Array,
-    reached: jax.Array,
-    ratio: jax.Array,
+def as_master(gradient: jax.Array, param: jax.Array, master: jax.Array) -> jax.Array:
+    """The gradient that the base optimizer sees: in the dtype of the master weights, where there are any."""
+    return gradient if param.dtype == master.dtype else gradient.astype(master.dtype)
+
+
+def known(radii: jax.Array) -> jax.Array:
+    """The radii; one that is not finite counts as the smallest, never as a ball without a wall."""
+    return jnp.where(jnp.isfinite(radii), radii, _EPS)
+
+
+def cast(array: jax.Array, like: jax.Array) -> jax.Array:
+    """The array in another one's dtype."""
+    return array.astype(like.dtype)
+
+
+def reached(before: jax.Array, update: jax.Array) -> jax.Array:
+    """``c + u``: the displacement that the base optimizer leads to."""
+    return before + update.astype(before.dtype)
+
+
+def bounded(radii: jax.Array, largest: jax.Array) -> jax.Array:
+    """``clip(gamma, 1e-8, max_i n_i)``; a layer whose norm is NaN has no cap, so that its radius stays finite.
+
+    A larger radius would be no other ball.
+    """
+    caps = jnp.where(jnp.isnan(largest), jnp.inf, jnp.maximum(largest + _EPS, _EPS))
+    return jnp.clip(radii, _EPS, caps)
+
+
+def projection(
+    param: jax.Array, anchor: jax.Array | None, update: jax.Array, reached: jax.Array, ratio: jax.Array
 ) -> jax.Array:
     """Projects where the base optimizer led to: ``W0 + clip(gamma / n_i, 0, 1) c_i``.
 

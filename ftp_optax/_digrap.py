@@ -1,13 +1,13 @@
 """DiGraP, Directional Gradient Projection: removes a learned share of the gradient that fights the anchor's pull."""
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _stacks, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _show, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
@@ -50,83 +50,50 @@ class DiGraPState(NamedTuple):
         )
 
 
-@functools.partial(jax.jit, static_argnames=("layout", "sums"))
-def fiber_sums(
-    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
-) -> tuple[jax.Array, ...]:
-    """``<g_i, c_i>``, ``|g_i|^2`` and ``|c_i|^2`` of every fiber: all that is read of the large arrays.
-
-    The sums wait for ``after`` (`_one_pass`), the leaf before.
-    """
-    gradient = gradient.astype(displacement.dtype)
-    products = [gradient * displacement, jnp.square(gradient), jnp.square(displacement)]
-    return _units.unit_sums_of(products, layout, after, sums)
+def products(gradient: jax.Array, gap: jax.Array, last: jax.Array | None) -> tuple[jax.Array, ...]:
+    """``g c`` and ``c^2``, of this displacement and of the last, and ``g^2``: all that is read of the large arrays."""
+    wide = gradient.astype(gap.dtype)
+    along = [(wide * c, jnp.square(c)) for c in (gap, last) if c is not None]
+    return *(product for pair in along for product in pair), jnp.square(wide)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
-def strength_hypergradient(
-    dots: jax.Array,
-    squares: jax.Array,
-    displacement_squares: jax.Array,
-    scale: jax.Array,
-    strength: jax.Array,
-    layout: _units.Layout,
+def strength_slope(
+    dots: jax.Array, displacement_squares: jax.Array, squares: jax.Array, scale: jax.Array, strength: jax.Array
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
     The last step was ``W - alpha (g - omega p)``, so the loss changes by ``alpha <g_next, p>`` with omega; the
     normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
-    displacement times one scale a layer. Of both only the `fiber_sums` are needed.
+    displacement times one scale a layer. Of both only the sums of their `products` over fibers are needed.
     """
-    scale, omega = (_units.per_layer(x.astype(dots.dtype), layout, dots.ndim) for x in (scale, strength))
-    lengths = jnp.maximum(jnp.sqrt(squares), _FLOOR)
-    give_back_lengths = jnp.maximum(jnp.abs(scale) * jnp.sqrt(displacement_squares), _FLOOR)
-    give_back = lambda omega: omega * (scale / give_back_lengths)
-    return _hyper.hypergradient(dots / lengths, give_back, omega).reshape(layout.scalars)
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "sums"))
-def alignment(
-    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
-) -> tuple[jax.Array, ...]:
-    """``<g_i, c_i>`` and ``|c_i|^2`` of every fiber, which add up to those of the layers.
-
-    On a mesh those of the layers at once: what is summed there is sent.
-    """
-    products = [gradient.astype(displacement.dtype) * displacement, jnp.square(displacement)]
-    sums_of = _units.layer_sums_of if _one_pass.on_a_mesh(gradient) else _units.unit_sums_of
-    return sums_of(products, layout, after, sums)
-
-
-def layer_totals(sums: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The sums of all fibers of each layer, shape ``(scalars,)``."""
-    return _units.layer_sums(sums, layout).reshape(layout.scalars)
+    lengths = jnp.maximum(_ball.root(squares), _FLOOR)
+    give_back_lengths = jnp.abs(scale) * _ball.root(displacement_squares)
+    # below the floor, W and W0 cancel in the sum, and derivatives of more than 1e20 would have to
+    floored = jnp.where(give_back_lengths > _FLOOR, scale, lax.stop_gradient(scale))
+    give_back = lambda omega: omega * (floored / jnp.maximum(give_back_lengths, _FLOOR))
+    return _hyper.hypergradient(dots / lengths, give_back, strength)
 
 
 def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Array:
     """``omega <g, c> / |c|^2`` where ``<g, c> < 0``, for there a step along -g leads away from the anchor; else 0."""
-    slopes = dots / squares
-    return jnp.where((dots < 0) & jnp.isfinite(slopes), omega * slopes, 0)
+    conflict = (dots < 0) & (squares > 0)
+    slopes = dots / jnp.where(conflict, squares, 1)
+    return jnp.where(conflict & jnp.isfinite(slopes), omega * slopes, 0)
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
-def without_conflict(
-    gradient: jax.Array, displacement: jax.Array, share: jax.Array, layout: _units.Layout
-) -> jax.Array:
+def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Array) -> jax.Array:
     """``g - share c``, and ``g`` itself where the share is 0."""
-    share = _units.per_layer(share.astype(displacement.dtype), layout, displacement.ndim)
     projected = gradient.astype(displacement.dtype) - share * displacement
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
-def _validate(max_strength: Any, initial_strength: Any, memory: str, layer_axes: Any) -> None:
+def _validate(max_strength: Any, initial_strength: Any, memory: str) -> None:
     """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
     if isinstance(max_strength, int | float) and not 0 < max_strength <= 1:
         raise ValueError(f"digrap: max_strength must lie in (0, 1], got {max_strength}; 1 removes all of the conflict.")
     if isinstance(initial_strength, int | float) and not 0 <= initial_strength <= 1:
         raise ValueError(f"digrap: initial_strength must lie in [0, 1], got {initial_strength}; the default is 0.")
     _checks.choices("digrap", ("exact", "lean"), memory=memory)
-    _units.require_layer_axes(layer_axes, "digrap")
 
 
 def digrap(
@@ -212,21 +179,19 @@ def digrap(
     """
     _checks.transformations("digrap", hyper_optimizer=hyper_optimizer)
     _checks.numbers("digrap", max_strength=max_strength, initial_strength=initial_strength)
-    _checks.rules("digrap", unit_axes=unit_axes)
-    _checks.floating_dtypes("digrap", anchor_dtype=anchor_dtype)
-    _validate(max_strength, initial_strength, memory, layer_axes)
+    _validate(max_strength, initial_strength, memory)
+    frame = _anchor.Constraint("digrap", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
 
     def init_fn(params: optax.Params) -> DiGraPState:
-        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "digrap")
-        counts = [layout.scalars for layout in layouts.values()]
-        first, again = _hyper.start(hyper_optimizer, initial_strength, counts, [leaves.values[i] for i in layouts])
+        layers = frame.layers(params)
+        first, again = _hyper.start(hyper_optimizer, initial_strength, layers)
         return DiGraPState(
             strengths=first.scalars,
             hyper_state=first.hyper_state,
-            anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "digrap"),
-            displacement=_anchor.wide_zeros(leaves, layouts) if memory == "exact" else None,
+            anchor=frame.copy(layers),
+            displacement=frame.zeros(layers) if memory == "exact" else None,
             scales=jnp.zeros_like(first.scalars),
-            layers=jnp.array(counts, dtype=jnp.int32),
+            layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
         )
 
@@ -235,54 +200,30 @@ def digrap(
     ) -> tuple[optax.Updates, DiGraPState]:
         del extra_args
         _checks.states("digrap", state, DiGraPState)
-        leaves, gradients, anchors, layouts = _anchor.recall(
-            state.anchor, params, updates, unit_axes, layer_axes, "digrap"
-        )
-        counts = [layout.scalars for layout in layouts.values()]
-        constrained = lambda values: [jnp.asarray(values[i]) for i in layouts]
-        pulls = constrained(gradients.values)
-        gaps = [_anchor.displacement(leaves.values[i], anchors[i]) for i in layouts]
-        last = gaps if state.displacement is None else constrained(_trees.flatten(state.displacement).values)
+        layers = frame.recall(state.anchor, params, updates)
+        gradients, last = layers.of(updates), layers.of(state.displacement)
 
-        small = _stacks.vectors([*layouts.values()], pulls, gaps, last)
-        pulling = small.of(pulls)
-        sums = _one_pass.in_turn(
-            fiber_sums,
-            small.layouts,
-            zip(pulling, small.of(last), strict=True),
-            state.strengths,
-        )
-        fibers = _stacks.units(small, [dots for dots, *_ in sums])
-        slopes = [
-            strength_hypergradient(*own)
-            for own in zip(
-                *(fibers.of([own[k] for own in sums]) for k in range(3)),
-                fibers.split(state.scales),
-                fibers.split(state.strengths),
-                fibers.layouts,
-                strict=True,
-            )
-        ]
-        slope = _hyper.finite(fibers.join(slopes, state.strengths))
-        moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.strengths)
-        strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
+        # c_t = W_t - W_0; with lean memory in place of c_{t-1} too
+        gaps = layers.map(_ball.displacement, layers.of(params), layers.of(state.anchor))
+        *along, squares = layers.unit_sums(products, gradients, gaps, last)
 
-        known = _hyper.known(slope)
-        kept = small.of(gaps)
-        kept = kept if state.displacement is None else [_hyper.computed_after(known, gap) for gap in kept]
-        aligned = _one_pass.in_turn(alignment, small.layouts, zip(pulling, kept, strict=True), slope)
-        totals = lambda found: [layer_totals(*own) for own in zip(fibers.of(found), fibers.layouts, strict=True)]
-        dots, squares = (fibers.join(totals([own[k] for own in aligned]), state.scales) for k in (0, 1))
-        shares = _hyper.split(shares_of(dots, squares, strengths), counts)
-        kept = small.apart(kept)
-        cleared = [without_conflict(*own) for own in zip(pulls, kept, shares, layouts.values(), strict=True)]
-        placed = lambda arrays: dict(zip(layouts, arrays, strict=True))
-        return gradients.replaced(placed(cleared)), state._replace(
+        # h_t = d/domega sum_i < g_{t,i} / |g_{t,i}|, omega p_{t-1,i} / |p_{t-1,i}| >
+        learned = layers.split(state.scales), layers.split(state.strengths)
+        slopes = _hyper.finite(layers.join(layers.map(strength_slope, *along[-2:], squares, *learned)))
+
+        # omega_t = clip(omega_{t-1} - HyperStep(h_t), 0, omega_max)
+        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, state.strengths)
+        strengths = jnp.clip(jnp.where(jnp.isnan(moved), 0, moved), 0, max_strength).astype(moved.dtype)
+
+        # g_t - omega_t <g_t, c_t> / |c_t|^2 c_t where <g_t, c_t> < 0
+        gaps = gaps if state.displacement is None else layers.after(slopes, gaps)
+        dots, squares = (layers.join(sums) for sums in along[:2])
+        shares = layers.spread(layers.split(shares_of(dots, squares, strengths)))
+        cleared = layers.map(without_conflict, gradients, gaps, shares)
+        return layers.into(updates, cleared), state._replace(
             strengths=strengths,
             hyper_state=hyper_state,
-            displacement=None
-            if state.displacement is None
-            else _trees.flatten(state.displacement).replaced(placed(kept)),
+            displacement=None if state.displacement is None else layers.into(state.displacement, gaps),
             scales=dots / (squares + _EPS),
         )
 

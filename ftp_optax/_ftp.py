@@ -1,13 +1,13 @@
 """FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
 
-from collections.abc import Iterable
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _checks, _hyper, _one_pass, _show, _stacks, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _layers, _show, _trees, _units
 
 
 @_show.readable
@@ -46,7 +46,7 @@ class FTPState(NamedTuple):
         )
 
 
-def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, anchor: Any, layer_axes: Any) -> None:
+def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, anchor: Any) -> None:
     """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
     if isinstance(kappa, int | float) and not 0 <= kappa <= 1:
         raise ValueError(
@@ -60,30 +60,34 @@ def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, 
         raise ValueError(
             "ftp: memory='lean' keeps no anchor: call init with the anchor as params, or use memory='exact'."
         )
-    _units.require_layer_axes(layer_axes, "ftp")
 
 
-def _require_full_precision(leaves: _trees.Leaves, layouts: Iterable[int]) -> None:
+def _require_full_precision(layers: _layers.Layers) -> None:
     """Lean memory has no anchor to round to: parameters of less than 32 bits would lose their small updates."""
-    for i in layouts:
-        dtype = jnp.result_type(leaves.values[i])
-        if dtype != _anchor.wide_dtype(leaves.values[i]):
+    for i in layers.layouts:
+        path, dtype = layers.leaves.paths[i], jnp.result_type(layers.leaves.values[i])
+        if dtype != _units.wide_dtype(layers.leaves.values[i]):
             raise TypeError(
-                f"ftp: memory='lean' cannot train the leaf {leaves.paths[i]!r} of dtype {dtype}; use memory='exact', "
-                "whose float32 displacement serves as master weights."
+                f"ftp: memory='lean' cannot train the leaf {path!r} of dtype {dtype}; use memory='exact', whose "
+                "float32 displacement serves as master weights."
             )
 
 
-def _held_out(grads: optax.Updates, leaves: _trees.Leaves, constrained: Iterable[int]) -> list[Any]:
-    """The leaves of a held-out batch's gradient, which must be like the params."""
-    found = _trees.flatten(grads)
-    _trees.require_same(found, leaves, "ftp: held_out_grads")
-    for path, value, param in zip(leaves.paths, found.values, leaves.values, strict=True):
+def _held_out(grads: optax.Updates, layers: _layers.Layers) -> list[jax.Array]:
+    """The constrained leaves of a held-out batch's gradient, which must be like the params."""
+    found, params = _trees.flatten(grads), layers.leaves
+    _trees.require_same(found, params, "ftp: held_out_grads")
+    for path, value, param in zip(params.paths, found.values, params.values, strict=True):
         if not _trees.is_masked(param):
             _trees.require_shape(value, param, path, "ftp: held_out_grads")
-    for i in constrained:
-        _checks.floating(found.values[i], leaves.paths[i], "ftp: held_out_grads")
-    return found.values
+    for i in layers.layouts:
+        _checks.floating(found.values[i], params.paths[i], "ftp: held_out_grads")
+    return layers.of(grads)
+
+
+def _annealed(slopes: jax.Array, kappa: float | jax.Array) -> jax.Array:
+    """``kappa h`` where a hyper-gradient shrinks its radius."""
+    return jnp.where(slopes > 0, (kappa * slopes).astype(slopes.dtype), slopes)
 
 
 def ftp(
@@ -190,27 +194,26 @@ def ftp(
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", kappa=kappa, initial_radius=initial_radius)
-    _checks.rules("ftp", unit_axes=unit_axes)
-    _checks.floating_dtypes("ftp", anchor_dtype=anchor_dtype)
-    _validate(kappa, initial_radius, memory, hypergradient, anchor, layer_axes)
-    exact = hypergradient == "exact"
+    _validate(kappa, initial_radius, memory, hypergradient, anchor)
+    frame = _anchor.Constraint("ftp", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
+    ratio = _ball.projection_ratio if hypergradient == "exact" else _ball.released_ratio
+    radius_slope = functools.partial(_ball.radius_slope, ratio)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> FTPState:
-        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "ftp")
+        layers = frame.layers(params)
         if memory == "lean":
-            _require_full_precision(leaves, layouts)
-        counts = [layout.scalars for layout in layouts.values()]
-        first, again = _hyper.start(hyper_optimizer, initial_radius, counts, [leaves.values[i] for i in layouts])
-        masters = {i: jnp.asarray(leaves.values[i], _anchor.wide_dtype(leaves.values[i])) for i in layouts}
+            _require_full_precision(layers)
+        first, again = _hyper.start(hyper_optimizer, initial_radius, layers)
+        masters = [weight.astype(_units.wide_dtype(weight)) for weight in layers.of(params)]
         return FTPState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
-            anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "ftp") if memory == "exact" else None,
-            displacement=_anchor.wide_zeros(leaves, layouts),
-            layers=jnp.array(counts, dtype=jnp.int32),
+            anchor=frame.copy(layers) if memory == "exact" else None,
+            displacement=frame.zeros(layers),
+            layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
-            inner_state=inner.init(leaves.replaced(masters)),
+            inner_state=inner.init(layers.into(params, masters)),
         )
 
     def update_fn(
@@ -222,67 +225,42 @@ def ftp(
         **extra_args: Any,
     ) -> tuple[optax.Updates, FTPState]:
         _checks.states("ftp", state, FTPState)
-        recalled = _anchor.recall(state.displacement, params, updates, unit_axes, layer_axes, "ftp")
-        leaves, gradients, last, layouts = recalled
-        constrained = lambda values: [jnp.asarray(values[i]) for i in layouts]
-        weights, last = constrained(leaves.values), constrained(last)
-        anchors = [None] * len(last) if state.anchor is None else constrained(_trees.flatten(state.anchor).values)
-        judges = gradients.values if held_out_grads is None else _held_out(held_out_grads, leaves, layouts)
-        judges = constrained(judges)
+        layers = frame.recall(state.displacement, params, updates)
+        weights, anchors, last = layers.of(params), layers.of(state.anchor), layers.of(state.displacement)
+        gradients, radii = layers.of(updates), layers.split(state.radii)
+        judges = gradients if held_out_grads is None else _held_out(held_out_grads, layers)
 
-        small = _stacks.vectors([*layouts.values()], weights, judges, last)
-        sums = _one_pass.in_turn(
-            _ball.inner_products,
-            small.layouts,
-            zip(small.of(judges), small.of(last), strict=True),
-            state.radii,
-        )
-        units = _stacks.units(small, [norms for _, norms in sums])
-        products, norms = (units.of([own[k] for own in sums]) for k in (0, 1))
-        balls = [*zip(norms, units.split(state.radii), units.layouts, strict=True)]
-        slopes = [
-            _ball.radius_hypergradient(product, *ball, exact=exact)
-            for product, ball in zip(products, balls, strict=True)
-        ]
-        slope = _hyper.finite(units.join(slopes, state.radii))
-        slope = jnp.where(slope > 0, (kappa * slope).astype(slope.dtype), slope)
+        # h_t = sum_i <g_t, c_{t-1}>_i / n_{t-1,i}
+        products, norms = layers.unit_sums(_ball.inner_products, judges, last)
+        slopes = _hyper.finite(layers.join(layers.map(radius_slope, products, norms, radii)))
+        slopes = _annealed(slopes, kappa)
 
-        ratios = small.apart(units.apart([_ball.ratio_of(*ball) for ball in balls]))
-        before = [_ball.current_displacement(*own) for own in zip(weights, anchors, last, ratios, strict=True)]
-        # leaves of less than 32 bits: the base optimizer works on the master weights
-        masters = {
-            i: anchor.astype(c.dtype) + c
-            for i, weight, anchor, c in zip(layouts, weights, anchors, before, strict=True)
-            if anchor is not None and weight.dtype != c.dtype
-        }
+        # u_t, from master weights where the parameters have less than 32 bits
+        ratios = layers.spread(layers.map(_ball.projection_ratio, norms, radii))
+        before = layers.map(_ball.current_displacement, weights, anchors, last, ratios)
+        masters = layers.map(_ball.master, weights, anchors, before)
+        gradients = layers.map(_ball.as_master, gradients, weights, masters)
         step, inner_state = inner.update(
-            gradients.replaced({i: gradients.values[i].astype(master.dtype) for i, master in masters.items()}),
-            state.inner_state,
-            leaves.replaced(masters),
-            **extra_args,
+            layers.into(updates, gradients), state.inner_state, layers.into(params, masters), **extra_args
         )
+        moves = layers.of(step)
 
-        steps = _trees.flatten(step)
-        moves = constrained(steps.values)
-        lengths = [_ball.step_norm(move, layout) for move, layout in zip(moves, layouts.values(), strict=True)]
-        step_norms = _hyper.stack(lengths, state.radii)
-        moved, hyper_state = _hyper.step(hyper_optimizer, slope, state.hyper_state, state.radii, step_norms=step_norms)
+        # c_t = W_{t-1} + u_t - W_0
+        reached = layers.after(slopes, layers.map(_ball.reached, before, moves))
+        (norms,) = layers.unit_sums(_ball.magnitudes, reached, apart=True)
 
-        known = _hyper.known(slope)
-        reached = small.of([c + move.astype(c.dtype) for c, move in zip(before, moves, strict=True)])
-        reached = [_hyper.computed_after(known, c) for c in reached]
-        norms = units.of([_units.unit_norms(c, layout) for c, layout in zip(reached, small.layouts, strict=True)])
-        caps = [_ball.cap(norm, layout) for norm, layout in zip(norms, units.layouts, strict=True)]
-        radii = _ball.bounded(moved, units.join(caps, state.radii))
-        balls = zip(norms, units.split(radii), units.layouts, strict=True)
-        ratios, reached = small.apart(units.apart([_ball.ratio_of(*ball) for ball in balls])), small.apart(reached)
-        projected = [_ball.project(*own) for own in zip(weights, anchors, moves, reached, ratios, strict=True)]
-        placed = lambda arrays: dict(zip(layouts, arrays, strict=True))
-        return steps.replaced(placed(projected)), state._replace(
-            radii=radii,
-            hyper_state=hyper_state,
-            displacement=_trees.flatten(state.displacement).replaced(placed(reached)),
-            inner_state=inner_state,
+        # gamma_t = clip(gamma_{t-1} - HyperStep(h_t), 1e-8, max_i n_{t,i})
+        (lengths,) = layers.unit_sums(_ball.magnitudes, moves)
+        told = {"step_norms": layers.join(lengths, _layers.largest)}
+        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, state.radii, **told)
+        radii = _ball.bounded(moved, layers.join(norms, _layers.largest))
+
+        # W_t = W_0 + min(1, gamma_t / n_{t,i}) c_t
+        ratios = layers.spread(layers.map(_ball.projection_ratio, norms, layers.split(radii)))
+        projected = layers.map(_ball.projection, weights, anchors, moves, reached, ratios)
+        displacement = layers.into(state.displacement, reached)
+        return layers.into(step, projected), state._replace(
+            radii=radii, hyper_state=hyper_state, displacement=displacement, inner_state=inner_state
         )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -12,14 +12,14 @@ would inherit every matrix's PartitionSpec, and one array means one all-reduce o
 """
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+
+from ftp_optax import _layers
 
 
 class Initial(NamedTuple):
@@ -48,40 +48,6 @@ def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], s
     return jax.grad(lambda s: jnp.sum(gradient * rule(s)))(scalars)
 
 
-def stack(parts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
-    """Joins the leaves' own scalars into one array of the shape and dtype of `like`."""
-    return jnp.concatenate([p.astype(like.dtype) for p in parts]) if parts else jnp.zeros_like(like)
-
-
-def places(counts: Sequence[int]) -> list[np.ndarray]:
-    """Where the leaves' own scalars lie in the one array."""
-    ends = np.cumsum([0, *counts])
-    return [np.arange(start, end) for start, end in itertools.pairwise(ends)]
-
-
-def split(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
-    """Cuts the one array into the leaves' own scalars."""
-    return look_up(scalars, places(counts))
-
-
-def look_up(scalars: jax.Array, places: Sequence[np.ndarray]) -> list[jax.Array]:
-    """The scalars that lie at `places` in the one array.
-
-    They are looked up, not sliced: XLA makes a slice part of every loop that reads it, its offset a constant in the
-    code, so that no two leaves share a loop. Looked up, leaves of one shape do, and each loop is compiled once: a step
-    over six equal leaves is made of as many as one over three (`tests/test_cost.py`).
-    """
-    count = sum(place.size for place in places)
-    if count != scalars.shape[0]:
-        raise ValueError(
-            f"The state has {scalars.shape[0]} learned scalars, its leaves have {count} layers: it was made with "
-            "another layer_axes."
-        )
-    # two at least, the second one for nothing: a constant of one element would go into the code as well
-    two = [np.append(place, place + 1) if place.size == 1 else place for place in places]
-    return [jnp.take(scalars, place, mode="clip")[: own.size] for place, own in zip(two, places, strict=True)]
-
-
 def finite(hypergradients: jax.Array) -> jax.Array:
     """The hyper-gradients, with 0 for those that are not finite.
 
@@ -91,10 +57,7 @@ def finite(hypergradients: jax.Array) -> jax.Array:
 
 
 def start(
-    hyper_optimizer: optax.GradientTransformation,
-    value: float | jax.Array,
-    counts: Sequence[int],
-    leaves: Sequence[Any],
+    hyper_optimizer: optax.GradientTransformation, value: float | jax.Array, layers: _layers.Layers
 ) -> tuple[Initial, Initial]:
     """New scalars and their optimizer's state, twice: one to use, one to keep for starting anew.
 
@@ -103,15 +66,13 @@ def start(
     Args:
       hyper_optimizer: the transformation that updates the scalars.
       value: what every scalar starts from.
-      counts: the number of scalars of each constrained leaf.
-      leaves: the constrained leaves; the scalars are float32, or float64 if one of them is.
+      layers: the layers that each have one.
 
     Returns:
       The two.
     """
-    dtype = functools.reduce(jnp.promote_types, (jnp.result_type(leaf) for leaf in leaves), jnp.dtype(jnp.float32))
     # the dtype is given, since weakly typed scalars would make the step compile twice
-    scalars = [jnp.full((sum(counts),), value, dtype=dtype) for _ in range(2)]
+    scalars = [jnp.full((sum(layers.counts),), value, dtype=layers.dtype) for _ in range(2)]
     first, second = (Initial(s, hyper_optimizer.init(s)) for s in scalars)
     return first, second
 
@@ -133,25 +94,15 @@ def step(
       **extra_args: what the method tells hyper-optimizers that want to know, such as ``step_norms``.
 
     Returns:
-      The moved scalars, not yet bounded, and the new state.
+      The moved scalars, not yet bounded, and the new state. What is not finite of both stays what it was: some
+      optimizers divide by zero where a hyper-gradient is zero, as the first one is.
     """
     hyper_optimizer = optax.with_extra_args_support(hyper_optimizer)
-    updates, hyper_state = hyper_optimizer.update(hypergradients, hyper_state, scalars, **extra_args)
-    return jax.tree.leaves(optax.apply_updates(scalars, updates))[0], hyper_state
+    updates, new_state = hyper_optimizer.update(hypergradients, hyper_state, scalars, **extra_args)
+    (moved,) = jax.tree.leaves(optax.apply_updates(scalars, updates))
+    return _finite_or(scalars, moved), jax.tree.map(_finite_or, hyper_state, new_state)
 
 
-def known(hypergradients: jax.Array) -> jax.Array:
-    """False, once the hyper-gradients are known, which must be finite; XLA cannot know that they are."""
-    return jnp.any(hypergradients == jnp.inf)
-
-
-def computed_after(known: jax.Array, array: jax.Array) -> jax.Array:
-    """The array, computed once, and not before `known`: divides it by one in a way that XLA cannot see through.
-
-    What a step keeps of a leaf for the next hyper-gradient takes the place of what the last step kept. Unless it waits
-    for the hyper-gradients, which still read that, XLA copies both. One value for all leaves: on a mesh it is reduced
-    anyway. And a division is dear enough that XLA keeps its result instead of computing it anew, from all that it came
-    from, wherever it is used. FTP round adamw, bytes accessed over adamw's: 2.3 without, 1.9 with it; temporaries: all
-    parameters without, none with.
-    """
-    return array / jnp.where(known, array, 1)
+def _finite_or(old: Any, new: Any) -> Any:
+    """The new numbers, where they are finite or no floating-point numbers."""
+    return jnp.where(jnp.isfinite(new), new, old) if jnp.issubdtype(jnp.result_type(new), jnp.floating) else new

@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _hyper, _trees, _units
+from ftp_optax import _anchor, _ball, _trees, _units
 
 Number: TypeAlias = float | jax.Array
 
@@ -57,7 +57,7 @@ def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Numb
     for one in states:
         record = _trees.aligned(_record(one), leaves, f"{field}: the state")
         chosen = [path for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
-        parts = _hyper.split(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
+        parts = _units.cut_scalars(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
         found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
     return found
 
@@ -68,7 +68,7 @@ def projected(state: Any, leaves: _trees.Leaves) -> Iterator[tuple[str, jax.Arra
         record = _trees.aligned(_trees.flatten(one.displacement), leaves, "layer_table: the state")
         rows = [(path, leaf) for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
         if hasattr(one, "radii"):
-            parts = _hyper.split(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
+            parts = _units.cut_scalars(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
             yield from ((path, jnp.asarray(leaf), part) for (path, leaf), part in zip(rows, parts, strict=True))
 
 
@@ -129,9 +129,8 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
 def _distance(param: Any, anchor: Any, count: int) -> Number:
     """The l2 distance of a leaf from its anchor, for each of its `count` layers."""
-    gap = _anchor.displacement(param, anchor)
-    layout = _units.of_count("", gap.shape, _units.whole_leaf, count)
-    return _number(_units.layer_lengths(gap, layout).reshape(count))
+    gap = _ball.displacement(param, anchor)
+    return _number(jnp.linalg.norm(gap.reshape(count, -1), axis=1))
 
 
 def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _show, _units
+from ftp_optax import _anchor, _ball, _checks, _show, _units
 
 
 @_show.readable
@@ -26,10 +26,9 @@ class AnchorDecayState(NamedTuple):
         return AnchorDecayState(_anchor.refresh(self.anchor, params), jax.tree.map(jnp.zeros_like, self.anchor_steps))
 
 
-@jax.jit
 def pulled(gradient: jax.Array, param: jax.Array, anchor: jax.Array, strength: jax.Array) -> jax.Array:
     """``g + alpha (W - W0)``: the gradient of the loss plus ``alpha/2 |W - W0|^2``."""
-    gap = _anchor.displacement(param, anchor)
+    gap = _ball.displacement(param, anchor)
     return (gradient.astype(gap.dtype) + strength.astype(gap.dtype) * gap).astype(gradient.dtype)
 
 
@@ -81,26 +80,24 @@ def add_decayed_anchor(
     """
     if not callable(strength):
         _checks.numbers("add_decayed_anchor", strength=strength)
-    _checks.floating_dtypes("add_decayed_anchor", anchor_dtype=anchor_dtype)
     if isinstance(strength, int | float) and not 0 <= strength < float("inf"):
         raise ValueError(f"add_decayed_anchor: strength must be finite and not negative, got {strength}.")
 
+    frame = _anchor.Constraint("add_decayed_anchor", _units.whole_leaf, 0, mask, anchor, anchor_dtype).checked()
+
     def init_fn(params: optax.Params) -> AnchorDecayState:
-        leaves, layouts = _anchor.constrain(params, mask, _units.whole_leaf, 0, "add_decayed_anchor")
-        copy = _anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "add_decayed_anchor")
-        return AnchorDecayState(copy, jnp.zeros([], jnp.int32))
+        return AnchorDecayState(frame.copy(frame.layers(params)), jnp.zeros([], jnp.int32))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, AnchorDecayState]:
         del extra_args
         _checks.states("add_decayed_anchor", state, AnchorDecayState)
-        recalled = _anchor.recall(state.anchor, params, updates, _units.whole_leaf, 0, "add_decayed_anchor")
-        leaves, gradients, anchors, layouts = recalled
+        layers = frame.recall(state.anchor, params, updates)
         alpha = jnp.asarray(strength(state.anchor_steps) if callable(strength) else strength)
-        new = {i: pulled(gradients.values[i], jnp.asarray(leaves.values[i]), anchors[i], alpha) for i in layouts}
-        return gradients.replaced(new), AnchorDecayState(
-            state.anchor, jnp.asarray(optax.safe_increment(state.anchor_steps))
-        )
+        alphas = [alpha] * len(layers.layouts)
+        new = layers.map(pulled, layers.of(updates), layers.of(params), layers.of(state.anchor), alphas)
+        steps = jnp.asarray(optax.safe_increment(state.anchor_steps))
+        return layers.into(updates, new), AnchorDecayState(state.anchor, steps)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,13 +1,12 @@
 """PGM, projected gradient methods: a ball of fixed radius round the pre-trained weights."""
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _checks, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _show, _units
 
 
 @_show.readable
@@ -25,18 +24,6 @@ class PGMState(NamedTuple):
     def restart(self, params: optax.Params) -> "PGMState":
         """The state that `reanchor` gives: anchored at the params."""
         return self._replace(anchor=_anchor.refresh(self.anchor, params))
-
-
-@functools.partial(jax.jit, static_argnames=("layout", "norm"))
-def fixed_projection(
-    param: jax.Array, anchor: jax.Array, update: jax.Array, radius: jax.Array, *, layout: _units.Layout, norm: str
-) -> jax.Array:
-    """The update that ends at ``W0 + min(1, gamma / n_i) (W + u - W0)_i``."""
-    wide = _anchor.wide_dtype(param)
-    start = anchor.astype(wide)
-    reached = param.astype(wide) + update.astype(wide) - start
-    norms = _units.unit_norms(reached, layout) if norm == "mars" else _units.layer_lengths(reached, layout)
-    return (start + _ball.projection_ratio(norms, radius.astype(wide)) * reached).astype(param.dtype) - param
 
 
 def pgm(
@@ -101,29 +88,32 @@ def pgm(
     """
     _checks.transformations("pgm", inner=inner)
     _checks.numbers("pgm", radius=radius)
-    _checks.rules("pgm", unit_axes=unit_axes)
-    _checks.floating_dtypes("pgm", anchor_dtype=anchor_dtype)
     if isinstance(radius, int | float) and not 0 < radius < float("inf"):
         raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
+    frame = _anchor.Constraint("pgm", _ball.units_of(norm, unit_axes), layer_axes, mask, anchor, anchor_dtype).checked()
     _checks.choices("pgm", ("mars", "l2"), norm=norm)
-    _units.require_layer_axes(layer_axes, "pgm")
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PGMState:
-        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "pgm")
-        return PGMState(_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "pgm"), inner.init(params))
+        return PGMState(frame.copy(frame.layers(params)), inner.init(params))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, PGMState]:
         _checks.states("pgm", state, PGMState)
-        leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "pgm")
+        layers = frame.recall(state.anchor, params, updates)
+        weights, anchors = layers.of(params), layers.of(state.anchor)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        steps, gamma = _trees.flatten(step), jnp.asarray(radius)
-        projected = {
-            i: fixed_projection(jnp.asarray(leaves.values[i]), anchors[i], steps.values[i], gamma, layout=at, norm=norm)
-            for i, at in layouts.items()
-        }
-        return steps.replaced(projected), PGMState(state.anchor, inner_state)
+        moves = layers.of(step)
+
+        # c_t = W_{t-1} + u_t - W_0
+        reached = layers.map(_ball.reached, layers.map(_ball.displacement, weights, anchors), moves)
+
+        # W_t = W_0 + min(1, gamma / n_{t,i}) c_t
+        norms = _ball.norms_of(norm, layers, reached)
+        radii = layers.split(jnp.full(sum(layers.counts), radius, layers.dtype))
+        ratios = layers.spread(layers.map(_ball.projection_ratio, norms, radii))
+        projected = layers.map(_ball.projection, weights, anchors, moves, reached, ratios)
+        return layers.into(step, projected), PGMState(state.anchor, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,6 +1,5 @@
 """SPD, Selective Projection Decay: decays towards the anchor where, and only where, a step went further away."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _layers, _show, _trees, _units
 
 
 @_show.readable
@@ -32,25 +31,22 @@ class SPDState(NamedTuple):
         )
 
 
-@functools.partial(jax.jit, static_argnames=("layout",))
-def selectively_decayed(
-    gradient: jax.Array,
-    param: jax.Array,
-    anchor: jax.Array,
-    update: jax.Array,
-    strength: jax.Array,
-    *,
-    layout: _units.Layout,
-) -> jax.Array:
-    """``u - lambda r c`` where ``<g, W - W0> > 0``, with ``c = W + u - W0`` and ``r`` the share by which it grew."""
-    before = _anchor.displacement(param, anchor)
-    wide = before.dtype
-    reached = before + update.astype(wide)
-    length = _units.layer_lengths(reached, layout)
-    grown = (length - _units.layer_lengths(before, layout)) / jnp.where(length > 0, length, 1)
-    uphill = _units.layer_sums(gradient.astype(wide) * before, layout) > 0
-    decay = strength.astype(wide) * jnp.clip(grown, 0, 1) * reached
-    return jnp.where(uphill, update.astype(wide) - decay, update.astype(wide)).astype(param.dtype)
+def products(gradient: jax.Array, before: jax.Array, reached: jax.Array) -> tuple[jax.Array, ...]:
+    """``g d``, ``d^2`` and ``c^2``, summed over layers."""
+    return gradient.astype(before.dtype) * before, jnp.square(before), jnp.square(reached)
+
+
+def decay_share(slope: jax.Array, before: jax.Array, reached: jax.Array, strength: jax.Array) -> jax.Array:
+    """``lambda r`` where ``<g, d> > 0``, with ``r`` the share by which ``|d|`` grew to ``|c|``; else 0."""
+    before, reached = _ball.root(before), _ball.root(reached)
+    grown = (reached - before) / jnp.where(reached > 0, reached, 1)
+    return jnp.where(slope > 0, strength * jnp.clip(grown, 0, 1), 0)
+
+
+def decayed(param: jax.Array, update: jax.Array, reached: jax.Array, share: jax.Array) -> jax.Array:
+    """``u - lambda r c``, and ``u`` itself where the share is 0."""
+    wide = update.astype(reached.dtype)
+    return jnp.where(share == 0, wide, wide - share * reached).astype(param.dtype)
 
 
 def _validate_strength(strength: Any) -> None:
@@ -122,41 +118,42 @@ def spd(
       The condition takes the raw gradient and the weights before the step, as the released code does.
     """
     _checks.transformations("spd", inner=inner)
-    _checks.floating_dtypes("spd", anchor_dtype=anchor_dtype)
     _validate_strength(strength)
-    _units.require_layer_axes(layer_axes, "spd")
+    frame = _anchor.Constraint("spd", _units.whole_layer, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)
 
+    def strengths_of(layers: _layers.Layers, steps: jax.Array) -> list[jax.Array]:
+        now = strength(steps) if callable(strength) else strength
+        each = _trees.spread(now, [layers.leaves.paths[i] for i in layers.layouts], "spd: the strength")
+        scalars = [jnp.full(count, one, layers.dtype) for count, one in zip(layers.counts, each, strict=True)]
+        return layers.split(jnp.concatenate([jnp.zeros(0, layers.dtype), *scalars]))
+
     def init_fn(params: optax.Params) -> SPDState:
-        leaves, layouts = _anchor.constrain(params, mask, _units.whole_layer, layer_axes, "spd")
+        layers, steps = frame.layers(params), jnp.zeros([], jnp.int32)
         if not callable(strength):
-            _trees.spread(strength, [leaves.paths[i] for i in layouts], "spd: the strength")
-        copy = _anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "spd")
-        return SPDState(copy, jnp.zeros([], jnp.int32), inner.init(params))
+            strengths_of(layers, steps)
+        return SPDState(frame.copy(layers), steps, inner.init(params))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, SPDState]:
         _checks.states("spd", state, SPDState)
-        recalled = _anchor.recall(state.anchor, params, updates, _units.whole_layer, layer_axes, "spd")
-        leaves, gradients, anchors, layouts = recalled
+        layers = frame.recall(state.anchor, params, updates)
+        weights, anchors = layers.of(params), layers.of(state.anchor)
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        steps, now = _trees.flatten(step), strength(state.spd_steps) if callable(strength) else strength
-        shares = _trees.spread(now, [leaves.paths[i] for i in layouts], "spd: the strength")
-        decayed = {
-            i: selectively_decayed(
-                gradients.values[i],
-                jnp.asarray(leaves.values[i]),
-                anchors[i],
-                steps.values[i],
-                jnp.asarray(share),
-                layout=layout,
-            )
-            for (i, layout), share in zip(layouts.items(), shares, strict=True)
-        }
-        return steps.replaced(decayed), SPDState(
-            state.anchor, jnp.asarray(optax.safe_increment(state.spd_steps)), inner_state
-        )
+        moves = layers.of(step)
+
+        # d = W_{t-1} - W_0, c = d + u_t
+        before = layers.map(_ball.displacement, weights, anchors)
+        reached = layers.map(_ball.reached, before, moves)
+
+        # lambda_t r where <g_t, d> > 0
+        sums = layers.unit_sums(products, layers.of(updates), before, reached)
+        shares = layers.spread(layers.map(decay_share, *sums, strengths_of(layers, state.spd_steps)))
+
+        # W_t = W_0 + c - lambda_t r c
+        new = layers.into(step, layers.map(decayed, weights, moves, reached, shares))
+        return new, SPDState(state.anchor, jnp.asarray(optax.safe_increment(state.spd_steps)), inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

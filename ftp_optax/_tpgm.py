@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _hyper, _one_pass, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _layers, _show, _units
 
 _EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
 
@@ -43,92 +43,76 @@ class TPGMState(NamedTuple):
         return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor)
 
 
-class Ball(NamedTuple):
-    """One leaf's trust region: where it is centred, and what lies how far out."""
-
-    layout: _units.Layout
-    anchor: jax.Array
-    displacement: jax.Array
-    norms: jax.Array
-
-
-def measured(param: jax.Array, anchor: jax.Array, layout: _units.Layout, norm: Norm) -> Ball:
-    """The displacement of a leaf and the norms of its units, or of its layers for the l2 norm."""
-    displacement = _anchor.displacement(param, anchor)
-    measure = _units.unit_norms if norm == "mars" else _units.layer_lengths
-    return Ball(layout, anchor.astype(displacement.dtype), displacement, measure(displacement, layout))
-
-
 def ratio(norms: jax.Array, gamma: jax.Array) -> jax.Array:
     """``clip(gamma / (n_i + 1e-8), 0, 1)``: the share of its displacement that each unit keeps."""
     return jnp.clip(gamma / (norms + _EPS), 0, 1)
 
 
-def projected(ball: Ball, radius: jax.Array) -> jax.Array:
+radius_slope = functools.partial(_ball.radius_slope, ratio)
+
+
+def projected(anchor: jax.Array, displacement: jax.Array, share: jax.Array) -> jax.Array:
     """``W0 + clip(gamma / (n_i + 1e-8), 0, 1) D_i``."""
-    return ball.anchor + ratio(ball.norms, _gamma(ball, radius)) * ball.displacement
+    return anchor.astype(displacement.dtype) + share * displacement
 
 
-def _gamma(ball: Ball, radius: jax.Array) -> jax.Array:
-    """The ``(scalars,)`` radii of a leaf, shaped to broadcast against its norms."""
-    return _units.per_layer(radius.astype(ball.norms.dtype), ball.layout, ball.norms.ndim)
+def inner_product(gradient: jax.Array, displacement: jax.Array) -> tuple[jax.Array]:
+    """``g D``, summed over units."""
+    return (gradient * displacement,)
 
 
-def bounded(ball: Ball, radius: jax.Array) -> jax.Array:
+def bounded(radii: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
     """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``.
 
-    The radius of a layer whose norm is NaN stays what it was.
+    The radius of a layer whose norm is NaN stays what it was; one that is NaN starts anew.
     """
-    least = _units.layer_min(ball.norms, ball.layout).astype(radius.dtype) / 2
-    most = jnp.maximum(_units.layer_max(ball.norms, ball.layout).astype(radius.dtype), _EPS)
-    return jnp.where(jnp.isnan(most), radius, jnp.clip(jnp.where(radius == 0, least, radius), _EPS, most))
+    started = jnp.where((radii == 0) | jnp.isnan(radii), least / 2, radii)
+    return jnp.where(jnp.isnan(most), radii, jnp.clip(started, _EPS, jnp.maximum(most, _EPS)))
 
 
-def learn(
-    balls: dict[int, Ball],
-    loss: Callable[[dict[int, jax.Array]], jax.Array],
-    radii: jax.Array,
-    hyper_optimizer: optax.GradientTransformation,
-    hyper_state: optax.OptState,
-) -> tuple[jax.Array, optax.OptState]:
-    """One step of the radii down the gradient of the held-out loss through the projection.
+class Balls(NamedTuple):
+    """All trust regions: where they are centred, and what lies how far out."""
 
-    Args:
-      balls: the leaves' trust regions, by position.
-      loss: the held-out loss of the projected leaves, by position.
-      radii: all radii, shape ``(n_radii,)``.
-      hyper_optimizer: the transformation that updates them.
-      hyper_state: its state.
+    layers: _layers.Layers
+    anchors: list[jax.Array]
+    displacements: list[jax.Array]
+    norms: list[jax.Array]
 
-    Returns:
-      The moved radii, and the new state.
-    """
-    counts = [ball.layout.scalars for ball in balls.values()]
+    @classmethod
+    def of(cls, layers: _layers.Layers, params: list[jax.Array], anchors: list[jax.Array], norm: Norm) -> "Balls":
+        """The trust regions of fine-tuned parameters."""
+        displacements = layers.map(_ball.displacement, params, anchors)
+        return cls(layers, anchors, displacements, _ball.norms_of(norm, layers, displacements))
 
-    each = zip(balls.values(), _hyper.split(radii, counts), strict=True)
-    radii = _hyper.stack([bounded(ball, radius) for ball, radius in each], radii)
-    own = _hyper.split(radii, counts)
-    reached = {i: projected(ball, radius) for (i, ball), radius in zip(balls.items(), own, strict=True)}
-    gradients = jax.grad(loss)(reached)
-    products = _one_pass.in_turn(
-        _inner_product,
-        [ball.layout for ball in balls.values()],
-        [(gradients[i], ball.displacement) for i, ball in balls.items()],
-        radii,
-    )
-    slopes = [
-        _hyper.hypergradient(product, functools.partial(ratio, ball.norms), _gamma(ball, radius)).reshape(radius.shape)
-        for product, ball, radius in zip(products, balls.values(), own, strict=True)
-    ]
-    slope = _hyper.finite(_hyper.stack(slopes, radii))
-    return _hyper.step(hyper_optimizer, slope, hyper_state, radii)
+    def project(self, radii: jax.Array) -> list[jax.Array]:
+        """The parameters, projected into balls of these radii."""
+        shares = self.layers.spread(self.layers.map(ratio, self.norms, self.layers.split(radii)))
+        return self.layers.map(projected, self.anchors, self.displacements, shares)
 
+    def learn(
+        self,
+        loss: Callable[[list[jax.Array]], jax.Array],
+        radii: jax.Array,
+        hyper_optimizer: optax.GradientTransformation,
+        hyper_state: optax.OptState,
+    ) -> tuple[jax.Array, optax.OptState]:
+        """One step of the radii down the gradient of the held-out loss through the projection.
 
-def _inner_product(
-    gradient: jax.Array, displacement: jax.Array, after: jax.Array, *, layout: _units.Layout, sums: _one_pass.Sums
-) -> jax.Array:
-    """``<g_i, D_i>`` of the units of a leaf."""
-    return _units.unit_sums_of([gradient * displacement], layout, after, sums)[0]
+        Args:
+          loss: the held-out loss of the projected leaves.
+          radii: all radii, shape ``(n_radii,)``.
+          hyper_optimizer: the transformation that updates them.
+          hyper_state: its state.
+
+        Returns:
+          The moved radii, and the new state.
+        """
+        layers, norms = self.layers, self.norms
+        radii = bounded(radii, layers.join(norms, _layers.smallest), layers.join(norms, _layers.largest))
+        gradients = jax.grad(loss)(self.project(radii))
+        (products,) = layers.unit_sums(inner_product, gradients, self.displacements)
+        slopes = layers.join(layers.map(radius_slope, products, norms, layers.split(radii)))
+        return _hyper.step(hyper_optimizer, _hyper.finite(slopes), hyper_state, radii)
 
 
 def tpgm(
@@ -202,21 +186,19 @@ def tpgm(
       rounded.
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
-    _checks.rules("tpgm", unit_axes=unit_axes)
-    _checks.floating_dtypes("tpgm", anchor_dtype=anchor_dtype)
     _checks.choices("tpgm", ("mars", "l2"), norm=norm)
-    _units.require_layer_axes(layer_axes, "tpgm")
+    unit_axes = _ball.units_of(norm, unit_axes)
+    frame = _anchor.Constraint("tpgm", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> TPGMState:
-        leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm")
-        counts = [layout.scalars for layout in layouts.values()]
-        first, again = _hyper.start(hyper_optimizer, 0.0, counts, [leaves.values[i] for i in layouts])
+        layers = frame.layers(params)
+        first, again = _hyper.start(hyper_optimizer, 0.0, layers)
         return TPGMState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
-            anchor=_anchor.make_anchor(anchor, leaves, layouts, anchor_dtype, "tpgm"),
-            layers=jnp.array(counts, dtype=jnp.int32),
+            anchor=frame.copy(layers),
+            layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
             inner_state=inner.init(params),
         )
@@ -230,23 +212,25 @@ def tpgm(
         **extra_args: Any,
     ) -> tuple[optax.Updates, TPGMState]:
         _checks.states("tpgm", state, TPGMState)
-        leaves, _, anchors, layouts = _anchor.recall(state.anchor, params, updates, unit_axes, layer_axes, "tpgm")
+        layers = frame.recall(state.anchor, params, updates)
         if not callable(held_out_loss):
             raise ValueError(
                 "tpgm: update needs held_out_loss=, a function from params to the loss on a held-out batch."
             )
         step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        stepped = _trees.flatten(optax.apply_updates(leaves.replaced({}), step))
-        balls = {i: measured(stepped.values[i], anchors[i], layout, norm) for i, layout in layouts.items()}
-        cast = lambda new: {i: value.astype(stepped.values[i].dtype) for i, value in new.items()}
-        loss = lambda new: held_out_loss(stepped.replaced(cast(new)))
-        radii, hyper_state = learn(balls, loss, state.radii, hyper_optimizer, state.hyper_state)
 
-        each = _hyper.split(radii, [layout.scalars for layout in layouts.values()])
-        final = cast({i: projected(balls[i], radius) for i, radius in zip(layouts, each, strict=True)})
-        moves = {i: target - jnp.asarray(leaves.values[i]) for i, target in final.items()}
-        return _trees.flatten(step).replaced(moves), state._replace(
-            radii=radii, hyper_state=hyper_state, inner_state=inner_state
-        )
+        # D_t = W_{t-1} + u_t - W_0
+        stepped = optax.apply_updates(layers.leaves.replaced({}), step)
+        balls = Balls.of(layers, layers.of(stepped), layers.of(state.anchor), norm)
+
+        # gamma_t = gamma - HyperStep(d/dgamma L_held_out(W_t(gamma)))
+        into = lambda new: layers.into(stepped, layers.map(_ball.cast, new, layers.of(stepped)))
+        loss = lambda new: held_out_loss(into(new))
+        radii, hyper_state = balls.learn(loss, state.radii, hyper_optimizer, state.hyper_state)
+
+        # W_t = W_0 + min(1, gamma_t / (n_{t,i} + 1e-8)) D_t
+        targets = layers.of(into(balls.project(radii)))
+        moves = layers.map(jnp.subtract, targets, layers.of(params))
+        return layers.into(step, moves), state._replace(radii=radii, hyper_state=hyper_state, inner_state=inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _hyper, _tpgm, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _tpgm, _units
 
 
 def tpgm_project(
@@ -67,25 +67,25 @@ def tpgm_project(
       CVPR 2023.
     """
     _checks.transformations("tpgm_project", hyper_optimizer=hyper_optimizer)
-    _checks.rules("tpgm_project", unit_axes=unit_axes)
     _checks.rules("tpgm_project", held_out_loss=held_out_loss)
     if not isinstance(batches, Iterable):
         raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
     _checks.choices("tpgm_project", ("mars", "l2"), norm=norm)
-    _units.require_layer_axes(layer_axes, "tpgm_project")
-    leaves, layouts = _anchor.constrain(params, mask, unit_axes, layer_axes, "tpgm_project")
-    anchors = _trees.flatten(_anchor.make_anchor(anchor, leaves, layouts, None, "tpgm_project")).values
-    counts = [layout.scalars for layout in layouts.values()]
-    first, _ = _hyper.start(hyper_optimizer, 0.0, counts, [leaves.values[i] for i in layouts])
+    unit_axes = _ball.units_of(norm, unit_axes)
+    frame = _anchor.Constraint("tpgm_project", unit_axes, layer_axes, mask, anchor, None).checked()
+    layers = frame.layers(params)
+    anchors = layers.of(frame.copy(layers))
+    first, _ = _hyper.start(hyper_optimizer, 0.0, layers)
+    into = lambda params, new: layers.into(params, layers.map(_ball.cast, new, layers.of(params)))
 
     # params and anchors are arguments of the jitted step: closed over, they would be compiled in as constants
     @jax.jit
     def step(
         params: optax.Params, anchors: list[Any], radii: jax.Array, hyper_state: optax.OptState, batch: Any
     ) -> tuple[jax.Array, optax.OptState]:
-        balls = _balls(params, anchors, layouts, norm)
-        loss = lambda parts: held_out_loss(_replaced(params, parts), batch)
-        return _tpgm.learn(balls, loss, radii, hyper_optimizer, hyper_state)
+        balls = _tpgm.Balls.of(layers, layers.of(params), anchors, norm)
+        loss = lambda new: held_out_loss(into(params, new), batch)
+        return balls.learn(loss, radii, hyper_optimizer, hyper_state)
 
     radii, hyper_state, steps = first.scalars, first.hyper_state, 0
     for batch in batches:
@@ -93,19 +93,4 @@ def tpgm_project(
         steps += 1
     if not steps:
         raise ValueError("tpgm_project: batches is empty; give one held-out batch for each step of the radii.")
-    parts = zip(_balls(params, anchors, layouts, norm).items(), _hyper.split(radii, counts), strict=True)
-    return _replaced(params, {i: _tpgm.projected(ball, radius) for (i, ball), radius in parts})
-
-
-def _balls(
-    params: optax.Params, anchors: list[Any], layouts: dict[int, _units.Layout], norm: _tpgm.Norm
-) -> dict[int, _tpgm.Ball]:
-    """The trust regions of the constrained leaves, by position."""
-    values = _trees.flatten(params).values
-    return {i: _tpgm.measured(jnp.asarray(values[i]), anchors[i], at, norm) for i, at in layouts.items()}
-
-
-def _replaced(params: optax.Params, parts: dict[int, jax.Array]) -> optax.Params:
-    """The params with the projected leaves in their places and dtypes."""
-    leaves = _trees.flatten(params)
-    return leaves.replaced({i: part.astype(jnp.result_type(leaves.values[i])) for i, part in parts.items()})
+    return into(params, _tpgm.Balls.of(layers, layers.of(params), anchors, norm).project(radii))

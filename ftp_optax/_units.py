@@ -1,4 +1,4 @@
-"""What one unit of a leaf is, and the norms that go with it. Pure functions on one array.
+"""What one unit of a leaf is: the rules, and how a leaf is split by them.
 
 A *unit* is the part of a leaf that is projected as one: an output neuron, a channel, a token's row. A unit rule says
 which axes index the units; every other axis is summed over. *Layer axes* are leading axes along which separate layers
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _checks, _names, _one_pass
+from ftp_optax import _checks, _names
 
 UnitAxes: TypeAlias = Callable[[str, tuple[int, ...]], tuple[int, ...]]
 LayerAxes: TypeAlias = int | Callable[[str, tuple[int, ...]], int]
@@ -268,66 +268,14 @@ def resolve_all(
     }
 
 
-def unit_sums(array: jax.Array, layout: Layout) -> jax.Array:
-    """Sums every unit: over all axes that index neither layers nor units, which stay with size 1."""
-    return jnp.sum(array, axis=_summed(array, layout), keepdims=True)
+def wide_dtype(leaf: Any) -> Any:
+    """The dtype of what is computed of a leaf: its own, but at least float32."""
+    dtype = jnp.result_type(leaf)
+    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
-def unit_sums_of(
-    arrays: Sequence[jax.Array], layout: Layout, after: jax.Array, sums: _one_pass.Sums
-) -> tuple[jax.Array, ...]:
-    """`unit_sums` of several arrays that are made of the same ones, read once, `after` a number is known."""
-    return sums(arrays, _summed(arrays[0], layout), after)
+def cut_scalars(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
+    """TEMP"""
+    import numpy as np
 
-
-def _summed(array: jax.Array, layout: Layout) -> tuple[int, ...]:
-    return tuple(a for a in range(array.ndim) if a not in layout.axes)
-
-
-def unit_norms(displacement: jax.Array, layout: Layout) -> jax.Array:
-    """The l1 norm ``n_i`` of every unit, axes kept; their maximum is the MARS norm (Gouk et al. 2021)."""
-    return unit_sums(jnp.abs(displacement), layout)
-
-
-def unit_lengths(array: jax.Array, layout: Layout) -> jax.Array:
-    """The l2 norm of every unit, axes kept."""
-    return jnp.sqrt(unit_sums(jnp.square(array), layout))
-
-
-def _layers_as_units(layout: Layout) -> Layout:
-    return layout._replace(axes=tuple(range(len(layout.layers))))
-
-
-def layer_sums(array: jax.Array, layout: Layout) -> jax.Array:
-    """Sums every layer, axes kept."""
-    return unit_sums(array, _layers_as_units(layout))
-
-
-def layer_sums_of(
-    arrays: Sequence[jax.Array], layout: Layout, after: jax.Array, sums: _one_pass.Sums
-) -> tuple[jax.Array, ...]:
-    """`layer_sums` of several arrays, as `unit_sums_of`."""
-    return unit_sums_of(arrays, _layers_as_units(layout), after, sums)
-
-
-def layer_lengths(array: jax.Array, layout: Layout) -> jax.Array:
-    """The l2 norm of every layer, axes kept; of elements whose squares overflow or vanish too."""
-    others = tuple(range(len(layout.layers), array.ndim))
-    largest = jnp.max(jnp.abs(array), axis=others, keepdims=True, initial=0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * unit_lengths(array / scale, _layers_as_units(layout))
-
-
-def layer_max(norms: jax.Array, layout: Layout) -> jax.Array:
-    """The largest unit norm of each layer, shape ``(scalars,)``; 0 where a layer has no element."""
-    return jnp.max(norms, axis=tuple(range(len(layout.layers), norms.ndim)), initial=0).reshape(layout.scalars)
-
-
-def layer_min(norms: jax.Array, layout: Layout) -> jax.Array:
-    """The smallest unit norm of each layer, shape ``(scalars,)``; infinite where a layer has no element."""
-    return jnp.min(norms, axis=tuple(range(len(layout.layers), norms.ndim)), initial=jnp.inf).reshape(layout.scalars)
-
-
-def per_layer(scalars: jax.Array, layout: Layout, ndim: int) -> jax.Array:
-    """Shapes the learned scalars of a leaf with ``ndim`` axes so that they broadcast against it."""
-    return scalars.reshape(layout.layers + (1,) * (ndim - len(layout.layers)))
+    return jnp.split(scalars, np.cumsum(counts)[:-1]) if counts else []

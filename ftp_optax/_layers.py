@@ -1,0 +1,346 @@
+"""The constrained layers of a tree as one object, and all arithmetic that crosses leaves, units and layers.
+
+A method computes with three forms of numbers:
+
+- *leaves*: a list with one array for each constrained leaf (`Layers.of`, `Layers.into`);
+- *units*: a list with one array for each group of alike leaves, which has a number for each unit, such as its norm
+  (`Layers.unit_sums`, `Layers.spread`);
+- *scalars*: one array ``(n,)`` with a number for each layer of each leaf (`Layers.split`, `Layers.join`).
+
+What makes a step fast is here and nowhere else (measured in docs/performance.md):
+
+- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small leaves are
+  stacked before they are summed.
+- **A GPU's sums come in two stages.** It has too few blocks for the columns of a matrix. So the summed axis is cut into
+  rows: each row is summed, then a whole group's sums of rows. Barriers keep XLA from joining the stages again, and from
+  computing the sums anew where they are used. Two sums of the same arrays are the parts of a complex number, and all
+  pairs are stacked, so that one kernel reads the arrays once.
+- **A CPU's sums come in one loop.** There XLA fuses no two results into one loop, and each sum would read the arrays
+  anew. A reduction of several operands adds 24 rows at once, which the compiler unrolls. What is left of the rows is in
+  memory for one leaf at a time, since each leaf waits for the one before.
+- **What a step keeps takes the place of what the last step kept** (`Layers.after`).
+- **Scalars are looked up, not sliced.** XLA makes a slice part of every loop that reads it, its offset a constant in
+  the code. No two leaves would share a loop.
+- **On a mesh nothing may move**: arrays are cut already, so that there are no groups and no stages. All scalars are one
+  array, so that devices reduce all of them at once. Outside of jit there are no groups either: each size of a group
+  would be compiled.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ftp_optax import _trees, _units
+
+Leaves: TypeAlias = list[Any]
+Units: TypeAlias = list[jax.Array]
+Products: TypeAlias = Callable[..., tuple[jax.Array, ...]]
+
+_SMALL = 2**13  # elements of a leaf; stacking larger ones would cost more than it saves
+_MOST_UNITS = 2**14  # of a group; XLA counts all of it as read wherever one of its leaves is
+_BLOCKS, _COLUMNS = 512, 32  # enough to occupy a GPU, and how many sums one of them takes
+_FEWEST_ROWS, _MOST_ROWS = 12, 24  # on a CPU; fewer leave too much to write, and the compiler leaves more in a loop
+_MOST_LEFT = 128  # numbers that one loop of several results adds up; it is not vectorised, plain sums are
+
+
+class Cut(NamedTuple):
+    """A leaf as three axes, of which the middle one is summed over."""
+
+    before: int
+    summed: int
+    after: int
+
+    @property
+    def small(self) -> bool:
+        """Whether leaves of this size are stacked before they are summed."""
+        return math.prod(self) <= _SMALL
+
+    @property
+    def rows(self) -> int:
+        """Into how many rows the summed axis is cut for a GPU."""
+        least = -(-_BLOCKS // (self.before * -(-self.after // _COLUMNS)))
+        return 1 if self.small else next((n for n in range(least, self.summed) if self.summed % n == 0), 1)
+
+
+def _cut(shape: tuple[int, ...], layout: _units.Layout, arrays: Sequence[Any]) -> Cut | None:
+    """How a leaf is cut. None if it must lie as it lies, has no element, or its units are no three such axes."""
+    free = all(isinstance(array, jax.core.Tracer) and not on_a_mesh(array) for array in arrays)
+    summed = _summed(shape, layout) or (len(shape),)
+    first, last = summed[0], summed[-1] + 1
+    if not free or not math.prod(shape) or last - first != len(summed):
+        return None
+    return Cut(math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:]))
+
+
+class Group(NamedTuple):
+    """Alike leaves, whose units lie in one array ``(layers, units)``; or one leaf alone, whose units keep its axes."""
+
+    members: tuple[int, ...]  # the leaves, by number
+    cuts: tuple[Cut, ...]  # of each; none for a leaf alone
+    places: np.ndarray  # where the scalars of all their layers lie in the one array
+    layers: tuple[int, ...]  # the leading axes of the units
+    ndim: int  # the number of axes of the units
+    dtype: Any  # of the units
+
+    def over_units(self, reduce: Callable[..., jax.Array], units: jax.Array) -> jax.Array:
+        """One number for each layer, shape ``(scalars,)``."""
+        return reduce(units, axis=tuple(range(len(self.layers), self.ndim))).reshape(self.places.size)
+
+
+class Layers:
+    """The constrained leaves of a tree, each split into layers and units. Static under jit.
+
+    Attributes:
+      leaves: the flattened tree.
+      layouts: how each constrained leaf is split, by its position in the tree.
+      counts: the number of layers of each constrained leaf.
+      dtype: of scalars: float32, or float64 if one of the leaves is.
+      groups: which leaves are alike.
+    """
+
+    def __init__(self, leaves: _trees.Leaves, layouts: Mapping[int, _units.Layout], *others: _trees.Leaves):
+        """The layers of a tree; `others` are computed with it, so that alike leaves are alike in them too."""
+        self.leaves, self.layouts = leaves, layouts
+        self.counts = [layout.scalars for layout in layouts.values()]
+        self._split = [*layouts.values()]
+        self._shapes = [jnp.shape(leaves.values[i]) for i in layouts]
+        dtypes = [_units.wide_dtype(leaves.values[i]) for i in layouts]
+        self.dtype = max([jnp.dtype(jnp.float32), *dtypes], key=lambda dtype: dtype.itemsize)
+
+        ends, cuts, alike = np.cumsum([0, *self.counts]), [], {}
+        for k, (i, layout) in enumerate(layouts.items()):
+            arrays = [tree.values[i] for tree in (leaves, *others)]
+            cuts.append(cut := _cut(self._shapes[k], layout, arrays))
+            alike.setdefault(_kind(cut, layout, arrays) if cut else k, []).append(k)
+        self.groups = []
+        for members in (portion for kind in alike.values() for portion in _portions(kind, cuts)):
+            places = np.concatenate([np.arange(*ends[k : k + 2]) for k in members])
+            own = tuple(cuts[k] for k in members if cuts[k])
+            layers, ndim = self._split[members[0]].layers, len(self._shapes[members[0]])
+            layers, ndim = ((places.size,), 2) if own else (layers, ndim)
+            self.groups.append(Group((*members,), own, places, layers, ndim, dtypes[members[0]]))
+
+    # leaves
+
+    def of(self, tree: Any) -> Leaves:
+        """The constrained leaves of a tree like the params; None for each of them if there is no tree."""
+        values = None if tree is None else _trees.flatten(tree).values
+        return [None if values is None else jnp.asarray(values[i]) for i in self.layouts]
+
+    def into(self, tree: Any, arrays: Sequence[Any]) -> Any:
+        """The tree with other constrained leaves."""
+        return _trees.flatten(tree).replaced(dict(zip(self.layouts, arrays, strict=True)))
+
+    def map(self, function: Callable[..., Any], *forms: Sequence[Any]) -> list[Any]:
+        """The function of each leaf, or of each group's units; traced once for all that are of one shape."""
+        function = jax.jit(function)
+        return [function(*own) for own in zip(*forms, strict=True)]
+
+    def after(self, scalars: jax.Array, arrays: Leaves) -> Leaves:
+        """The arrays, each computed once, and not before finite scalars: divided by a one that XLA cannot foresee.
+
+        What a step keeps takes the place of what the last step kept. Unless it waits for all that reads that, XLA
+        copies both. One value for all leaves: on a mesh it is reduced anyway. And a division is dear enough that XLA
+        keeps its result, instead of computing it anew, from all that it came from, wherever it is used.
+        """
+        never = jnp.any(scalars == jnp.inf)
+        return self.map(_divided_by_one, arrays, [never] * len(arrays))
+
+    # units
+
+    def unit_sums(self, products: Products, *leaves: Leaves, apart: bool = False) -> tuple[Units, ...]:
+        """What a function makes of each leaf's arrays, such as ``g c`` and ``|c|``, summed over each unit.
+
+        Args:
+          products: from the arrays of one leaf to those that are summed.
+          *leaves: the arrays.
+          apart: whether a GPU reads the arrays once more, for the kernel that makes them has several results already.
+            With sums in it, it would take longer.
+
+        Returns:
+          The sums, for each of the function's results.
+        """
+        rows = [*zip(*leaves, strict=True)]
+        groups = [group for group in self.groups if group.cuts]
+        passes = {"cpu": _sums_in_one_loop, "default": functools.partial(_sums_in_stages, apart)}
+        passes = {name: functools.partial(sums, products, groups) for name, sums in passes.items()}
+        of_groups = [[rows[k] for k in group.members] for group in groups]
+        # the platform is chosen once for all groups: two conditionals for each would take a tenth longer to compile
+        found = iter(lax.platform_dependent(of_groups, **passes) if groups else ())
+        alone = lambda k: _plain_sums(products, _summed(self._shapes[k], self._split[k]), *rows[k])
+        sums = [next(found) if group.cuts else alone(group.members[0]) for group in self.groups]
+        count = len(sums[0] if sums else jax.eval_shape(products, *(0.0 for _ in leaves)))
+        return tuple([own[n] for own in sums] for n in range(count))
+
+    def spread(self, units: Units) -> Leaves:
+        """Each leaf's units, or its layers' scalars, shaped to fit the leaf."""
+        found: dict[int, jax.Array] = {}
+        for group, array in zip(self.groups, units, strict=True):
+            if not group.cuts:
+                found[group.members[0]] = array
+                continue
+            end = 0
+            for k in group.members:
+                start, end, layout = end, end + self.counts[k], self._split[k]
+                kept = layout.axes if array.shape[1] > 1 else range(len(layout.layers))
+                shape = [n if axis in kept else 1 for axis, n in enumerate(self._shapes[k])]
+                found[k] = _look_up(array, np.arange(start, end)).reshape(shape)
+        return [found[k] for k in range(len(found))]
+
+    # scalars
+
+    def split(self, scalars: jax.Array) -> Units:
+        """Each layer's scalar, shaped to fit its units."""
+        if sum(self.counts) != scalars.shape[0]:
+            raise ValueError(
+                f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(self.counts)} layers: it was "
+                "made with another layer_axes."
+            )
+        fit = lambda group: (*group.layers, *[1] * (group.ndim - len(group.layers)))
+        return [_look_up(scalars, own.places).astype(own.dtype).reshape(fit(own)) for own in self.groups]
+
+    def join(self, units: Units, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
+        """One array of scalars, from one number for each layer or from all its units, of which `reduce` makes one."""
+        parts = [group.over_units(reduce, own) for group, own in zip(self.groups, units, strict=True)]
+        order = np.concatenate([np.zeros(0, int), *(group.places for group in self.groups)])
+        joined = jnp.concatenate([jnp.zeros(0, self.dtype), *(part.astype(self.dtype) for part in parts)])
+        return joined if np.array_equal(order, np.arange(order.size)) else joined[np.argsort(order)]
+
+
+def largest(units: jax.Array, axis: tuple[int, ...]) -> jax.Array:
+    """The largest of numbers that are not negative, for `Layers.join`; 0 of none."""
+    return jnp.max(units, axis=axis, initial=0)
+
+
+def smallest(units: jax.Array, axis: tuple[int, ...]) -> jax.Array:
+    """The smallest of them; infinite of none."""
+    return jnp.min(units, axis=axis, initial=jnp.inf)
+
+
+def on_a_mesh(array: jax.Array) -> bool:
+    """Whether the array may be cut already, by a mesh of devices."""
+    return not jax.typeof(array).sharding.mesh.empty
+
+
+def _summed(shape: tuple[int, ...], layout: _units.Layout) -> tuple[int, ...]:
+    return tuple(axis for axis in range(len(shape)) if axis not in layout.axes)
+
+
+def _kind(cut: Cut, layout: _units.Layout, arrays: Sequence[Any]) -> Hashable:
+    """What leaves of one group have in common: what is stacked of them, the number of their units, and all dtypes."""
+    stacked = (cut.small, cut.summed if cut.small else cut.rows, cut.after)
+    return *stacked, cut.before // layout.scalars, *(jnp.result_type(array) for array in arrays)
+
+
+def _portions(members: list[int], cuts: Sequence[Cut | None]) -> Iterator[list[int]]:
+    """The members in portions that do not have too many units."""
+    portion, units = [], 0
+    for k in members:
+        own = cuts[k].before * cuts[k].after if cuts[k] else 0
+        if portion and units + own > _MOST_UNITS:
+            yield portion
+            portion, units = [], 0
+        portion, units = [*portion, k], units + own
+    yield portion
+
+
+def _look_up(array: jax.Array, places: np.ndarray) -> jax.Array:
+    """Rows of an array; two at least, for a constant of one element would go into the code as an offset does."""
+    count = array.shape[0]
+    if places.size == count == 1 or np.array_equal(places, np.arange(count)):
+        return array
+    two = np.append(places, (places + 1) % count) if places.size == 1 else places
+    return jnp.take(array, two, axis=0, mode="clip")[: places.size]
+
+
+@jax.jit
+def _divided_by_one(array: jax.Array, never: jax.Array) -> jax.Array:
+    return array / jnp.where(never, array, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _plain_sums(products: Products, axes: tuple[int, ...], *leaf: jax.Array) -> tuple[jax.Array, ...]:
+    return tuple(jnp.sum(array, axis=axes, keepdims=True) for array in products(*leaf))
+
+
+def _stacked(group: Group, leaves: Sequence[Sequence[jax.Array]]) -> Iterator[tuple[Cut, list[jax.Array]]]:
+    """What of a group is summed at a time: the stack of all its leaves, or each of them."""
+    each = [[x if x is None else x.reshape(cut) for x in leaf] for cut, leaf in zip(group.cuts, leaves, strict=True)]
+    if not group.cuts[0].small:
+        yield from zip(group.cuts, each, strict=True)
+    else:
+        stack = [None if own[0] is None else jnp.concatenate(own) for own in zip(*each, strict=True)]
+        yield Cut(*stack[0].shape), stack
+
+
+def _sums_in_stages(apart: bool, products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
+    """On an accelerator: the sums of all rows of a group's leaves, then the sums of those."""
+    found = []
+    for group, own in zip(groups, leaves, strict=True):
+        own = lax.optimization_barrier(own) if apart else own
+        parts = [_row_sums(products, cut, *leaf) for cut, leaf in _stacked(group, own)]
+        parts = lax.optimization_barrier(parts) if group.cuts[0].rows > 1 else parts
+        sums = [jnp.sum(jnp.concatenate(same, axis=1), axis=2) for same in zip(*parts, strict=True)]
+        sums = [part for each in lax.optimization_barrier(sums) for row in each for part in _parts(row)]
+        found.append(tuple(array.reshape(group.places.size, -1) for array in sums))
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _row_sums(products: Products, cut: Cut, *leaf: jax.Array) -> list[jax.Array]:
+    """The sums of the products' pairs, and of a last one that is left, as (sums, before, rows, after)."""
+    arrays = products(*leaf)
+    pairs = [lax.complex(*arrays[n : n + 2]) for n in range(0, len(arrays) - 1, 2)]
+    stacks = [jnp.stack(some) for some in (pairs, arrays[2 * len(pairs) :]) if some]
+    shape = (cut.before, cut.rows, cut.summed // cut.rows, cut.after)
+    return [jnp.sum(stack.reshape(-1, *shape), axis=3) for stack in stacks]
+
+
+def _parts(sums: jax.Array) -> tuple[jax.Array, ...]:
+    return (sums.real, sums.imag) if jnp.iscomplexobj(sums) else (sums,)
+
+
+def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
+    """On a CPU: all sums of a leaf in one loop, leaf after leaf."""
+    found, after = [], jnp.zeros(())
+    for group, own in zip(groups, leaves, strict=True):
+        parts = []
+        for cut, leaf in _stacked(group, own):
+            parts.append(_add_rows(products, cut, after, *leaf))
+            after = parts[-1][-1][0, 0]
+        sums = (jnp.concatenate([x.reshape(-1) for x in same]) for same in zip(*parts, strict=True))
+        found.append(tuple(array.reshape(group.places.size, -1) for array in sums))
+    return found
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _add_rows(products: Products, cut: Cut, after: jax.Array, *leaf: jax.Array) -> tuple[jax.Array, ...]:
+    """The sums of all products, as (before, after)."""
+    arrays, plain = products(*leaf), lambda arrays: tuple(jnp.sum(array, axis=1) for array in arrays)
+    rows = max((n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if cut.summed % n == 0), default=0)
+    if len(arrays) == 1 or not rows:
+        return plain(arrays)
+    # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
+    arrays = (jnp.where(jnp.abs(after) < -1, 0, arrays[0]), *arrays[1:])
+    left = cut.summed // rows
+    arrays = _add_up(tuple(array.reshape(cut.before, rows, left, cut.after) for array in arrays))
+    return _add_up(arrays) if left <= _MOST_LEFT else plain(arrays)
+
+
+@jax.custom_jvp
+def _add_up(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Sums over axis 1, all in one loop."""
+    add = lambda some, more: [a + b for a, b in zip(some, more, strict=True)]
+    return tuple(lax.reduce(list(arrays), [jnp.zeros((), array.dtype) for array in arrays], add, (1,)))
+
+
+@_add_up.defjvp
+def _(primals: Any, tangents: Any) -> Any:
+    """JAX has no rule for the reduction of several operands if one has no tangent."""
+    return _add_up(*primals), tuple(jnp.sum(tangent, axis=1) for tangent in tangents[0])
