@@ -14,7 +14,7 @@ import pytest
 from counting import count
 from sklearn.datasets import load_digits
 
-from ftp_optax import add_decayed_anchor, digrap, flax_units, ftp, pgm, radii, spd, tpgm
+from ftp_optax import add_decayed_anchor, digrap, flax_units, ftp, pgm, radii, scale_free, spd, tpgm
 
 BASE = optax.adam(0.05)
 HYPER = optax.adam(0.1)
@@ -183,6 +183,94 @@ def test_a_gradient_of_exactly_zero_moves_nothing_by_itself(name):
         chex.assert_trees_all_equal(late[-1][0], late[2][0])
     if name in LEARNS_RADII and "tpgm" not in name:  # a zero hyper-gradient: the last momentum of the radii, no more
         assert all((np.asarray(found) >= 0.99e-8).all() for found in scalars(late[-1][1])[:1])
+
+
+# hyper-optimizers that are undefined at a hyper-gradient of zero, as the first one is, and scalars that are lost
+
+UNDEFINED_AT_ZERO = {
+    "prodigy": optax.contrib.prodigy(),
+    "dadapt_adamw": optax.contrib.dadapt_adamw(),
+    "normalize": optax.chain(optax.contrib.normalize(), optax.sgd(0.01)),
+}
+LEARNING = {
+    "ftp": ftp,
+    "ftp_exact": functools.partial(ftp, hypergradient="exact"),
+    "ftp_lean": functools.partial(ftp, memory="lean"),
+    "ftp_lean_exact": functools.partial(ftp, memory="lean", hypergradient="exact"),
+    "tpgm": lambda base, **settings: with_held_out(tpgm(base, **settings)),
+    "tpgm_l2": lambda base, **settings: with_held_out(tpgm(base, norm="l2", **settings)),
+    "digrap": lambda base, **settings: optax.chain(digrap(**settings), base),
+}
+
+
+def pushed(tx, state, steps):
+    """Parameters and state after every step of a push in one direction, from ones."""
+    params, after, update = {"kernel": jnp.ones((4, 3))}, [], jax.jit(tx.update)
+    grads = {"kernel": jnp.full((4, 3), -1.0)}
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        after.append((params, state))
+    return after
+
+
+def moved_by(params):
+    return float(jnp.abs(params["kernel"] - 1).max())
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("hyper", UNDEFINED_AT_ZERO)
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_hyper_step_that_is_undefined_frees_nothing(method, hyper, scaled):
+    if scaled and "ftp" not in method:
+        pytest.skip("scale_free is for the radii of FTP")
+    hyper_optimizer = UNDEFINED_AT_ZERO[hyper]
+    hyper_optimizer = scale_free(hyper_optimizer) if scaled else hyper_optimizer
+    tx = LEARNING[method](BASE, hyper_optimizer=hyper_optimizer)
+    after = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 20)
+    for params, state in after:
+        (learned,) = scalars(state)
+        chex.assert_tree_all_finite((params, learned))
+        if method == "digrap":
+            assert 0 <= learned.min() <= learned.max() <= 1
+        elif "ftp" in method:
+            assert 0.99e-8 <= learned.min()
+            assert 4 * moved_by(params) <= learned.max() * (1 + 1e-5) + 4e-6, "every unit lies in its ball"
+    if "ftp" in method:
+        params, state = after[-1]
+        assert scalars(state)[0].min() > 2e-8, "learns once its hyper-gradient is not zero"
+
+
+@pytest.mark.parametrize("method", ["ftp", "ftp_exact", "ftp_lean", "ftp_lean_exact"])
+def test_ftp_holds_back_under_a_hyper_optimizer_that_is_undefined_at_zero(method):
+    tx = LEARNING[method](BASE, hyper_optimizer=optax.contrib.prodigy())
+    (params, _) = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 20)[-1]
+    (free, _) = pushed(BASE, BASE.init({"kernel": jnp.ones((4, 3))}), 20)[-1]
+    assert moved_by(free) > 0.99
+    assert moved_by(params) < 0.5
+
+
+@pytest.mark.parametrize("lost", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_scalar_that_is_lost_counts_as_the_smallest(method, lost):
+    """As in a broken checkpoint: a radius as 1e-8, a strength as 0, and it learns on from there."""
+    tx = LEARNING[method](BASE, hyper_optimizer=HYPER)
+    params, state = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 5)[-1]
+    is_scalar = lambda path: getattr(path[-1], "name", None) in ("radii", "strengths")
+    broken = jax.tree.map_with_path(lambda path, x: jnp.full_like(x, lost) if is_scalar(path) else x, state)
+    grads = {"kernel": jnp.full((4, 3), -1.0)}
+    for step in range(3):
+        updates, broken = tx.update(grads, broken, params)
+        stayed, params = params, optax.apply_updates(params, updates)
+        (learned,) = scalars(broken)
+        chex.assert_tree_all_finite((params, learned))
+        if method in ("ftp", "ftp_exact"):
+            assert 4 * moved_by(params) <= learned.max() * (1 + 1e-5) + 4e-6
+            assert step or learned.max() < 0.2, "a step of 0.1 from 1e-8"
+        elif "lean" in method and not step:  # it keeps no anchor: held where it is
+            assert np.abs(params["kernel"] - stayed["kernel"]).max() < 0.05 + 1e-6
+        elif method == "digrap":
+            assert 0 <= learned.min() <= learned.max() <= 1
 
 
 # displacements
