@@ -78,11 +78,8 @@ def constrain(
     leaves = _trees.flatten(params)
     chosen = chosen_by(mask, params, leaves, method)
     for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
-        if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{method}: params"), jnp.floating):
-            raise TypeError(
-                f"{method}: the leaf {path!r} has dtype {jnp.result_type(value)}; only real floating-point leaves can "
-                "be constrained. Leave it out with mask=."
-            )
+        if here:
+            _checks.trainable(value, path, method)
     return leaves, _units.resolve_all(leaves.paths, leaves.values, chosen, unit_axes, layer_axes)
 
 
@@ -122,7 +119,8 @@ def recall(
 
 def wide_dtype(leaf: Any) -> Any:
     """The dtype of what is kept of a leaf: its own, but at least float32."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    dtype = jnp.result_type(leaf)
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # not promoted, which the user may have forbidden
 
 
 def displacement(param: Any, anchor: Any) -> jax.Array:
