@@ -85,11 +85,8 @@ class Constraint(NamedTuple):
         leaves = _trees.flatten(params)
         chosen = chosen_by(self.mask, params, leaves, self.method)
         for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
-            if here and not jnp.issubdtype(_checks.dtype_of(value, path, f"{self.method}: params"), jnp.floating):
-                raise TypeError(
-                    f"{self.method}: the leaf {path!r} has dtype {jnp.result_type(value)}; only real floating-point "
-                    "leaves can be constrained. Leave it out with mask=."
-                )
+            if here:
+                _checks.trainable(value, path, self.method)
         return _layers.Layers(leaves, self._layouts(leaves, chosen))
 
     def copy(self, layers: _layers.Layers) -> Any:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def shown(value: Any) -> str:
@@ -31,6 +32,21 @@ def floating(value: Any, path: str, what: str) -> None:
     if not jnp.issubdtype(dtype := dtype_of(value, path, what), jnp.floating):
         raise TypeError(
             f"{what} has dtype {dtype} at {path!r}; that of a constrained leaf must be real floating-point."
+        )
+
+
+def trainable(value: Any, path: str, method: str) -> None:
+    """Raises TypeError, naming the leaf, for a parameter that cannot be constrained."""
+    dtype = dtype_of(value, path, f"{method}: params")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"{method}: the leaf {path!r} has dtype {dtype}; only real floating-point leaves can be constrained. Leave "
+            "it out with mask=."
+        )
+    if dtype.itemsize < 2:
+        raise TypeError(
+            f"{method}: the leaf {path!r} has dtype {dtype}, in which optax does not compute. Cast it to bfloat16, or "
+            "leave it out with mask=."
         )
 
 
@@ -102,4 +118,14 @@ def states(method: str, state: Any, kind: type) -> None:
         raise TypeError(
             f"{method}: update got a {type(state).__name__} as state, not the {kind.__name__} that init returns. A "
             "checkpoint that was restored as plain dicts needs the target jax.eval_shape(tx.init, params)."
+        )
+
+
+def inner_state(method: str, state: optax.OptState) -> None:
+    """Raises ValueError for a base optimizer, known by its state, that is evaluated where no projection reaches."""
+    averages = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)
+    if any(averages(node) for node in jax.tree.leaves(state, is_leaf=averages)):
+        raise ValueError(
+            f"{method}: the base optimizer is optax.contrib.schedule_free, whose evaluation parameters are an average "
+            f"that {method} does not project. Put it outside: schedule_free(ftp(..., memory='lean'), learning_rate)."
         )

@@ -174,7 +174,8 @@ def digrap(
       text have it; the branch printed in its Algorithm 1 reads the other way round. On purpose different: all state is
       in the optimizer's state; vectors, on which the released code fails, are one fiber; gradients are not changed in
       place. A non-finite gradient passes through its own leaf as it is, and strengths stay finite: wrap the chain in
-      `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
+      `optax.apply_if_finite` to skip such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes
+      a step of 0 there; a strength that is not finite counts as 0. Within `optax.inject_hyperparams`, name
       ``static_args=("unit_axes", "layer_axes", "mask")``. For LoRA the anchor is the adapters' values at init.
     """
     _checks.transformations("digrap", hyper_optimizer=hyper_optimizer)
@@ -202,18 +203,19 @@ def digrap(
         _checks.states("digrap", state, DiGraPState)
         layers = frame.recall(state.anchor, params, updates)
         gradients, last = layers.of(updates), layers.of(state.displacement)
+        old = jnp.where(jnp.isfinite(state.strengths), state.strengths, 0)
 
         # c_t = W_t - W_0; with lean memory in place of c_{t-1} too
         gaps = layers.map(_ball.displacement, layers.of(params), layers.of(state.anchor))
         *along, squares = layers.unit_sums(products, gradients, gaps, last)
 
         # h_t = d/domega sum_i < g_{t,i} / |g_{t,i}|, omega p_{t-1,i} / |p_{t-1,i}| >
-        learned = layers.split(state.scales), layers.split(state.strengths)
+        learned = layers.split(state.scales), layers.split(old)
         slopes = _hyper.finite(layers.join(layers.map(strength_slope, *along[-2:], squares, *learned)))
 
         # omega_t = clip(omega_{t-1} - HyperStep(h_t), 0, omega_max)
-        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, state.strengths)
-        strengths = jnp.clip(jnp.where(jnp.isnan(moved), 0, moved), 0, max_strength).astype(moved.dtype)
+        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, old)
+        strengths = jnp.clip(moved, 0, max_strength).astype(moved.dtype)
 
         # g_t - omega_t <g_t, c_t> / |c_t|^2 c_t where <g_t, c_t> < 0
         gaps = gaps if state.displacement is None else layers.after(slopes, gaps)

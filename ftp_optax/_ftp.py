@@ -133,7 +133,8 @@ def ftp(
     generalises, as those of `tpgm` do; giving it every few steps costs as much less.
 
     Args:
-      inner: the base optimizer; any optax transformation. It sees every leaf and all extra arguments.
+      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
+        are not projected; put that outside, round ``memory="lean"``. It sees every leaf and all extra arguments.
       kappa: factor on positive hyper-gradients, those that shrink a radius, in [0, 1]. 1 (default) is the strongest
         regularisation; with 0 a radius never shrinks by its hyper-gradient.
       hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``. Its learning rate is
@@ -164,7 +165,7 @@ def ftp(
 
     Raises:
       ValueError: at construction for static arguments out of range; in `init` for a mask or anchor that does not fit
-        the params or constrains nothing; in `update` without params.
+        the params or constrains nothing, or for `optax.contrib.schedule_free` inside; in `update` without params.
       TypeError: in `init` for constrained leaves that are not real floating-point arrays.
 
     Example:
@@ -190,7 +191,11 @@ def ftp(
       excluded by mask, and a mask that fits nothing is an error; all of it works below float32. A non-finite gradient
       makes its own leaf non-finite, as it does under ``inner``; the radii of all leaves stay finite. Wrap the whole in
       `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
-      ``static_args=("unit_axes", "layer_axes", "mask")``. A tree without leaves is fine.
+      ``static_args=("unit_axes", "layer_axes", "mask")``. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``:
+      it calls `init` at every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the
+      projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters that is put in
+      as ``inner_state`` must be converted to the dtypes of ``init``'s, which are float32 there. A hyper-optimizer that
+      is undefined at a hyper-gradient of zero takes a step of 0 there; a radius that is not finite counts as 1e-8.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", kappa=kappa, initial_radius=initial_radius)
@@ -206,6 +211,8 @@ def ftp(
             _require_full_precision(layers)
         first, again = _hyper.start(hyper_optimizer, initial_radius, layers)
         masters = [weight.astype(_units.wide_dtype(weight)) for weight in layers.of(params)]
+        inner_state = inner.init(layers.into(params, masters))
+        _checks.inner_state("ftp", inner_state)
         return FTPState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
@@ -213,7 +220,7 @@ def ftp(
             displacement=frame.zeros(layers),
             layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
-            inner_state=inner.init(layers.into(params, masters)),
+            inner_state=inner_state,
         )
 
     def update_fn(
@@ -227,7 +234,8 @@ def ftp(
         _checks.states("ftp", state, FTPState)
         layers = frame.recall(state.displacement, params, updates)
         weights, anchors, last = layers.of(params), layers.of(state.anchor), layers.of(state.displacement)
-        gradients, radii = layers.of(updates), layers.split(state.radii)
+        gradients, old = layers.of(updates), _ball.known(state.radii)
+        radii = layers.split(old)
         judges = gradients if held_out_grads is None else _held_out(held_out_grads, layers)
 
         # h_t = sum_i <g_t, c_{t-1}>_i / n_{t-1,i}
@@ -252,7 +260,7 @@ def ftp(
         # gamma_t = clip(gamma_{t-1} - HyperStep(h_t), 1e-8, max_i n_{t,i})
         (lengths,) = layers.unit_sums(_ball.magnitudes, moves)
         told = {"step_norms": layers.join(lengths, _layers.largest)}
-        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, state.radii, **told)
+        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, old, **told)
         radii = _ball.bounded(moved, layers.join(norms, _layers.largest))
 
         # W_t = W_0 + min(1, gamma_t / n_{t,i}) c_t

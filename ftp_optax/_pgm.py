@@ -50,7 +50,8 @@ def pgm(
     last in a chain: what runs after the projection can break it.
 
     Args:
-      inner: the base optimizer; any optax transformation.
+      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
+        are not projected.
       radius: gamma, positive, in the units of the norm.
       norm: ``"mars"`` (default), the largest l1 norm of a unit, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
@@ -84,7 +85,9 @@ def pgm(
     .. note::
       Within `optax.inject_hyperparams`, which schedules the radius, name
       ``static_args=("unit_axes", "layer_axes", "mask")``. Parameters of less than 32 bits are projected in float32 and
-      rounded; `ftp` keeps float32 masters, this does not.
+      rounded; `ftp` keeps float32 masters, this does not. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at
+      every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
+      `optax.value_and_grad_from_state`.
     """
     _checks.transformations("pgm", inner=inner)
     _checks.numbers("pgm", radius=radius)
@@ -95,7 +98,9 @@ def pgm(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PGMState:
-        return PGMState(frame.copy(frame.layers(params)), inner.init(params))
+        inner_state = inner.init(params)
+        _checks.inner_state("pgm", inner_state)
+        return PGMState(frame.copy(frame.layers(params)), inner_state)
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any

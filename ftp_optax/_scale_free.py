@@ -16,7 +16,7 @@ def common_step(step_norms: jax.Array) -> jax.Array:
     """
     moves = (step_norms > 0) & jnp.isfinite(step_norms)
     logs = jnp.where(moves, jnp.log(jnp.where(moves, step_norms, 1)), 0)
-    count = jnp.sum(moves)
+    count = jnp.sum(moves, dtype=step_norms.dtype)
     return jnp.where(count > 0, jnp.exp(jnp.sum(logs) / jnp.maximum(count, 1)), 0).astype(step_norms.dtype)
 
 

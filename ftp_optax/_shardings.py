@@ -17,7 +17,8 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
     `init` follows the parameters too, but an initialisation of billions of parameters is jitted.
 
     Args:
-      tx: any optax transformation, this package's methods in it or not.
+      tx: an optax transformation, this package's methods in it or not, whose state `optax.tree.map_params` can map:
+        any but SM3 and line searches, of which L-BFGS has one. Their ``init`` fails without a parameter to look at.
       params: arrays, or `jax.ShapeDtypeStruct` with a sharding.
 
     Returns:
@@ -26,6 +27,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
 
     Raises:
       ValueError: if a parameter has no sharding, or if the params lie on several meshes.
+      TypeError: if `optax.tree.map_params` cannot map the transformation's state.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -67,6 +69,13 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
         return param.sharding if leaf.shape == param.shape else whole
 
     shapes = jax.eval_shape(tx.init, params)
-    return optax.tree.map_params(
-        tx, beside, shapes, params, transform_non_params=lambda _: whole, is_leaf=_trees.is_masked
-    )
+    try:
+        return optax.tree.map_params(
+            tx, beside, shapes, params, transform_non_params=lambda _: whole, is_leaf=_trees.is_masked
+        )
+    except Exception as error:  # whatever the init of somebody's transformation raises for a tree without leaves
+        raise TypeError(
+            "state_shardings: optax.tree.map_params cannot tell which arrays of the state belong to the parameters, as "
+            f"with line searches, L-BFGS and SM3 ({type(error).__name__} in its init). Keep that state whole on every "
+            "device: jax.tree.map(lambda _: replicated, jax.eval_shape(tx.init, params))."
+        ) from error

@@ -116,6 +116,9 @@ def spd(
 
     .. note::
       The condition takes the raw gradient and the weights before the step, as the released code does.
+      `optax.contrib.schedule_free` inside is evaluated at an average that is not decayed; put it outside. Inside
+      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at every synchronisation. A line search
+      (`optax.lbfgs`) keeps the loss of the point before the decay: do not use `optax.value_and_grad_from_state`.
     """
     _checks.transformations("spd", inner=inner)
     _validate_strength(strength)

@@ -64,10 +64,11 @@ def inner_product(gradient: jax.Array, displacement: jax.Array) -> tuple[jax.Arr
 def bounded(radii: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
     """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``.
 
-    The radius of a layer whose norm is NaN stays what it was; one that is NaN starts anew.
+    The radius of a layer whose norm is NaN stays what it was. One that is not finite counts as the smallest.
     """
-    started = jnp.where((radii == 0) | jnp.isnan(radii), least / 2, radii)
-    return jnp.where(jnp.isnan(most), radii, jnp.clip(started, _EPS, jnp.maximum(most, _EPS)))
+    known = jnp.where(jnp.isfinite(radii), radii, _EPS)
+    started = jnp.where(known == 0, least / 2, known)
+    return jnp.where(jnp.isnan(most), known, jnp.clip(started, _EPS, jnp.maximum(most, _EPS)))
 
 
 class Balls(NamedTuple):
@@ -146,7 +147,8 @@ def tpgm(
     loss(p, batch))``.
 
     Args:
-      inner: the base optimizer; any optax transformation. All other extra arguments are passed on to it.
+      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
+        are not projected. All other extra arguments are passed on to it.
       hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``.
       norm: ``"mars"`` (default), the l1 norms of the units, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
@@ -183,7 +185,9 @@ def tpgm(
     .. note::
       As in the released code, 1e-8 is added where a norm is divided by, and not to the bound. There the radii restart
       on resuming; here they are in the optimizer's state. Parameters of less than 32 bits are projected in float32 and
-      rounded.
+      rounded. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at
+      every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
+      `optax.value_and_grad_from_state`.
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.choices("tpgm", ("mars", "l2"), norm=norm)
@@ -194,13 +198,15 @@ def tpgm(
     def init_fn(params: optax.Params) -> TPGMState:
         layers = frame.layers(params)
         first, again = _hyper.start(hyper_optimizer, 0.0, layers)
+        inner_state = inner.init(params)
+        _checks.inner_state("tpgm", inner_state)
         return TPGMState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
             anchor=frame.copy(layers),
             layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
-            inner_state=inner.init(params),
+            inner_state=inner_state,
         )
 
     def update_fn(

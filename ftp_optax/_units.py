@@ -271,7 +271,7 @@ def resolve_all(
 def wide_dtype(leaf: Any) -> Any:
     """The dtype of what is computed of a leaf: its own, but at least float32."""
     dtype = jnp.result_type(leaf)
-    return dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.dtype(jnp.float32)
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # not promoted, which the user may have forbidden
 
 
 def cut_scalars(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _checks, _trees
+from ftp_optax import _anchor, _checks, _trees, _units
 
 
 def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array, *, mask: Any = None) -> optax.Params:
@@ -68,6 +68,6 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
 
 def _mix(param: Any, start: Any, alpha: float | jax.Array) -> jax.Array:
     """``(1 - alpha) W0 + alpha W`` in at least float32, exact at both ends."""
-    wide = _anchor.wide_dtype(param)
+    wide = _units.wide_dtype(param)
     weight = jnp.asarray(alpha, wide)
     return ((1 - weight) * jnp.asarray(start, wide) + weight * jnp.asarray(param, wide)).astype(jnp.result_type(param))

@@ -18,6 +18,7 @@ import optax
 import pytest
 from flax import nnx
 from flax.training.train_state import TrainState
+from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -49,7 +50,7 @@ def pgm_of(base: optax.GradientTransformation, **settings: Any) -> optax.Gradien
 
 
 def l2_sp_chain(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(add_decayed_anchor(1e-3, **settings), base)
+    return optax.chain(add_decayed_anchor(**{"strength": 1e-3, **settings}), base)
 
 
 def tpgm_of(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
@@ -455,12 +456,12 @@ BASES = {
     "lion": optax.lion(RATE),
     "lamb": optax.lamb(RATE, weight_decay=0.1),
     "muon": optax.contrib.muon(RATE),
-    "schedule_free_sgd": optax.contrib.schedule_free_sgd(RATE),
+    "prodigy": optax.contrib.prodigy(RATE),
     "scheduled_clip_adam": optax.chain(optax.clip(0.5), optax.adam(optax.cosine_decay_schedule(RATE, 10))),
 }
 
 
-SOME_BASES = ("adamw", "muon", "schedule_free_sgd")  # enough for what a base optimizer can hardly notice
+SOME_BASES = ("adamw", "muon", "prodigy")  # enough for what a base optimizer can hardly notice
 
 
 @functools.cache
@@ -480,6 +481,131 @@ def test_a_ball_without_bounds_leaves_every_base_optimizer_as_it_is(base, memory
 def test_digrap_without_strength_leaves_every_base_optimizer_as_it_is(base):
     actual, state = train(optax.chain(digrap(hyper_optimizer=optax.sgd(0.0)), BASES[base]), some_params())
     same((actual, state[1]), alone(base))
+
+
+# JAX: derivatives, checks, strict types
+
+
+def first_gradients(name: str, params: Any) -> list[Any]:
+    """A gradient of 0, where every sum that a method divides by is 0, and two that are not."""
+    grads = quadratic_gradient(params)
+    clips = name.startswith("clip")  # optax divides by the norm
+    return [grads if clips else jax.tree.map(jnp.zeros_like, grads), grads, grads]
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_debug_nans_finds_nothing(name, build, jitted):
+    tx, params = build(), some_params()
+    step, state = step_of(tx), tx.init(params)
+    step = jax.jit(step) if jitted else step
+    with jax.debug_nans(True):
+        for grads in first_gradients(name, params):
+            params, state = step(params, state, grads)
+    chex.assert_tree_all_finite(params)
+
+
+@pytest.mark.parametrize("errors", ["float_checks", "index_checks"])
+def test_checkify_finds_nothing(name, build, errors):
+    """Not what is masked away afterwards either: a division by zero, a place past the end of an array."""
+    tx, params = build(), some_params()
+    checked = jax.jit(checkify.checkify(step_of(tx), errors=getattr(checkify, errors)))
+    state = tx.init(params)
+    for grads in first_gradients(name, params):
+        error, (params, state) = checked(params, state, grads)
+        error.throw()
+
+
+SMOOTH_HYPER = optax.adam(0.1, eps_root=1e-8)  # without it the first step has the infinite slope of a root at 0
+SETTINGS = {  # the number that a method is built with, and where it is neither at a bound nor without effect
+    "ftp": {"initial_radius": 0.3, "kappa": 0.7},
+    "digrap": {"initial_strength": 0.3},
+    "spd": {"strength": 0.5},
+    "pgm": {"radius": 0.4},
+    "l2": {"strength": 0.1},
+    "tpgm": {},
+    "clip": {},
+}
+DIFFERENTIATED = {
+    **METHODS,
+    "ftp_scale_free": (
+        functools.partial(ftp_of, hyper_optimizer=scale_free(optax.adam(2.0, eps_root=1e-8))),
+        ADAM,
+    ),
+    "pgm_l2": (functools.partial(pgm_of, norm="l2"), ADAM),
+    "tpgm_l2": (functools.partial(tpgm_of, norm="l2"), ADAM),
+}
+ANCHORED = [(name, own) for name in DIFFERENTIATED for own in (True, False) if own or name != "ftp_lean"]
+
+
+@pytest.mark.parametrize(("name", "own_anchor"), ANCHORED)
+def test_derivatives_through_steps_agree_with_finite_differences(name, own_anchor):
+    """By the learning rate, the method's numbers, the parameters and the anchor; forwards and backwards."""
+    make, _ = DIFFERENTIATED[name]
+    rng = np.random.default_rng(5)
+    tree = lambda: {"bias": jnp.asarray(rng.normal(size=3)), "kernel": jnp.asarray(rng.normal(size=(12, 3)))}
+    learns = name.startswith(LEARNS) and name != "ftp_scale_free"
+    fixed = {"hyper_optimizer": SMOOTH_HYPER} if learns else {}
+
+    def loss(inputs: Any) -> jax.Array:
+        anchor = {} if own_anchor else {"anchor": inputs["anchor"]}
+        tx = make(optax.adam(inputs["rate"], eps=1e-4), **fixed, **inputs["numbers"], **anchor)
+        params, step = inputs["params"], step_of(tx)
+        state = tx.init(params)
+        for sign in (1, 1, -1):  # not scanned: in a scan every tangent is there
+            grads = jax.tree.map(lambda g, sign=sign: sign * g, quadratic_gradient(params))
+            params, state = step(params, state, grads)
+        return sum(jnp.sum(jnp.sin(3 * x)) for x in jax.tree.leaves(params))
+
+    with jax.enable_x64(True):
+        params = tree()
+        anchor = jax.tree.map(lambda x, y: x + 0.02 * y, params, tree())
+        numbers = {key: jnp.asarray(value) for key, value in SETTINGS[name.split("_")[0]].items()}
+        inputs = {"rate": jnp.asarray(RATE), "numbers": numbers, "params": params, "anchor": anchor}
+        whole = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), inputs)
+        zeros = jax.tree.map(jnp.zeros_like, inputs)
+        parts = [{**zeros, key: whole[key]} for key in inputs if inputs[key]]
+        tangents = jax.tree.map(lambda *xs: jnp.stack(xs), *parts)
+
+        @jax.jit
+        def derivatives(tangents: Any) -> tuple[jax.Array, ...]:
+            at = lambda size: jax.tree.map(lambda x, t: x + size * t, inputs, tangents)
+            backwards = jax.grad(loss)(inputs)
+            products = jax.tree.map(lambda g, t: jnp.sum(g * t, axis=range(1, t.ndim)), backwards, tangents)
+            forwards = jax.vmap(lambda t: jax.jvp(loss, (inputs,), (t,))[1])(tangents)
+            ends = jax.vmap(loss)(jax.tree.map(lambda *xs: jnp.concatenate(xs), at(1e-5), at(-1e-5)))
+            differences = (ends[: len(parts)] - ends[len(parts) :]) / 2e-5
+            return sum(jax.tree.leaves(products)), forwards, differences
+
+        backwards, forwards, differences = derivatives(tangents)
+    np.testing.assert_allclose(forwards, differences, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(backwards, differences, rtol=1e-5, atol=1e-7)
+    assert np.abs(differences[: len(parts) - own_anchor]).min() > 1e-6, "each of them tells"
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@pytest.mark.parametrize(("name", "dtype"), [(m, d) for m in METHODS for d in DTYPES[: 1 if m in NEEDS_FLOAT32 else 3]])
+def test_dtypes_are_converted_by_name(build, name, dtype):
+    plain = optax.sgd(RATE, momentum=0.9)  # optax' Adam converts its count implicitly
+    settings = {"hyper_optimizer": scale_free(plain) if "scale_free" in name else plain} if name in LEARNS else {}
+    tx = build(plain, **settings)
+    params = some_params(dtype)
+    grads = quadratic_gradient(params)
+    with jax.numpy_dtype_promotion("strict"):
+        state = tx.init(params)
+        for step in (step_of(tx), jax.jit(step_of(tx))):
+            after, state = step(params, state, grads)
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, params)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_float8_is_refused_with_the_leafs_name(build, dtype):
+    params = some_params()
+    params["body"]["kernel"] = params["body"]["kernel"].astype(dtype)
+    with pytest.raises(TypeError, match=rf"'body/kernel'.*{dtype}.*mask="):
+        build(optax.sgd(RATE)).init(params)
+    build(optax.sgd(RATE), mask={"body": {"bias": True, "kernel": False}, "head": True}).init(params)
 
 
 # memory: donation and meshes

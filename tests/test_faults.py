@@ -14,7 +14,7 @@ import pytest
 from counting import count
 from sklearn.datasets import load_digits
 
-from ftp_optax import add_decayed_anchor, digrap, flax_units, ftp, pgm, radii, spd, tpgm
+from ftp_optax import add_decayed_anchor, digrap, flax_units, ftp, pgm, radii, scale_free, spd, tpgm
 
 BASE = optax.adam(0.05)
 HYPER = optax.adam(0.1)
@@ -185,6 +185,93 @@ def test_a_gradient_of_exactly_zero_moves_nothing_by_itself(name):
         assert all((np.asarray(found) >= 0.99e-8).all() for found in scalars(late[-1][1])[:1])
 
 
+# hyper-optimizers that are undefined at a hyper-gradient of zero, as the first one is, and scalars that are lost
+
+UNDEFINED_AT_ZERO = {
+    "prodigy": optax.contrib.prodigy(),
+    "dadapt_adamw": optax.contrib.dadapt_adamw(),
+    "normalize": optax.chain(optax.contrib.normalize(), optax.sgd(0.01)),
+}
+LEARNING = {
+    "ftp": ftp,
+    "ftp_exact": functools.partial(ftp, hypergradient="exact"),
+    "ftp_lean": functools.partial(ftp, memory="lean"),
+    "ftp_lean_exact": functools.partial(ftp, memory="lean", hypergradient="exact"),
+    "tpgm": lambda base, **settings: with_held_out(tpgm(base, **settings)),
+    "tpgm_l2": lambda base, **settings: with_held_out(tpgm(base, norm="l2", **settings)),
+    "digrap": lambda base, **settings: optax.chain(digrap(**settings), base),
+}
+
+
+def pushed(tx, state, steps):
+    """Parameters and state after every step of a push in one direction, from ones."""
+    params, after, update = {"kernel": jnp.ones((4, 3))}, [], jax.jit(tx.update)
+    grads = {"kernel": jnp.full((4, 3), -1.0)}
+    for _ in range(steps):
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        after.append((params, state))
+    return after
+
+
+def moved_by(params):
+    return float(jnp.abs(params["kernel"] - 1).max())
+
+
+OF_FTP = [method for method in LEARNING if "ftp" in method]
+
+
+@pytest.mark.parametrize("hyper", UNDEFINED_AT_ZERO)
+@pytest.mark.parametrize(("method", "scaled"), [*((m, False) for m in LEARNING), *((m, True) for m in OF_FTP)])
+def test_a_hyper_step_that_is_undefined_frees_nothing(method, scaled, hyper):
+    hyper_optimizer = UNDEFINED_AT_ZERO[hyper]
+    hyper_optimizer = scale_free(hyper_optimizer) if scaled else hyper_optimizer
+    tx = LEARNING[method](BASE, hyper_optimizer=hyper_optimizer)
+    after = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 20)
+    for params, state in after:
+        (learned,) = scalars(state)
+        chex.assert_tree_all_finite((params, learned))
+        if method == "digrap":
+            assert 0 <= learned.min() <= learned.max() <= 1
+        elif method in OF_FTP:
+            assert learned.min() >= 0.99e-8
+            assert 4 * moved_by(params) <= learned.max() * (1 + 1e-5) + 4e-6, "every unit lies in its ball"
+    if method in OF_FTP:
+        assert scalars(after[-1][1])[0].min() > 2e-8, "learns once its hyper-gradient is not zero"
+
+
+@pytest.mark.parametrize("method", OF_FTP)
+def test_ftp_holds_back_under_a_hyper_optimizer_that_is_undefined_at_zero(method):
+    tx = LEARNING[method](BASE, hyper_optimizer=optax.contrib.prodigy())
+    (params, _) = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 20)[-1]
+    (free, _) = pushed(BASE, BASE.init({"kernel": jnp.ones((4, 3))}), 20)[-1]
+    assert moved_by(free) > 0.99
+    assert moved_by(params) < 0.05
+
+
+@pytest.mark.parametrize("lost", [jnp.nan, jnp.inf, -jnp.inf])
+@pytest.mark.parametrize("method", LEARNING)
+def test_a_scalar_that_is_lost_counts_as_the_smallest(method, lost):
+    """As in a broken checkpoint: a radius as 1e-8, a strength as 0, and it learns on from there."""
+    tx = LEARNING[method](BASE, hyper_optimizer=HYPER)
+    params, state = pushed(tx, tx.init({"kernel": jnp.ones((4, 3))}), 5)[-1]
+    is_scalar = lambda path: getattr(path[-1], "name", None) in ("radii", "strengths")
+    broken = jax.tree.map_with_path(lambda path, x: jnp.full_like(x, lost) if is_scalar(path) else x, state)
+    grads = {"kernel": jnp.full((4, 3), -1.0)}
+    for step in range(3):
+        updates, broken = tx.update(grads, broken, params)
+        stayed, params = params, optax.apply_updates(params, updates)
+        (learned,) = scalars(broken)
+        chex.assert_tree_all_finite((params, learned))
+        if method in ("ftp", "ftp_exact"):
+            assert 4 * moved_by(params) <= learned.max() * (1 + 1e-5) + 4e-6
+            assert step or learned.max() < 0.2, "a step of 0.1 from 1e-8"
+        elif "lean" in method and not step:  # it keeps no anchor: held where it is
+            assert np.abs(params["kernel"] - stayed["kernel"]).max() < 0.05 + 1e-6
+        elif method == "digrap":
+            assert 0 <= learned.min() <= learned.max() <= 1
+
+
 # displacements
 
 
@@ -300,3 +387,43 @@ def test_a_learning_rate_of_zero_moves_nothing_and_spoils_nothing(name):
     if name in LEARNS_RADII and name != "ftp_lean":
         assert max(np.asarray(found).max() for found in scalars(after[2][1])[:1]) <= 1.01e-8 or "tpgm" in name
     assert np.abs(after[-1][0]["body"]["kernel"] - start()["body"]["kernel"]).max() > 1e-3
+
+
+# base optimizers that keep a point of their own; the cookbook has what to do about each
+
+
+@pytest.mark.parametrize("name", ["ftp", "ftp_lean", "tpgm", "pgm"])
+@pytest.mark.parametrize("wrap", [lambda base: base, lambda base: optax.chain(optax.clip(1.0), base)])
+def test_schedule_free_inside_a_projection_is_refused(name, wrap):
+    """What it evaluates is an average that no projection sees: in a ball of 1, it went as far as 254."""
+    with pytest.raises(ValueError, match=r"schedule_free.*Put it outside: schedule_free\(ftp\(..., memory='lean'\)"):
+        METHODS[name](wrap(optax.contrib.schedule_free_sgd(0.1))).init(start())
+
+
+def test_schedule_free_outside_of_a_lean_ftp_is_evaluated_inside_the_ball():
+    """The base optimizer moves another point than it gets gradients at; lean FTP projects the one that it moves."""
+    ball = ftp(optax.sgd(0.5), memory="lean", initial_radius=1.0, hyper_optimizer=optax.sgd(0.0))
+    tx, params = optax.contrib.schedule_free(ball, 0.5), {"kernel": jnp.zeros((4, 3))}
+    state, update, farthest = tx.init(params), jax.jit(tx.update), 0.0
+    for step in range(60):
+        updates, state = update({"kernel": jnp.full((4, 3), 3 * jnp.cos(step / 5))}, state, params)
+        params = optax.apply_updates(params, updates)
+        evaluated = optax.contrib.schedule_free_eval_params(state, params)
+        farthest = max(farthest, *(float(4 * jnp.abs(tree["kernel"]).max()) for tree in (params, evaluated)))
+    assert 0.5 < farthest < 1 + 1e-5
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_lookahead_that_resets_needs_the_anchor(reset, given):
+    """It calls init at every synchronisation, where the anchor that is not given becomes the present parameters."""
+    params = {"kernel": jnp.zeros((4, 3))}
+    anchor = {"anchor": params} if given else {}
+    tx = optax.lookahead(pgm(optax.sgd(0.5), radius=1.0, **anchor), 3, 0.5, reset_state=reset)
+    both = optax.LookaheadParams.init_synced(params)
+    state, update = tx.init(both), jax.jit(tx.update)
+    for _ in range(12):
+        updates, state = update({"kernel": both.fast["kernel"] - 9.0}, state, both)
+        both = optax.apply_updates(both, updates)
+    farthest = float(4 * jnp.abs(both.fast["kernel"]).max())
+    assert farthest > 1.5 if reset and not given else 0.5 < farthest < 1 + 1e-5

@@ -187,10 +187,10 @@ def test_layer_axes_by_rule():
         optax.lamb(1e-2),
         optax.contrib.muon(1e-2),
         optax.contrib.galore(1e-2, rank=2),
-        optax.contrib.schedule_free_adamw(1e-2, warmup_steps=2),
+        optax.contrib.prodigy(estim_lr0=1e-2),
         optax.chain(optax.add_decayed_weights(1e-2), optax.sgd(optax.cosine_decay_schedule(0.1, 10))),
     ],
-    ids=["sgd", "nesterov", "lion", "lamb", "muon", "galore", "schedule_free", "chain"],
+    ids=["sgd", "nesterov", "lion", "lamb", "muon", "galore", "prodigy", "chain"],
 )
 def test_any_base_optimizer(inner):
     """Wherever the base optimizer leads, ftp ends at its projection: checked against the optimizer alone."""

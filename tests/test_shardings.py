@@ -92,6 +92,17 @@ def test_nnx_parameters(mask, count):
     assert all("kernel" in path for path in cut(state))
 
 
+@pytest.mark.parametrize("base", [optax.lbfgs(), optax.sm3(0.1)], ids=["lbfgs", "sm3"])
+@pytest.mark.parametrize("wrap", [lambda base: base, ftp], ids=["alone", "ftp"])
+def test_says_what_optax_cannot_map_and_what_to_do(base, wrap):
+    tx, params = wrap(base), some_params()
+    with pytest.raises(TypeError, match=r"map_params cannot tell.*L-BFGS and SM3.*eval_shape\(tx.init, params\)"):
+        state_shardings(tx, params)
+    replicated = NamedSharding(mesh(), P())
+    shardings = jax.tree.map(lambda _: replicated, jax.eval_shape(tx.init, params))
+    assert not cut(jax.jit(tx.init, out_shardings=shardings)(params))
+
+
 def test_says_which_parameter_is_nowhere_or_elsewhere():
     with pytest.raises(ValueError, match=r"'kernel' has no sharding.*ShapeDtypeStruct"):
         state_shardings(ftp(ADAM), {"kernel": jax.ShapeDtypeStruct((4, 2), jnp.float32)})

@@ -110,6 +110,15 @@ def test_once_at_the_end_finds_what_the_held_out_set_wants(norm):
         assert gap / whole == pytest.approx(0.3, abs=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_once_at_the_end_converts_dtypes_by_name(dtype):
+    params, anchor = (jax.tree.map(lambda x: x.astype(dtype), tree["body"]) for tree in (TRAIN, ANCHOR))
+    loss = lambda p, batch: jnp.sum(jnp.abs(p["kernel"])) * batch
+    with jax.numpy_dtype_promotion("strict"):
+        found = tpgm_project(params, anchor, loss, [jnp.ones((), dtype)] * 2, hyper_optimizer=optax.sgd(0.1))
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
+
+
 def test_once_at_the_end_refuses_no_batches_and_unknown_norms():
     loss = lambda p, batch: jnp.sum(p["head"])
     with pytest.raises(ValueError, match="batches is empty"):

@@ -30,7 +30,7 @@ def test_is_the_straight_line(alpha):
     chex.assert_trees_all_close(mixed, jax.tree.map(np.float32, wanted), rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float16", "bfloat16", "float32", "float64"])
 def test_both_ends_are_exact(dtype):
     with jax.enable_x64(dtype == "float64"):
         tuned, anchor = some_params(dtype), some_params(dtype)
