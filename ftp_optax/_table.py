@@ -95,7 +95,7 @@ def _on_balls(rows: LayerTable) -> tuple[str, ...]:
     if 2 * walled > len(moved):
         return (
             f"At the wall: {walled} of the {len(moved)} layers that moved. Their radii hold the training back.",
-            "To learn more, train longer or raise the hyper-optimizer's rate: a radius grows by about it a step.",
+            "To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.",
         )
     if moved and inside == len(moved):
         return (
@@ -156,7 +156,7 @@ def layer_table(
       conv      0.3           0.3        100 %            0.367
       dense   1e-08             0         free                0
       At the wall: 1 of the 1 layers that moved. Their radii hold the training back.
-      To learn more, train longer or raise the hyper-optimizer's rate: a radius grows by about it a step.
+      To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.
 
     References:
       Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, on which layers need
@@ -200,22 +200,29 @@ def _walls(
     held: dict[str, jax.Array] = {}
     for ball in _inspect.balls(state, leaves):
         layout = _layout(ball, unit_axes, layer_axes)
-        reached = _units.unit_norms(ball.reached, layout)
-        gamma = _units.per_layer(ball.radii.astype(reached.dtype), layout, reached.ndim)
-        moved = jnp.mean(~(reached <= gamma), axis=tuple(range(len(layout.layers), reached.ndim)))  # NaN is not free
-        norms.setdefault(ball.path, _units.layer_max(_norms(ball, layout, reached, gamma), layout))
+        reached = _unit_norms(ball.reached, layout)
+        others = tuple(range(len(layout.layers), reached.ndim))
+        gamma = ball.radii.astype(reached.dtype).reshape(layout.layers + (1,) * len(others))
+        largest = jnp.max(_norms(ball, layout, reached, gamma), axis=others, initial=0)
+        norms.setdefault(ball.path, largest.reshape(layout.scalars))
+        moved = jnp.mean(~(reached <= gamma), axis=others)  # a NaN is not free
         held.setdefault(ball.path, moved.reshape(layout.scalars))
     return {"norm": norms, "held": held}
+
+
+def _unit_norms(array: jax.Array, layout: _units.Layout) -> jax.Array:
+    """The l1 norm of every unit, axes kept."""
+    return jnp.sum(jnp.abs(array), axis=tuple(a for a in range(array.ndim) if a not in layout.axes), keepdims=True)
 
 
 def _norms(ball: _inspect.Ball, layout: _units.Layout, reached: jax.Array, gamma: jax.Array) -> jax.Array:
     """The unit norms of ``W - W0``, or the radius where the rounding of ``W`` alone takes them past it."""
     if ball.anchor is None:
         return jnp.minimum(reached, gamma)
-    norms = _units.unit_norms(_anchor.displacement(ball.param, ball.anchor), layout)
+    norms = _unit_norms(_anchor.displacement(ball.param, ball.anchor), layout)
     info = jnp.finfo(jnp.result_type(ball.param))
     spacing = float(info.eps) * jnp.abs(jnp.asarray(ball.param, norms.dtype)) + float(info.smallest_subnormal)
-    most = 1.001 * gamma + _units.unit_norms(spacing, layout)
+    most = 1.001 * gamma + _unit_norms(spacing, layout)
     return jnp.where(norms > most, norms, jnp.minimum(norms, gamma))
 
 
