@@ -74,7 +74,7 @@ def main(*, smallest: bool = False) -> None:
     expected, rows = results["whole"][0], []
     for name, (params, state) in results.items():
         gaps = jax.tree.map(lambda new, old: float(np.abs(np.subtract(new, old)).max()), params, expected)
-        greatest = max(float(radius) for radius in radii(state, params).values())
+        greatest = max(radii(state, params).values())
         rows.append((name, digits.score(partial(apply, params)).loss, greatest, max(jax.tree.leaves(gaps))))
     before = digits.score(partial(apply, pretrained)).loss
     header = ("batch", "training loss", "greatest radius", "difference of any weight from whole")

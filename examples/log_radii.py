@@ -56,7 +56,7 @@ def train(
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
-        numbers = number, value, radii(state, params), drift(params, state)
+        numbers = number, value, radii(state, params), drift(state, params)
         tell = functools.partial(jax.debug.callback, note, *numbers, ordered=True)
         jax.lax.cond(number % every == 0, tell, lambda: None)
         return (params, state), None
@@ -82,7 +82,7 @@ def main(*, smallest: bool = False) -> None:
     tuned, state = train(pretrained, ftp(optax.adam(1e-3)), *pixels(inverted=True), steps, steps // 8, log)
     show.table("Along the way", ("step", "loss", "least radius", "greatest", "drift, all layers"), log)
     print("Which layers are at the wall")
-    Console(width=100).print(layer_table(tuned, state))
+    Console(width=100).print(layer_table(state, tuned))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(*, smallest: bool = False) -> None:
         params, state, _, metrics = step(params, state, {}, batch, np.uint32(done), network, None)
         if done % (steps // 8) == 0:
             now = {name: float(value) for name, value in state.hyperparams.items()}
-            learned = [float(radius) for radius in radii(state, params).values()]
+            learned = radii(state, params).values()
             rates = now["learning_rate"], now["radii_learning_rate"]
             rows.append((str(done), float(metrics["loss"]), *rates, min(learned), max(learned)))
 

@@ -65,4 +65,4 @@ __all__ = [
     "whole_leaf",
     "wise_ft",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -181,6 +181,7 @@ def reanchor(state: Any, params: optax.Params) -> Any:
       A state of the same structure, shapes and dtypes. The params are copied, so that both can be donated.
 
     Raises:
+      TypeError: if the two are given in the other order.
       ValueError: if no method's state is found, or if the params do not fit it.
 
     Example:
@@ -200,7 +201,8 @@ def reanchor(state: Any, params: optax.Params) -> Any:
       Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, its continual-learning
       experiments anchor each task at the last one's result.
     """
-    if not any(_is_anchored(node) for node in jax.tree.leaves(state, is_leaf=_is_anchored)):
+    require_state_first(state, params, "reanchor")
+    if not states_in(state):
         raise ValueError(
             "reanchor: the state holds no anchored method's state (ftp or digrap); pass the optimizer state."
         )
@@ -221,3 +223,16 @@ def _restarted(tree: Any, params: Any) -> Any:
 
 def _is_anchored(node: Any) -> bool:
     return isinstance(node, Anchored)
+
+
+def states_in(tree: Any) -> list[Any]:
+    """All methods' states in a tree, those inside another's inner state apart."""
+    return [node for node in jax.tree.leaves(tree, is_leaf=_is_anchored) if _is_anchored(node)]
+
+
+def require_state_first(state: Any, params: Any, reader: str) -> None:
+    """Raises TypeError for the order (params, state), which some readers had in version 0.1."""
+    if not states_in(state) and states_in(params):
+        raise TypeError(
+            f"{reader}: the first argument holds no optimizer state, the second does; call {reader}(state, params)."
+        )

@@ -1,7 +1,7 @@
 """The ball round the anchor: what one leaf's trust region computes. Pure functions on arrays.
 
-Notation of the papers: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm of
-the displacement's unit i, `gamma` the radius, `g` the loss gradient. A radius comes shaped to fit its units' norms.
+Notation of the papers: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm
+of the displacement's unit i, `gamma` the radius, `g` the loss gradient. A radius comes shaped to fit its units' norms.
 """
 
 import functools

@@ -50,8 +50,9 @@ class DiGraPState(NamedTuple):
         )
 
 
-def products(gradient: jax.Array, gap: jax.Array, last: jax.Array | None) -> tuple[jax.Array, ...]:
+def products(gradient: jax.Array, param: jax.Array, anchor: jax.Array, last: jax.Array | None) -> tuple[jax.Array, ...]:
     """``g c`` and ``c^2``, of this displacement and of the last, and ``g^2``: all that is read of the large arrays."""
+    gap = _ball.displacement(param, anchor)
     wide = gradient.astype(gap.dtype)
     along = [(wide * c, jnp.square(c)) for c in (gap, last) if c is not None]
     return *(product for pair in along for product in pair), jnp.square(wide)
@@ -206,8 +207,9 @@ def digrap(
         old = jnp.where(jnp.isfinite(state.strengths), state.strengths, 0)
 
         # c_t = W_t - W_0; with lean memory in place of c_{t-1} too
-        gaps = layers.map(_ball.displacement, layers.of(params), layers.of(state.anchor))
-        *along, squares = layers.unit_sums(products, gradients, gaps, last)
+        weights, anchors = layers.of(params), layers.of(state.anchor)
+        *along, squares = layers.unit_sums(products, gradients, weights, anchors, last)
+        gaps = layers.map(_ball.displacement, weights, anchors)
 
         # h_t = d/domega sum_i < g_{t,i} / |g_{t,i}|, omega p_{t-1,i} / |p_{t-1,i}| >
         learned = layers.split(state.scales), layers.split(old)

@@ -190,12 +190,14 @@ def ftp(
       state, so a resumed run goes on as if it never stopped; buffers belong to leaves, not positions; leaves are
       excluded by mask, and a mask that fits nothing is an error; all of it works below float32. A non-finite gradient
       makes its own leaf non-finite, as it does under ``inner``; the radii of all leaves stay finite. Wrap the whole in
-      `optax.apply_if_finite` to skip such steps. Within `optax.inject_hyperparams`, name
-      ``static_args=("unit_axes", "layer_axes", "mask")``. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``:
-      it calls `init` at every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the
-      projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters that is put in
-      as ``inner_state`` must be converted to the dtypes of ``init``'s, which are float32 there. A hyper-optimizer that
-      is undefined at a hyper-gradient of zero takes a step of 0 there; a radius that is not finite counts as 1e-8.
+      `optax.apply_if_finite` to skip such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes
+      a step of 0 there; a radius that is not finite counts as 1e-8.
+
+      Within `optax.inject_hyperparams`, name ``static_args=("unit_axes", "layer_axes", "mask")``. Inside
+      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at every synchronisation. A line search
+      (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
+      `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters that is put in as ``inner_state`` must
+      be converted to the dtypes of ``init``'s, which are float32 there.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", kappa=kappa, initial_radius=initial_radius)

@@ -1,16 +1,19 @@
 """Looking inside: radii, strengths and drift by path, found in any chain or wrapper."""
 
+import itertools
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _trees, _units
+from ftp_optax import _anchor, _ball, _trees
 
-Number: TypeAlias = float | jax.Array
+Number: TypeAlias = Any  # a float, an array with one number a layer, or a tracer: no type can tell which beforehand
+
+_MEMBER = "jax.tree.map(lambda x: x[i], (state, params))"
 
 
 def find(state: Any, field: str) -> list[Any]:
@@ -19,9 +22,38 @@ def find(state: Any, field: str) -> list[Any]:
     return [node for node in jax.tree.leaves(state, is_leaf=has_field) if has_field(node)]
 
 
-def _record(state: Any) -> _trees.Leaves:
-    """The leaves of a params-shaped tree of the state, masked where unconstrained."""
-    return _trees.flatten(state.displacement if state.anchor is None else state.anchor)
+def checked(state: Any, params: Any, reader: str) -> _trees.Leaves:
+    """The flattened params, if the state comes before them and is that of one run.
+
+    Raises:
+      TypeError: if the two are in the other order.
+      ValueError: if the state has a leading axis.
+    """
+    _anchor.require_state_first(state, params, reader)
+    sizes = [size for one in _anchor.states_in(state) for size in _leading(one)]
+    if sizes:
+        every = "" if reader == "layer_table" else f"call jax.vmap({reader})(state, params), or "
+        raise ValueError(
+            f"{reader}: the state has a leading axis of {sizes[0]}, as jax.vmap(tx.init) makes one; {every}read one "
+            f"member, {_MEMBER}."
+        )
+    return _trees.flatten(params)
+
+
+def _leading(state: Any) -> tuple[int, ...]:
+    """The sizes of the axes that a state has before those which `init` gave it."""
+    for field, axes in {"radii": 1, "strengths": 1, "spd_steps": 0, "anchor_steps": 0}.items():
+        for array in jax.tree.leaves(getattr(state, field, None)):
+            return jnp.shape(array)[: jnp.ndim(array) - axes]
+    return ()
+
+
+def _constrained(state: Any, leaves: _trees.Leaves, reader: str) -> list[tuple[str, Any, Any]]:
+    """Path, parameter and recorded value of every leaf that a state constrains."""
+    record = _trees.flatten(state.displacement if state.anchor is None else state.anchor)
+    found = _trees.aligned(record, leaves, f"{reader}: the state")
+    rows = zip(leaves.paths, leaves.values, found, strict=True)
+    return [row for row in rows if not _trees.is_masked(row[2])]
 
 
 def _scalars(state: Any) -> jax.Array | None:
@@ -44,32 +76,51 @@ def _counts(state: Any, leaves: int) -> list[int]:
         return [1] * leaves
     layers = jax.tree.leaves(state.layers)[0]
     if isinstance(layers, jax.core.Tracer):
-        raise ValueError("With layer axes the number of layers is not known under jit; read the state outside of it.")
+        raise ValueError(
+            "With layer axes the number of layers is not known under jit or vmap; read the state outside of it, or one "
+            f"member of an ensemble, {_MEMBER}."
+        )
     return [int(n) for n in layers]
+
+
+def _cut(scalars: jax.Array, counts: list[int]) -> list[jax.Array]:
+    """Each leaf's own scalars."""
+    ends = itertools.accumulate(counts)
+    return [scalars[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Number]:
     """The scalars of all states with a field, by path."""
-    states, leaves = find(state, field), _trees.flatten(params)
+    leaves, states = checked(state, params, field), find(state, field)
     if not states:
         raise ValueError(f"{field}: the state holds none; pass the state of an optimizer with {method}.")
     found: dict[str, Number] = {}
     for one in states:
-        record = _trees.aligned(_record(one), leaves, f"{field}: the state")
-        chosen = [path for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
-        parts = _units.cut_scalars(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(chosen)))
-        found.update((path, _number(part)) for path, part in zip(chosen, parts, strict=True))
+        rows = _constrained(one, leaves, field)
+        parts = _cut(jax.tree.leaves(getattr(one, field))[0], _counts(one, len(rows)))
+        found.update((path, _number(part)) for (path, _, _), part in zip(rows, parts, strict=True))
     return found
 
 
-def projected(state: Any, leaves: _trees.Leaves) -> Iterator[tuple[str, jax.Array, jax.Array]]:
-    """Path, displacement before the last projection, and radii of every leaf that an `ftp` constrains."""
+class Ball(NamedTuple):
+    """A leaf that an `ftp` constrains: its parameter, and what the state holds of it."""
+
+    path: str
+    param: Any
+    anchor: Any  # None with lean memory
+    reached: jax.Array  # the displacement before the last projection
+    radii: jax.Array  # one for each layer
+
+
+def balls(state: Any, leaves: _trees.Leaves) -> Iterator[Ball]:
+    """The balls of all `ftp` in a state."""
     for one in find(state, "displacement"):
-        record = _trees.aligned(_trees.flatten(one.displacement), leaves, "layer_table: the state")
-        rows = [(path, leaf) for path, leaf in zip(leaves.paths, record, strict=True) if not _trees.is_masked(leaf)]
         if hasattr(one, "radii"):
-            parts = _units.cut_scalars(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
-            yield from ((path, jnp.asarray(leaf), part) for (path, leaf), part in zip(rows, parts, strict=True))
+            rows = _constrained(one, leaves, "layer_table")
+            reached = [x for x in _trees.flatten(one.displacement).values if not _trees.is_masked(x)]
+            parts = _cut(jax.tree.leaves(one.radii)[0], _counts(one, len(rows)))
+            for (path, param, recorded), last, part in zip(rows, reached, parts, strict=True):
+                yield Ball(path, param, None if one.anchor is None else recorded, jnp.asarray(last), part)
 
 
 def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
@@ -81,10 +132,11 @@ def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
     Returns:
       A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit.
+      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(radii)(state, params)``.
 
     Raises:
-      ValueError: if the state holds no radii, or if the params do not fit it.
+      TypeError: if the two are given in the other order.
+      ValueError: if the state holds no radii or has a leading axis, or if the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -109,10 +161,11 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
     Returns:
       A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit.
+      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(strengths)(state, params)``.
 
     Raises:
-      ValueError: if the state holds no strengths, or if the params do not fit it.
+      TypeError: if the two are given in the other order.
+      ValueError: if the state holds no strengths or has a leading axis, or if the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -129,45 +182,46 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
 def _distance(param: Any, anchor: Any, count: int) -> Number:
     """The l2 distance of a leaf from its anchor, for each of its `count` layers."""
-    gap = _ball.displacement(param, anchor)
-    return _number(jnp.linalg.norm(gap.reshape(count, -1), axis=1))
+    squares = _ball.squares(_ball.displacement(jnp.asarray(param), jnp.asarray(anchor)))
+    return _number(_ball.length(*(jnp.sum(x.reshape(count, x.size // max(count, 1)), axis=1) for x in squares)))
 
 
-def drift(params: optax.Params, state: optax.OptState) -> dict[str, Number]:
+def drift(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
     """How far every constrained leaf is from its anchor: the l2 norm ``|W - W0|``.
 
     Args:
-      params: the parameters.
       state: the optimizer state, or any pytree that holds states of this package's methods. Where several
         constrain a leaf, the first one's anchor counts.
+      params: the parameters.
 
     Returns:
       A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit.
+      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(drift)(state, params)``.
 
     Raises:
-      ValueError: if the state holds no anchor (`ftp` with ``memory="lean"`` keeps none), or the params do not fit it.
+      TypeError: if the two are given in the other order.
+      ValueError: if the state holds no anchor (`ftp` with ``memory="lean"`` keeps none) or has a leading axis, or if
+        the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from ftp_optax import drift, ftp
       >>> params = {"kernel": jnp.zeros((2, 3))}
       >>> state = ftp(optax.sgd(0.1)).init(params)
-      >>> drift({"kernel": params["kernel"].at[0, 0].set(0.5)}, state)
+      >>> drift(state, {"kernel": params["kernel"].at[0, 0].set(0.5)})
       {'kernel': 0.5}
 
     References:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
     """
-    leaves, states = _trees.flatten(params), find(state, "anchor")
+    leaves, states = checked(state, params, "drift"), find(state, "anchor")
     if not states:
         raise ValueError("drift: the state holds no anchor; ftp with memory='lean' keeps none.")
     found: dict[str, Number] = {}
     for one in states:
-        rows = zip(leaves.paths, leaves.values, _trees.aligned(_record(one), leaves, "drift: the state"), strict=True)
-        constrained = [row for row in rows if not _trees.is_masked(row[2])]
-        for (path, param, anchor), count in zip(constrained, _counts(one, len(constrained)), strict=True):
+        rows = _constrained(one, leaves, "drift")
+        for (path, param, anchor), count in zip(rows, _counts(one, len(rows)), strict=True):
             if path not in found:
                 found[path] = _distance(param, anchor, count)
     return found

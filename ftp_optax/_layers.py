@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from ftp_optax import _trees, _units
 
@@ -70,7 +71,7 @@ class Cut(NamedTuple):
 
 def _cut(shape: tuple[int, ...], layout: _units.Layout, arrays: Sequence[Any]) -> Cut | None:
     """How a leaf is cut. None if it must lie as it lies, has no element, or its units are no three such axes."""
-    free = all(isinstance(array, jax.core.Tracer) and not on_a_mesh(array) for array in arrays)
+    free = all(isinstance(array, Tracer) and not on_a_mesh(array) for array in arrays)
     summed = _summed(shape, layout) or (len(shape),)
     first, last = summed[0], summed[-1] + 1
     if not free or not math.prod(shape) or last - first != len(summed):
@@ -242,7 +243,7 @@ def _portions(members: list[int], cuts: Sequence[Cut | None]) -> Iterator[list[i
     """The members in portions that do not have too many units."""
     portion, units = [], 0
     for k in members:
-        own = cuts[k].before * cuts[k].after if cuts[k] else 0
+        own = cut.before * cut.after if (cut := cuts[k]) else 0
         if portion and units + own > _MOST_UNITS:
             yield portion
             portion, units = [], 0
@@ -269,14 +270,14 @@ def _plain_sums(products: Products, axes: tuple[int, ...], *leaf: jax.Array) -> 
     return tuple(jnp.sum(array, axis=axes, keepdims=True) for array in products(*leaf))
 
 
-def _stacked(group: Group, leaves: Sequence[Sequence[jax.Array]]) -> Iterator[tuple[Cut, list[jax.Array]]]:
+def _stacked(group: Group, leaves: Sequence[Sequence[Any]]) -> Iterator[tuple[Cut, list[Any]]]:
     """What of a group is summed at a time: the stack of all its leaves, or each of them."""
     each = [[x if x is None else x.reshape(cut) for x in leaf] for cut, leaf in zip(group.cuts, leaves, strict=True)]
     if not group.cuts[0].small:
         yield from zip(group.cuts, each, strict=True)
     else:
         stack = [None if own[0] is None else jnp.concatenate(own) for own in zip(*each, strict=True)]
-        yield Cut(*stack[0].shape), stack
+        yield Cut(sum(cut.before for cut in group.cuts), *group.cuts[0][1:]), stack
 
 
 def _sums_in_stages(apart: bool, products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
@@ -308,7 +309,7 @@ def _parts(sums: jax.Array) -> tuple[jax.Array, ...]:
 
 def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
     """On a CPU: all sums of a leaf in one loop, leaf after leaf."""
-    found, after = [], jnp.zeros(())
+    found, after = [], leaves[0][0][0].ravel()[0]
     for group, own in zip(groups, leaves, strict=True):
         parts = []
         for cut, leaf in _stacked(group, own):
@@ -322,14 +323,15 @@ def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _add_rows(products: Products, cut: Cut, after: jax.Array, *leaf: jax.Array) -> tuple[jax.Array, ...]:
     """The sums of all products, as (before, after)."""
-    arrays, plain = products(*leaf), lambda arrays: tuple(jnp.sum(array, axis=1) for array in arrays)
-    rows = max((n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if cut.summed % n == 0), default=0)
+    plain = lambda arrays: tuple(jnp.sum(array, axis=1) for array in arrays)
+    arrays, rows = products(*leaf), [n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if cut.summed % n == 0]
     if len(arrays) == 1 or not rows:
         return plain(arrays)
-    # never true, which XLA cannot know; in the operands, since `jax.vmap` takes no start that differs by example
-    arrays = (jnp.where(jnp.abs(after) < -1, 0, arrays[0]), *arrays[1:])
-    left = cut.summed // rows
-    arrays = _add_up(tuple(array.reshape(cut.before, rows, left, cut.after) for array in arrays))
+    # never true, which XLA cannot know: so it waits, and computes what the sums are of within their loop
+    never = jnp.abs(after) < -1
+    arrays = products(*(x if x is None else jnp.where(never, 0, x) for x in leaf))
+    left = cut.summed // max(rows)
+    arrays = _add_up(tuple(array.reshape(cut.before, max(rows), left, cut.after) for array in arrays))
     return _add_up(arrays) if left <= _MOST_LEFT else plain(arrays)
 
 

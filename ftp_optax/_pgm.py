@@ -83,11 +83,12 @@ def pgm(
       <https://arxiv.org/abs/2002.08253>`_, ICLR 2021.
 
     .. note::
+      Parameters of less than 32 bits are projected in float32 and rounded; `ftp` keeps float32 masters, this does not.
+
       Within `optax.inject_hyperparams`, which schedules the radius, name
-      ``static_args=("unit_axes", "layer_axes", "mask")``. Parameters of less than 32 bits are projected in float32 and
-      rounded; `ftp` keeps float32 masters, this does not. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at
-      every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
-      `optax.value_and_grad_from_state`.
+      ``static_args=("unit_axes", "layer_axes", "mask")``. Inside ``optax.lookahead(reset_state=True)`` give
+      ``anchor=``: it calls `init` at every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point
+      before the projection: do not use `optax.value_and_grad_from_state`.
     """
     _checks.transformations("pgm", inner=inner)
     _checks.numbers("pgm", radius=radius)

@@ -37,10 +37,13 @@ def products(gradient: jax.Array, before: jax.Array, reached: jax.Array) -> tupl
 
 
 def decay_share(slope: jax.Array, before: jax.Array, reached: jax.Array, strength: jax.Array) -> jax.Array:
-    """``lambda r`` where ``<g, d> > 0``, with ``r`` the share by which ``|d|`` grew to ``|c|``; else 0."""
+    """``lambda r`` where ``<g, d> > 0``, with ``r`` the share by which ``|d|`` grew to ``|c|``; else 0.
+
+    So too where ``|c|^2`` leaves the dtype: a layer that far out has nothing to be decayed to.
+    """
     before, reached = _ball.root(before), _ball.root(reached)
     grown = (reached - before) / jnp.where(reached > 0, reached, 1)
-    return jnp.where(slope > 0, strength * jnp.clip(grown, 0, 1), 0)
+    return jnp.where((slope > 0) & jnp.isfinite(grown), strength * jnp.clip(grown, 0, 1), 0)
 
 
 def decayed(param: jax.Array, update: jax.Array, reached: jax.Array, share: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Which layers are at the wall and which are free: a table of what was learned, for terminals and notebooks."""
 
 import html
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _inspect, _trees, _units
+from ftp_optax import _ball, _checks, _inspect, _trees, _units
 
 _HEADER = ("layer", "radius", "largest norm", "at the wall", "strength", "drift")
 
@@ -20,7 +21,8 @@ class LayerRow(NamedTuple):
     Attributes:
       path: the leaf's path, such as ``"body/kernel"``; ``"blocks/kernel[3]"`` for a layer of a stacked leaf.
       radius: its trust region's radius.
-      norm: the largest norm of its units, after projection.
+      norm: the largest norm of its units, that of ``W - W0`` if the state keeps the anchor. It is above the radius only
+        if the layer is outside its ball.
       held: the share of its units that the last projection moved: those at the wall. 0: the layer is free.
       strength: its projection strength.
       drift: the l2 norm of ``W - W0``.
@@ -35,7 +37,15 @@ class LayerRow(NamedTuple):
 
 
 class LayerTable(tuple[LayerRow, ...]):
-    """Rows of `layer_table`, which print as a table: as text, in notebooks, and by rich."""
+    """Rows of `layer_table`, which print as a table with its notes below it: as text, in notebooks, and by rich.
+
+    Attributes:
+      notes: short sentences that say what the numbers mean together and what to change; none if nothing stands out.
+    """
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (*_on_balls(self), *_on_strengths(self))
 
     def __str__(self) -> str:
         cells = [_HEADER, *(_cells(row) for row in self)]
@@ -43,20 +53,21 @@ class LayerTable(tuple[LayerRow, ...]):
         line = lambda c: "  ".join(
             [c[0].ljust(widths[0]), *(x.rjust(w) for x, w in zip(c[1:], widths[1:], strict=True))]
         )
-        return "\n".join(line(c).rstrip() for c in cells)
+        return "\n".join([*(line(c).rstrip() for c in cells), *self.notes])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         """What notebooks show."""
         row = lambda tag, c: "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in c) + "</tr>"
-        return "<table>" + row("th", _HEADER) + "".join(row("td", _cells(r)) for r in self) + "</table>"
+        table = "<table>" + row("th", _HEADER) + "".join(row("td", _cells(r)) for r in self) + "</table>"
+        return table + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
 
     def __rich__(self) -> Any:
         """What rich prints; only rich calls it, so that rich is there."""
         from rich.table import Table
 
-        table = Table()
+        table = Table(caption="\n".join(self.notes) or None, caption_justify="left")
         for i, name in enumerate(_HEADER):
             table.add_column(name, justify="right" if i else "left")
         for row in self:
@@ -70,23 +81,66 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
     return row.path, number(row.radius), number(row.norm), held, number(row.strength), number(row.drift)
 
 
+def _on_balls(rows: LayerTable) -> tuple[str, ...]:
+    """What the balls of `ftp` did to the layers that moved."""
+    moved = [(row.radius or 0.0, row.norm, row.held or 0.0) for row in rows if row.norm]
+    outside = sum(held > 0 and norm > radius for radius, norm, held in moved)
+    inside = sum(held == 0 and norm <= radius for radius, norm, held in moved)
+    walled = sum(held >= 0.5 for _, _, held in moved)
+    if outside:
+        return (
+            f"Outside their ball: {outside} of {len(moved)} layers. What follows ftp moved them; ftp must come last.",
+            "If it does, give layer_table the params of its last step, and its unit_axes and layer_axes.",
+        )
+    if 2 * walled > len(moved):
+        return (
+            f"At the wall: {walled} of the {len(moved)} layers that moved. Their radii hold the training back.",
+            "To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.",
+        )
+    if moved and inside == len(moved):
+        return (
+            "At the wall: no layer, so that ftp acts as plain fine-tuning.",
+            "To hold layers back, lower the hyper-optimizer's rate.",
+        )
+    return ()
+
+
+def _on_strengths(rows: LayerTable) -> tuple[str, ...]:
+    """Whether `digrap` does anything."""
+    strengths = [row.strength for row in rows if row.strength is not None]
+    if not strengths or any(strengths):
+        return ()
+    return (
+        "All strengths are 0: digrap removes nothing.",
+        "To make it act, start from 1: digrap(initial_strength=1.0, hyper_optimizer=optax.adam(1e-2)).",
+    )
+
+
 def layer_table(
-    params: optax.Params, state: optax.OptState, *, unit_axes: _units.UnitAxes = _units.flax_units
+    state: optax.OptState,
+    params: optax.Params,
+    *,
+    unit_axes: _units.UnitAxes = _units.flax_units,
+    layer_axes: _units.LayerAxes | None = None,
 ) -> LayerTable:
     """Every constrained layer with its radius, its norm, how much of it is at the wall, its strength and its drift.
 
     Args:
-      params: the parameters.
       state: the optimizer state, or any pytree that holds states of this package's methods. Where several of the same
         kind constrain a leaf, the first one counts.
+      params: the parameters after the state's last step.
       unit_axes: the unit rule that `ftp` was given.
+      layer_axes: the layer axes that `ftp` was given. None (default): those that hold a leaf's number of radii; a leaf
+        with one radius has none.
 
     Returns:
       A tuple of `LayerRow`, in the order of the params, that prints as a table in a terminal, in a notebook and with
-      rich.
+      rich. Its ``notes``, printed below, say what the numbers mean and what to change.
 
     Raises:
-      ValueError: if the state holds no method's state, if the params do not fit it, or under jit.
+      TypeError: if state and params are given in the other order, or for axes that are no rules.
+      ValueError: if the state holds no method's state or has a leading axis (read one member of an ensemble at a
+        time), if the params or axes do not fit it, if ``layer_axes`` is needed to tell the units, or under jit.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -97,23 +151,30 @@ def layer_table(
       >>> for _ in range(2):
       ...     updates, state = tx.update({"conv": -jnp.ones((2, 3)), "dense": jnp.zeros((2, 3))}, state, params)
       ...     params = optax.apply_updates(params, updates)
-      >>> print(layer_table(params, state))
+      >>> print(layer_table(state, params))
       layer  radius  largest norm  at the wall  strength  drift
       conv      0.3           0.3        100 %            0.367
       dense   1e-08             0         free                0
+      At the wall: 1 of the 1 layers that moved. Their radii hold the training back.
+      To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.
 
     References:
       Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, on which layers need
       to move.
     """
-    leaves = _trees.flatten(params)
+    _checks.rules("layer_table", unit_axes=unit_axes)
+    if layer_axes is not None:
+        _units.require_layer_axes(layer_axes, "layer_table")
+    leaves = _inspect.checked(state, params, "layer_table")
     if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((params, state))):
-        raise ValueError("layer_table: not under jit; call radii, strengths or drift there, or the table outside.")
+        raise ValueError(
+            "layer_table: not under jit or vmap; call radii, strengths or drift there, or the table outside."
+        )
     columns = {
         "radius": _inspect.radii(state, params) if _inspect.find(state, "radii") else {},
         "strength": _inspect.strengths(state, params) if _inspect.find(state, "strengths") else {},
-        "drift": _inspect.drift(params, state) if _inspect.find(state, "anchor") else {},
-        **_walls(state, leaves, unit_axes),
+        "drift": _inspect.drift(state, params) if _inspect.find(state, "anchor") else {},
+        **_walls(state, leaves, unit_axes, layer_axes),
     }
     paths = [path for path in leaves.paths if any(path in column for column in columns.values())]
     if not paths:
@@ -122,23 +183,67 @@ def layer_table(
 
 
 def _rows(path: str, columns: dict[str, dict[str, Any]]) -> Iterator[LayerRow]:
-    """A leaf's rows, one for each of its layers."""
+    """A leaf's rows, one for each of its layers, without a drift that is known for the leaf as a whole alone."""
     values = {name: jnp.atleast_1d(jnp.asarray(column[path])) for name, column in columns.items() if path in column}
     count = max(x.shape[0] for x in values.values())
+    values = {name: jnp.broadcast_to(x, count) for name, x in values.items() if name != "drift" or x.shape[0] == count}
     for layer in range(count):
         name = path if count == 1 else f"{path}[{layer}]"
         yield LayerRow(name, **{key: float(x[layer]) for key, x in values.items()})
 
 
-def _walls(state: Any, leaves: _trees.Leaves, unit_axes: _units.UnitAxes) -> dict[str, dict[str, jax.Array]]:
+def _walls(
+    state: Any, leaves: _trees.Leaves, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes | None
+) -> dict[str, dict[str, jax.Array]]:
     """By path, where there is an `ftp`: the largest norm, and the share of the units that the projection moved."""
     norms: dict[str, jax.Array] = {}
     held: dict[str, jax.Array] = {}
-    for path, displacement, radius in _inspect.projected(state, leaves):
-        layout = _units.of_count(path, displacement.shape, unit_axes, radius.shape[0])
-        sizes = _units.unit_norms(displacement, layout)
-        gamma = _units.per_layer(radius, layout, sizes.ndim)
-        outside = jnp.mean(sizes > gamma, axis=tuple(range(len(layout.layers), sizes.ndim)))
-        norms.setdefault(path, _units.layer_max(jnp.minimum(sizes, gamma), layout))
-        held.setdefault(path, outside.reshape(layout.scalars))
+    for ball in _inspect.balls(state, leaves):
+        layout = _layout(ball, unit_axes, layer_axes)
+        reached = _unit_norms(ball.reached, layout)
+        others = tuple(range(len(layout.layers), reached.ndim))
+        gamma = ball.radii.astype(reached.dtype).reshape(layout.layers + (1,) * len(others))
+        largest = jnp.max(_norms(ball, layout, reached, gamma), axis=others, initial=0)
+        norms.setdefault(ball.path, largest.reshape(layout.scalars))
+        moved = jnp.mean(~(reached <= gamma), axis=others)  # a NaN is not free
+        held.setdefault(ball.path, moved.reshape(layout.scalars))
     return {"norm": norms, "held": held}
+
+
+def _unit_norms(array: jax.Array, layout: _units.Layout) -> jax.Array:
+    """The l1 norm of every unit, axes kept."""
+    return jnp.sum(jnp.abs(array), axis=tuple(a for a in range(array.ndim) if a not in layout.axes), keepdims=True)
+
+
+def _norms(ball: _inspect.Ball, layout: _units.Layout, reached: jax.Array, gamma: jax.Array) -> jax.Array:
+    """The unit norms of ``W - W0``, or the radius where the rounding of ``W`` alone takes them past it."""
+    if ball.anchor is None:
+        return jnp.minimum(reached, gamma)
+    norms = _unit_norms(_ball.displacement(jnp.asarray(ball.param), jnp.asarray(ball.anchor)), layout)
+    info = jnp.finfo(jnp.result_type(ball.param))
+    spacing = float(info.eps) * jnp.abs(jnp.asarray(ball.param, norms.dtype)) + float(info.smallest_subnormal)
+    most = 1.001 * gamma + _unit_norms(spacing, layout)
+    return jnp.where(norms > most, norms, jnp.minimum(norms, gamma))
+
+
+def _layout(ball: _inspect.Ball, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes | None) -> _units.Layout:
+    """How a leaf is split, of which the state knows the number of layers alone."""
+    path, shape, count = ball.path, ball.reached.shape, ball.radii.shape[0]
+    if layer_axes is not None:
+        layout = _units.resolve(path, shape, unit_axes, layer_axes)
+        if layout.scalars != count:
+            raise ValueError(
+                f"layer_table: layer_axes gives {path!r} of shape {shape} {layout.scalars} layers, the state has "
+                f"{count}; pass the layer_axes that ftp was given."
+            )
+        return layout
+    depths = [depth for depth in range(len(shape) + 1) if math.prod(shape[:depth]) == count]
+    if count in (1, math.prod(shape)):  # no layer axes, or one element a layer at any depth
+        depths = depths[:1]
+    layouts = [_units.resolve(path, shape, unit_axes, depth) for depth in depths]
+    if len({tuple(axis for axis in layout.axes if shape[axis] > 1) for layout in layouts}) > 1:
+        raise ValueError(
+            f"layer_table: {path!r} of shape {shape} has {count} layers on its first {' or '.join(map(str, depths))} "
+            "axes, which leads to different units; pass the layer_axes= that ftp was given."
+        )
+    return layouts[0]

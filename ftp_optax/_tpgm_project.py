@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from ftp_optax import _anchor, _ball, _checks, _hyper, _tpgm, _units

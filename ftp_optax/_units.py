@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
 import jax.numpy as jnp
 
 from ftp_optax import _checks, _names
@@ -247,12 +246,6 @@ def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: 
     return Layout(shape[:depth], (*range(depth), *units))
 
 
-def of_count(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, count: int) -> Layout:
-    """The layout of a leaf of which only the number of layers is known: the fewest leading axes that hold so many."""
-    depth = next(d for d in range(len(shape) + 1) if math.prod(shape[:d]) == count)
-    return resolve(path, shape, unit_axes, depth)
-
-
 def resolve_all(
     paths: Sequence[str],
     leaves: Sequence[Any],
@@ -272,10 +265,3 @@ def wide_dtype(leaf: Any) -> Any:
     """The dtype of what is computed of a leaf: its own, but at least float32."""
     dtype = jnp.result_type(leaf)
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # not promoted, which the user may have forbidden
-
-
-def cut_scalars(scalars: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
-    """TEMP"""
-    import numpy as np
-
-    return jnp.split(scalars, np.cumsum(counts)[:-1]) if counts else []

@@ -267,11 +267,11 @@ def test_anchors_and_masks(function):
 
 FTP, DIGRAP = ftp(BASE).init(params()), digrap().init(params())
 READERS = {
-    "radii": (lambda p, s: radii(s, p), FTP),
-    "strengths": (lambda p, s: strengths(s, p), DIGRAP),
+    "radii": (radii, FTP),
+    "strengths": (strengths, DIGRAP),
     "drift": (drift, FTP),
     "layer_table": (layer_table, FTP),
-    "reanchor": (lambda p, s: reanchor(s, p), FTP),
+    "reanchor": (reanchor, FTP),
 }
 
 
@@ -279,9 +279,16 @@ READERS = {
 def test_readers(name):
     read, state = READERS[name]
     for case, wrong in UNLIKE.items():
-        refused(lambda w=wrong: read(w, state), *path_of(case))
+        refused(lambda w=wrong: read(state, w), *path_of(case))
     for wrong in (None, {}, [], 3.0, "x", object(), params(), BASE.init(params()), BASE):
-        refused(lambda w=wrong: read(params(), w), name, "state")
+        refused(lambda w=wrong: read(w, params()), name, "state")
+
+
+def test_the_axes_of_the_table():
+    for argument, table in (("unit_axes", NO_RULE), ("layer_axes", NO_COUNT)):
+        for case, wrong in table.items():
+            if (argument, case) != ("layer_axes", "none"):  # the default
+                refused(lambda a=argument, w=wrong: layer_table(FTP, params(), **{a: w}), argument)
 
 
 NOT_FLOATING = ("leaf int", "leaf bool", "leaf complex", "leaf float0", "leaf key")

@@ -32,7 +32,7 @@ def test_schedule_and_mask():
         pulled, state = jax.jit(tx.update)(zeros, state, FAR)
         np.testing.assert_allclose(pulled["body"]["kernel"], 0.05 * step, rtol=1e-5)
         np.testing.assert_array_equal(pulled["head"], 0.0)
-    assert drift(FAR, state).keys() == {"body/kernel"}
+    assert drift(state, FAR).keys() == {"body/kernel"}
 
 
 def test_pulls_a_run_towards_the_anchor():

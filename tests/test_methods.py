@@ -261,7 +261,7 @@ def test_l2_sp_pulls_before_the_base_optimizer() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), params, expected)
     plain, _ = trained("vanilla", **sgd)
     far = {path: float(np.linalg.norm(leaf)) for path, leaf in gaps(plain).items()}
-    assert all(float(near) < far[path] for path, near in drift(params, state).items())
+    assert all(float(near) < far[path] for path, near in drift(state, params).items())
 
 
 def gaps(params: Any) -> dict[str, np.ndarray]:

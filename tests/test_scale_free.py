@@ -42,7 +42,7 @@ def relative(hyper_optimizer, rate, widen=lambda tree: tree):
         double = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), PARAMS)
         params, state = run(ftp(optax.sgd(rate), hyper_optimizer=hyper_optimizer), double, widen)
         free, _ = run(optax.sgd(rate), double, widen)
-        return {path: value / drift(free, state)[path] for path, value in drift(params, state).items()}
+        return {path: value / drift(state, free)[path] for path, value in drift(state, params).items()}
 
 
 def four_times_wider(tree):

@@ -28,7 +28,7 @@ def record(results: Path, experiment: Experiment, method: str, seed: int, run: R
     final = read(state, params)
     name, trajectory = next(iter(run.trained.scalars.items()))
     columns = dict(zip(final, trajectory.T, strict=True))
-    far = {path: np.ravel(value).max() for path, value in drift(params, state).items()}
+    far = {path: np.ravel(value).max() for path, value in drift(state, params).items()}
     at_wall = _share_at_wall(params, run.start.params, final) if name == "radii" else {}
     order = [path for path in depth_order(experiment.backbone) if path in final]
     layers = [

@@ -143,7 +143,7 @@ def train(dtype: Any, size: Size, *, sharded: bool, counters: int = 0) -> dict[s
         "anchor": jax.tree.map(lambda x: np.asarray(x, np.float64), anchor),
         "radii": radii(state, params),
         "strengths": strengths(state, params),
-        "drift": drift(params, state),
+        "drift": drift(state, params),
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "accuracy": float((network(params, images).argmax(-1) == labels).mean()),

@@ -46,7 +46,7 @@ def balls(params: Any, state: Any, plain: Any, pretrained: Any, unit_axes: Any =
         pretrained: Where both began.
         unit_axes: The rule for units that `ftp` was given.
     """
-    learned, near, far = radii(state, params), drift(params, state), _by_path(plain, pretrained)
+    learned, near, far = radii(state, params), drift(state, params), _by_path(plain, pretrained)
     rows = []
     for path, gap in _by_path(params, pretrained).items():
         if path in learned:

@@ -143,7 +143,7 @@ def _method_report(results: Results, name: str, chosen: Mapping[str, Any]) -> di
         "validations": [
             {"step": step, "accuracy": right, "loss": _number(loss)} for step, right, loss in trained.validations
         ],
-        "drift": _numbers(ftp_optax.drift(params, anchored)),
+        "drift": _numbers(ftp_optax.drift(anchored, params)),
         "radii": _numbers(trained.radii),
         "strengths": _numbers(trained.strengths),
         "wise_path": [{"alpha": candidate.alpha, **_scores(results, candidate, _accuracy)} for candidate in path],
