@@ -1,6 +1,9 @@
 """Robust fine-tuning of pre-trained models: FTP and DiGraP as optax transformations."""
 
 from ftp_optax._anchor import reanchor as reanchor
+from ftp_optax._averaged import AveragedState as AveragedState
+from ftp_optax._averaged import averaged as averaged
+from ftp_optax._averaged import averaged_params as averaged_params
 from ftp_optax._digrap import DiGraPState as DiGraPState
 from ftp_optax._digrap import digrap as digrap
 from ftp_optax._ftp import FTPState as FTPState
@@ -34,6 +37,7 @@ from ftp_optax._wise_ft import wise_ft as wise_ft
 
 __all__ = [
     "AnchorDecayState",
+    "AveragedState",
     "DiGraPState",
     "FTPState",
     "LayerRow",
@@ -42,6 +46,8 @@ __all__ = [
     "SPDState",
     "TPGMState",
     "add_decayed_anchor",
+    "averaged",
+    "averaged_params",
     "digrap",
     "drift",
     "elementwise",
