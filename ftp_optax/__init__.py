@@ -33,6 +33,7 @@ from ftp_optax._units import flax_units as flax_units
 from ftp_optax._units import torch_fibers as torch_fibers
 from ftp_optax._units import torch_units as torch_units
 from ftp_optax._units import whole_leaf as whole_leaf
+from ftp_optax._wise_ft import smallest_share as smallest_share
 from ftp_optax._wise_ft import wise_ft as wise_ft
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "radii",
     "reanchor",
     "scale_free",
+    "smallest_share",
     "spd",
     "stacked_layers",
     "state_shardings",

@@ -153,19 +153,19 @@ def averaged(
         _checks.states("averaged", state, AveragedState)
         if params is None:
             raise ValueError("averaged: update needs the current parameters: call tx.update(grads, state, params).")
-        step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
-        leaves, steps, averages = _trees.flatten(params), _trees.flatten(step), _trees.flatten(state.average)
-        _trees.require_same(steps, leaves, "averaged: the update")
+        leaves, averages = _trees.flatten(params), _trees.flatten(state.average)
         _trees.require_same(averages, leaves, "averaged: the state")
+        record = _trees.aligned(averages, leaves, "averaged: the state")
+        step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        steps = _trees.flatten(step)
+        _trees.require_same(steps, leaves, "averaged: the update")
         count = jnp.asarray(optax.safe_increment(state.averaged_steps))
         number = jnp.maximum(count - start, 1)
         new = {}
-        for i, (path, average) in enumerate(zip(leaves.paths, averages.values, strict=True)):
+        for i, average in enumerate(record):
             if not _trees.is_masked(average):
-                param, update = leaves.values[i], steps.values[i]
-                _trees.require_shape(average, param, path, "averaged: the state")
                 share = newest_share(number.astype(average.dtype), kind, eta, decay)
-                new[i] = moved_average(average, jnp.asarray(param), update, share)
+                new[i] = moved_average(average, jnp.asarray(leaves.values[i]), steps.values[i], share)
         return step, AveragedState(averages.replaced(new), count, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
