@@ -1,6 +1,9 @@
 """Robust fine-tuning of pre-trained models: FTP and DiGraP as optax transformations."""
 
 from ftp_optax._anchor import reanchor as reanchor
+from ftp_optax._averaged import AveragedState as AveragedState
+from ftp_optax._averaged import averaged as averaged
+from ftp_optax._averaged import averaged_params as averaged_params
 from ftp_optax._digrap import DiGraPState as DiGraPState
 from ftp_optax._digrap import digrap as digrap
 from ftp_optax._ftp import FTPState as FTPState
@@ -30,10 +33,12 @@ from ftp_optax._units import flax_units as flax_units
 from ftp_optax._units import torch_fibers as torch_fibers
 from ftp_optax._units import torch_units as torch_units
 from ftp_optax._units import whole_leaf as whole_leaf
+from ftp_optax._wise_ft import smallest_share as smallest_share
 from ftp_optax._wise_ft import wise_ft as wise_ft
 
 __all__ = [
     "AnchorDecayState",
+    "AveragedState",
     "DiGraPState",
     "FTPState",
     "LayerRow",
@@ -42,6 +47,8 @@ __all__ = [
     "SPDState",
     "TPGMState",
     "add_decayed_anchor",
+    "averaged",
+    "averaged_params",
     "digrap",
     "drift",
     "elementwise",
@@ -54,6 +61,7 @@ __all__ = [
     "radii",
     "reanchor",
     "scale_free",
+    "smallest_share",
     "spd",
     "stacked_layers",
     "state_shardings",

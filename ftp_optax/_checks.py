@@ -67,11 +67,11 @@ def transformations(method: str, **given: Any) -> None:
             )
 
 
-def choices(method: str, allowed: tuple[str, str], **given: Any) -> None:
-    """Raises ValueError for what is none of two words."""
+def choices(method: str, allowed: tuple[str, ...], **given: Any) -> None:
+    """Raises ValueError for what is none of a few words."""
     for name, value in given.items():
         if value not in allowed:
-            raise ValueError(f"{method}: {name} must be {allowed[0]!r} or {allowed[1]!r}, got {value!r}.")
+            raise ValueError(f"{method}: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def rules(method: str, **given: Any) -> None:

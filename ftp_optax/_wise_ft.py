@@ -1,5 +1,7 @@
-"""WiSE-FT: the straight line in weight space from the anchor to the fine-tuned parameters."""
+"""WiSE-FT: the straight line in weight space from the anchor to the fine-tuned parameters, and which point of it."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -71,3 +73,51 @@ def _mix(param: Any, start: Any, alpha: float | jax.Array) -> jax.Array:
     wide = _units.wide_dtype(param)
     weight = jnp.asarray(alpha, wide)
     return ((1 - weight) * jnp.asarray(start, wide) + weight * jnp.asarray(param, wide)).astype(jnp.result_type(param))
+
+
+def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int) -> float:
+    r"""The point of WiSE-FT's line to take, without an image of another domain: the one-standard-error rule.
+
+    .. math::
+
+      \min \Big\{ \alpha : s_\alpha \ge s^* - \sqrt{s^* (1 - s^*) / n} \Big\}, \qquad s^* = \max_\alpha s_\alpha
+
+    with :math:`s_\alpha` the ``scores`` at the ``alphas`` and :math:`n` the ``count``. Of the points that validation
+    images of the fine-tuning domain cannot tell from the best one, the nearest to the pre-trained weights, which is the
+    most robust one as a rule.
+
+    Args:
+      alphas: points of the line, as `wise_ft` takes them.
+      scores: accuracy of each on validation images of the fine-tuning domain, in [0, 1].
+      count: how many validation images there are.
+
+    Returns:
+      One of the alphas.
+
+    Raises:
+      ValueError: if there are no alphas, not one score for each, a score out of range, or no image.
+      TypeError: for what is no number.
+
+    Example:
+      >>> from ftp_optax import smallest_share
+      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=300)  # an error of 0.019
+      0.75
+      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=100)  # of 0.032
+      0.5
+
+    References:
+      The line: Wortsman et al., `Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_, CVPR
+      2022. The rule: Breiman, Friedman, Olshen and Stone, *Classification and Regression Trees*, 1984, section 3.4.3.
+    """
+    _checks.numbers("smallest_share", count=count)
+    try:
+        points = [*zip(map(float, alphas), map(float, scores), strict=True)]
+    except TypeError:
+        raise TypeError("smallest_share: alphas and scores must be sequences of numbers.") from None
+    except ValueError:
+        raise ValueError("smallest_share: give one score for each of the alphas, all of them numbers.") from None
+    if not points or not all(0 <= score <= 1 for _, score in points) or not count >= 1:
+        raise ValueError("smallest_share: give alphas, scores in [0, 1] and a count of at least one image.")
+    best = max(score for _, score in points)
+    error = math.sqrt(best * (1 - best) / count)
+    return min(alpha for alpha, score in points if score >= best - error)

@@ -18,6 +18,8 @@ from counting import count
 import ftp_optax
 from ftp_optax import (
     add_decayed_anchor,
+    averaged,
+    averaged_params,
     digrap,
     drift,
     ftp,
@@ -27,6 +29,7 @@ from ftp_optax import (
     radii,
     reanchor,
     scale_free,
+    smallest_share,
     spd,
     state_shardings,
     strengths,
@@ -127,8 +130,16 @@ named = lambda function: getattr(function, "__name__", str(function))
 
 def test_the_tables_have_every_method_and_every_argument():
     made = {name for name in ftp_optax.__all__ if inspect.isfunction(getattr(ftp_optax, name))}
-    readers = {"radii", "strengths", "drift", "reanchor", "layer_table"}
-    others = {"wise_ft", "tpgm_project", "maps_strengths", "scale_free", "state_shardings"}
+    readers = {"radii", "strengths", "drift", "reanchor", "layer_table", "averaged_params"}
+    others = {
+        "wise_ft",
+        "smallest_share",
+        "averaged",
+        "tpgm_project",
+        "maps_strengths",
+        "scale_free",
+        "state_shardings",
+    }
     assert made == {named(f) for f in ARGUMENTS} | {*RULES} | readers | others, "a new function joins the tables here"
     for function, table in ARGUMENTS.items():
         assert set(inspect.signature(function).parameters) == {*table, *TREES}, named(function)
@@ -265,13 +276,14 @@ def test_anchors_and_masks(function):
 
 # Functions of params and states
 
-FTP, DIGRAP = ftp(BASE).init(params()), digrap().init(params())
+FTP, DIGRAP, AVERAGED = (tx.init(params()) for tx in (ftp(BASE), digrap(), averaged(BASE)))
 READERS = {
     "radii": (radii, FTP),
     "strengths": (strengths, DIGRAP),
     "drift": (drift, FTP),
     "layer_table": (layer_table, FTP),
     "reanchor": (reanchor, FTP),
+    "averaged_params": (averaged_params, AVERAGED),
 }
 
 
@@ -303,6 +315,34 @@ def test_wise_ft():
         refused(lambda w=wrong: wise_ft(params(), params(), w), "alpha")
     for wrong in NO_MASK.values():
         refused(lambda w=wrong: wise_ft(params(), params(), 0.5, mask=w), "wise_ft: the mask")
+
+
+def test_smallest_share():
+    for wrong in [*NO_NUMBER.values(), 0, -1.0, float("nan")]:
+        refused(lambda w=wrong: smallest_share([0.0, 1.0], [0.5, 0.5], w), "count")
+    for wrong in (3, None, "x", ["x", "y"], [], [0.5], [0.5, None], [0.5, 1.1], [0.5, float("nan")], [[0.5, 0.5]]):
+        refused(lambda w=wrong: smallest_share([0.0, 1.0], w, 10), "smallest_share", "score")
+    for wrong in (3, None, "x", ["x", "y"], [], [0.5], [0.5, object()]):
+        refused(lambda w=wrong: smallest_share(w, [0.5, 0.5], 10), "smallest_share", "alphas")
+
+
+def test_averaged():
+    table = {
+        "inner": NO_TRANSFORMATION,
+        "kind": NO_CHOICE,
+        "start": NO_NUMBER | NEGATIVE,
+        "eta": NO_NUMBER | NEGATIVE,
+        "decay": NO_NUMBER | NEGATIVE | {"one": 1.0},
+    }
+    assert set(inspect.signature(averaged).parameters) == set(table)
+    for argument, cases in table.items():
+        for wrong in cases.values():
+            refused(lambda a=argument, w=wrong: averaged(**{"inner": BASE, a: w}), argument)
+    tx = averaged(BASE)
+    for case, wrong in UNLIKE.items():
+        refused(lambda w=wrong: tx.update(params(), tx.init(params()), w), *path_of(case))
+    for wrong in (None, {}, [], 3.0, "x", FTP, tx.init(params())._asdict()):
+        refused(lambda w=wrong: tx.update(params(), w, params()), "state")
 
 
 def test_tpgm_project():

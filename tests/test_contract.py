@@ -22,7 +22,7 @@ from jax.experimental import checkify
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, scale_free, spd, tpgm
+from ftp_optax import add_decayed_anchor, averaged, digrap, ftp, pgm, scale_free, spd, tpgm
 
 RATE = 0.05
 ADAM = optax.adam(RATE, eps=1e-4)  # float16 has no 1e-8
@@ -51,6 +51,10 @@ def pgm_of(base: optax.GradientTransformation, **settings: Any) -> optax.Gradien
 
 def l2_sp_chain(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
     return optax.chain(add_decayed_anchor(**{"strength": 1e-3, **settings}), base)
+
+
+def averaged_ftp(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
+    return averaged(ftp_of(base, **settings), kind="ema", decay=0.5, start=1)
 
 
 def tpgm_of(base: optax.GradientTransformation, **settings: Any) -> optax.GradientTransformationExtraArgs:
@@ -82,6 +86,7 @@ METHODS: dict[str, tuple[Callable[..., Any], optax.GradientTransformation]] = {
     "pgm_adam": (pgm_of, ADAM),
     "l2_sp_adam": (l2_sp_chain, ADAM),
     "tpgm_adam": (tpgm_of, ADAM),
+    "averaged_ftp": (averaged_ftp, ADAM),
     "clip_digrap_ftp_adamw": (all_chain, optax.adamw(RATE, eps=1e-4)),
 }
 LEARNS = tuple(m for m in METHODS if m not in ("spd_adam", "pgm_adam", "l2_sp_adam"))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from ftp_optax import digrap, ftp
+from ftp_optax import averaged, digrap, ftp
 
 PARAMS = {
     f"layer{i}": {
@@ -32,6 +32,7 @@ def lowered(method, params):
         "exact": lambda: ftp(INNER, hypergradient="exact"),
         "lean": lambda: ftp(INNER, memory="lean"),
         "digrap": lambda: optax.chain(digrap(), INNER),
+        "averaged": lambda: averaged(INNER),
     }[method]()
 
     def step(params, state, grads):
@@ -79,6 +80,15 @@ def test_lean_and_digrap_reuse_every_donated_buffer(method, streams, temporary):
     found, kept, reused, copies = cost(method)
     assert found <= streams
     assert kept <= temporary
+    assert copies == 0
+    assert reused > 0.999
+
+
+def test_averaging_adds_three_streams():
+    """Read the average, read what the parameters have become, write the average: one loop, in place."""
+    streams, temporary, reused, copies = cost("averaged")
+    assert streams <= 13.05
+    assert temporary < 0.01
     assert copies == 0
     assert reused > 0.999
 

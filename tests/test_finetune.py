@@ -433,6 +433,8 @@ def test_predict_errors_are_one_line(
         (("--methods", ","), "at least one method"),
         (("--epochs", "0"), "--epochs 0: out of range"),
         (("--lr", "nan"), "--lr nan: out of range; give a number above 0"),
+        (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, or auto"),
+        (("--average", "ema", "--batch-norm", "live"), "leave one of --average and --batch-norm live out"),
         (("--seeds", "0,0"), "--seeds 0,0: give whole numbers, none twice"),
         (("--seeds", "0,x"), "--seeds 0,x: give whole numbers"),
         (("--sweep", "radii=1,2"), "--sweep radii=1,2: no number to choose is called 'radii'; one of .*radii-lr"),

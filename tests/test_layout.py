@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
+from ftp_optax import add_decayed_anchor, averaged, digrap, ftp, pgm, spd, tpgm
 
 LAYOUTS = Path(__file__).parent / "data/state_layouts.txt"
 
@@ -32,6 +32,7 @@ METHODS = {
     "spd(sgd)": spd(SGD, strength=0.1, **LAYERED),
     "pgm(sgd)": pgm(SGD, radius=0.1, **LAYERED),
     "add_decayed_anchor()": add_decayed_anchor(0.1, mask=MASK),
+    "averaged(sgd)": averaged(SGD),
 }
 
 

@@ -40,7 +40,10 @@ LAYOUTS = {
         {"data": 4, "model": 2}, P("data", "model"), P("model", "data"), P("model"), P("data")
     ),
 }
-KINDS = ("ftp_adam", "ftp_lean", "digrap_adam", "digrap_lean", "tpgm_adam", "spd_adam", "pgm_adam", "l2_sp_adam")
+KINDS = (
+    "ftp_adam", "ftp_lean", "digrap_adam", "digrap_lean", "tpgm_adam", "spd_adam", "pgm_adam", "l2_sp_adam",
+    "averaged_ftp",
+)  # fmt: skip
 
 
 @functools.cache
@@ -159,6 +162,7 @@ LIMITS = {
     "spd_adam": (2, 2, 6),
     "pgm_adam": (1, 1, 2),
     "l2_sp_adam": (0, 0, 0),
+    "averaged_ftp": (2, 3, 7),
 }
 
 

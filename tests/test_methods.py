@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from ftp_optax import add_decayed_anchor, digrap, drift, ftp, radii
+from ftp_optax import add_decayed_anchor, averaged_params, digrap, drift, ftp, radii
 from vision.methods import KNOBS, Method, create_method, not_head
 from vision.options import METHODS, MethodOptions, TrainingOptions
 
@@ -276,6 +276,23 @@ def test_gradients_are_clipped_first(clip: float, length: float) -> None:
     method = create_method("vanilla", Options(optimizer="sgd", clip=clip, **AT_ONCE), num_steps=10, order=ORDER)
     updates, _ = method.tx.update(gradient, method.tx.init(PARAMS), PARAMS)
     assert float(optax.tree.norm(updates)) == pytest.approx(0.1 * length, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_averaging_changes_no_step_and_keeps_the_mean_of_all(name: str) -> None:
+    """Of real steps: accumulation goes round it."""
+    flags = AT_ONCE | {"radii_lr": 0.2}
+    alone = create_method(name, Options(**flags), num_steps=10, order=ORDER)
+    path = [train(alone, GRADIENTS[:count])[0] for count in range(1, len(GRADIENTS) + 1)]
+    for accumulate in (1, 2):
+        options = Options(average="uniform", accumulate=accumulate, **flags)
+        gradients = [gradient for gradient in GRADIENTS for _ in range(accumulate)]
+        params, state = train(create_method(name, options, num_steps=10, order=ORDER), gradients)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, path[-1])
+        mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *path)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), averaged_params(state, params), mean
+        )
 
 
 @pytest.mark.parametrize("name", METHODS)

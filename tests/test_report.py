@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,9 @@ def report() -> dict:
         ({"wise_alpha": 1.0}, [1.0]),
         ({"wise_path": True, "wise_alpha": 0.3}, [0.0, 0.25, 0.3, 0.5, 0.75, 1.0]),
         ({"train": None, "val": None}, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ({"wise_alpha": "auto"}, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
     ],
-    ids=["shown", "one", "path", "digits"],
+    ids=["shown", "one", "path", "digits", "auto"],
 )
 def test_only_what_the_report_shows_is_evaluated(change, alphas):
     config = dataclasses.replace(FOLDERS, methods="ftp", **change)
@@ -100,6 +102,38 @@ def test_methods_say_how_they_were_trained(report):
     assert ftp["drift"] == {"body/kernel": 6.0, "head/kernel": 0.0}, "of the best weights, which are reported"
     assert [point["alpha"] for point in ftp["wise_path"]] == [0.5, 1.0]
     assert [point["id"] for point in ftp["wise_path"]] == [0.25, 0.5]
+
+
+def automatic(validation: dict[float, list[int]], test: dict[float, list[int]]) -> dict[str, Any]:
+    """The report of a run in which these are predicted on its path; the validation images are of the classes 0, 1."""
+    config = dataclasses.replace(FOLDERS, methods="ftp", wise_alpha="auto")
+    said = {Candidate("ftp", alpha): {"validation": labels} for alpha, labels in validation.items()}
+    for alpha, labels in test.items():
+        said[Candidate("ftp", alpha)]["id"] = labels
+    return build_report(made(config, {"ftp": trained({"last": params(1.0)}, {}, {})}, predictions=said), devices={})
+
+
+def test_validation_images_choose_the_point_of_the_path():
+    """Half right is an error of 0.35: of two images what has one right is told from the best only if that has both."""
+    wrong = {alpha / 10: [2, 2] for alpha in range(11)}
+    one, both = [0, 2], [0, 1]
+    assert automatic(wrong | {0.4: one, 0.8: one}, {})["methods"]["ftp"]["wise_alpha"] == 0.4
+    report = automatic(wrong | {0.4: one, 0.8: both, 0.9: both}, {0.8: [0, 0, 0, 0]})
+    assert report["methods"]["ftp"]["wise_alpha"] == 0.8
+    row = report["rows"][-1]
+    assert (row["name"], row["alpha"], row["validation"], row["id"]) == ("ftp + WiSE auto", 0.8, 1.0, 0.5)
+
+
+def test_the_table_tells_the_points_that_were_chosen():
+    report = automatic({alpha / 10: [2, 2] for alpha in range(3)}, {})
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        print_table(report, console)
+    text = " ".join(console.export_text().split())
+    assert (
+        "WiSE a: weights a of the way from pre-trained to fine-tuned; auto is chosen on validation images: ftp 0.3."
+        in text
+    )
 
 
 def test_where_it_ran_and_how_fast(report):

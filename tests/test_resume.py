@@ -11,7 +11,7 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from ftp_optax import digrap, drift, ftp
+from ftp_optax import averaged, digrap, drift, ftp
 
 PARAMS = {
     "body": {"kernel": jnp.sin(jnp.arange(20.0)).reshape(4, 5), "bias": jnp.zeros(5)},
@@ -23,6 +23,7 @@ LAYERS = {"layer_axes": lambda path, shape: int(path.startswith("blocks"))}
 METHODS = {
     "ftp": lambda: ftp(optax.adamw(1e-2), mask=MASK, **LAYERS),
     "lean": lambda: ftp(optax.sgd(1e-2, momentum=0.9), mask=MASK, memory="lean", **LAYERS),
+    "averaged": lambda: averaged(ftp(optax.adam(1e-2), mask=MASK, **LAYERS), kind="polynomial", start=2),
     "both": lambda: optax.chain(digrap(mask=MASK, **LAYERS), ftp(optax.adam(1e-2), mask=MASK, **LAYERS)),
 }
 
@@ -51,7 +52,8 @@ def resume(path, method, dtype):
 
 
 @pytest.mark.parametrize(
-    ("method", "dtype"), [("ftp", "float32"), ("ftp", "bfloat16"), ("lean", "float32"), ("both", "float32")]
+    ("method", "dtype"),
+    [("ftp", "float32"), ("ftp", "bfloat16"), ("lean", "float32"), ("both", "float32"), ("averaged", "bfloat16")],
 )
 def test_a_new_process_goes_on_bit_for_bit(tmp_path, method, dtype):
     tx, params = start(method, dtype)

@@ -87,6 +87,20 @@ def test_a_score_that_a_seed_lacks_has_no_mean():
     assert summary["rows"][2]["ood"]["sketch"]["mean"] == 0.5
 
 
+def test_every_seed_has_the_point_of_the_path_that_it_chose():
+    def chose(report: dict[str, Any], alpha: float) -> dict[str, Any]:
+        rows = [
+            one | ({"name": "ftp + WiSE auto", "alpha": alpha} if "WiSE" in one["name"] else {})
+            for one in report["rows"]
+        ]
+        return {**report, "rows": rows}
+
+    summary = summarise([chose(one, alpha) for one, alpha in zip(REPORTS, (0.4, 0.7, 0.4), strict=True)])
+    assert [one["alpha"] for one in summary["rows"]] == [1.0, 1.0, 1.0, [0.4, 0.7, 0.4]]
+    assert "auto is chosen on validation images: ftp 0.4, 0.7, 0.4." in " ".join(printed(summary).split())
+    assert summarise([chose(one, 0.4) for one in REPORTS])["rows"][-1]["alpha"] == 0.4
+
+
 def printed(summary: dict[str, Any], width: int = 160) -> str:
     console = Console(width=width, file=io.StringIO())
     print_summary(summary, console)

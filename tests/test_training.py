@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ftp_optax import digrap, ftp
+from ftp_optax import averaged, digrap, ftp
 from vision.config import Config
 from vision.data import ArrayDomain, Reading, Task
 from vision.devices import Devices
@@ -42,15 +42,18 @@ METHODS = {
 }
 
 
-def run(method: str, checkpoints: Path) -> Trained:
+def run(method: str, checkpoints: Path, **flags: Any) -> Trained:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (40, 2, 2, 3), np.uint8), rng.integers(0, 3, 40).astype(np.int32)
     network, params = split_model(Model())
     domain = ArrayDomain("noise", images, labels)
     task = Task("noise", ("a", "b", "c"), 2, domain, domain, domain, {}, {})
-    tx = optax.with_extra_args_support(METHODS[method]())
+    tx = METHODS[method]()
+    if flags.get("average"):
+        tx = averaged(tx, kind=flags["average"], decay=0.5)
+    tx = optax.with_extra_args_support(tx)
     return fine_tune(
-        method, Method(tx), network, params, task, Config(batch_size=8, epochs=3, keep=9),
+        method, Method(tx), network, params, task, Config(batch_size=8, epochs=3, keep=9, **flags),
         devices=Devices(None, False, Reading()), checkpoints=checkpoints / "all",
         best_checkpoints=checkpoints / "best", on_step=lambda *_: None,
     )  # fmt: skip
@@ -76,3 +79,21 @@ def test_a_run_without_its_last_checkpoint_goes_on_bit_for_bit(tmp_path):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
     assert whole.validations == resumed.validations
     np.testing.assert_array_equal(whole.history["radii"], resumed.history["radii"])
+
+
+def test_an_average_is_what_is_validated_kept_and_gone_on_with(tmp_path):
+    """Training is the same; the weights, the looks at the validation images and the best weights are the average's."""
+    alone, whole = run("two parts", tmp_path / "alone"), run("two parts", tmp_path / "average", average="ema")
+    np.testing.assert_array_equal(whole.history["loss"], alone.history["loss"])
+    assert whole.radii == alone.radii
+    assert [loss for _, _, loss in whole.validations] != [loss for _, _, loss in alone.validations]
+    gaps = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), whole.weights.params, alone.weights.params)
+    assert min(jax.tree.leaves(gaps)) > 0
+    shutil.rmtree(tmp_path / "average" / "all" / "15")
+    resumed = run("two parts", tmp_path / "average", average="ema")
+    for one, other in zip(*(jax.tree.leaves(t.weights) for t in (whole, resumed)), strict=True):
+        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
+    assert whole.validations == resumed.validations
+    step, accuracy, _ = max(whole.validations, key=lambda look: look[1])
+    if whole.best is not None:
+        assert (whole.best.step, whole.best.accuracy) == (step, accuracy)

@@ -119,3 +119,19 @@ def test_live_statistics_follow_the_images_and_frozen_ones_do_not(job):
     assert means
     assert not any(np.array_equal(start[name], tuned[name]) for name in means)
     assert all(np.array_equal(start[name], probe[name]) for name in means)
+
+
+def test_averaged_weights_and_the_chosen_point_of_their_path_are_reported(job):
+    """With a model whose statistics of batch normalisation are frozen: they are those of any weights."""
+    flags = ("--average", "uniform", "--wise-alpha", "auto", "--select", "best")
+    out, report = job("hf/resnet", "--methods", "vanilla,ftp", *flags)
+    for name, method in report["methods"].items():
+        assert method["knobs"]["average"] == "uniform"
+        (row,) = (row for row in report["rows"] if row["name"] == f"{name} + WiSE auto")
+        assert row["alpha"] == method["wise_alpha"]
+        (point,) = (point for point in method["wise_path"] if point["alpha"] == row["alpha"])
+        assert (point["id"], point["validation"]) == (row["id"], row["validation"])
+        assert len(method["wise_path"]) == 11
+    start, tuned = tensors(out, "pretrained"), tensors(out, "ftp")
+    statistics = [name for name in start if "running_" in name]
+    assert all(np.array_equal(start[name], tuned[name]) for name in statistics)

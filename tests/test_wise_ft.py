@@ -8,7 +8,7 @@ import optax
 import pytest
 from flax import nnx
 
-from ftp_optax import ftp, wise_ft
+from ftp_optax import ftp, smallest_share, wise_ft
 
 RNG = np.random.default_rng(0)
 
@@ -197,3 +197,34 @@ def test_an_anchor_that_does_not_fit_is_named(anchor, path):
 def test_more_than_one_alpha_says_vmap(alpha):
     with pytest.raises(ValueError, match=r"alpha.*jax\.vmap"):
         wise_ft({"w": jnp.ones(3)}, {"w": jnp.ones(3)}, alpha)
+
+
+# which point of the line
+
+ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "expected"),
+    [
+        ((0.1, 0.2, 0.3, 0.4, 0.5), 10_000, 1.0),  # an error of 0.005
+        ((0.1, 0.2, 0.3, 0.4, 0.5), 25, 0.75),  # of 0.1: what lies exactly one error below is taken
+        ((0.5, 0.5, 0.5, 0.5, 0.5), 100, 0.0),
+        ((0.9, 0.99, 1.0, 1.0, 1.0), 50, 0.5),  # nothing wrong: no error, and equals remain
+        ((0.0, 0.0, 0.0, 0.0, 0.0), 7, 0.0),
+        ((0.6, 0.2, 0.61, 0.2, 0.2), 100, 0.0),  # the line need not rise and fall once
+    ],
+)
+def test_the_smallest_share_within_one_standard_error_of_the_best(scores, count, expected):
+    assert smallest_share(ALPHAS, scores, count) == expected
+    backwards = smallest_share(ALPHAS[::-1], scores[::-1], count)
+    assert backwards == expected, "whatever the order"
+
+
+def test_more_images_never_go_further_back():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        scores = rng.uniform(size=5)
+        found = [smallest_share(ALPHAS, scores, count) for count in (1, 10, 100, 10_000, 10**8)]
+        assert found == sorted(found)
+        assert found[-1] == ALPHAS[int(scores.argmax())]

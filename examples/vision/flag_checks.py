@@ -56,7 +56,8 @@ def _check_ranges(config: "Config") -> None:
             ),
             not_negative,
         ),
-        **dict.fromkeys(("wise_alpha", "kappa"), share),
+        "kappa": share,
+        "wise_alpha": ((lambda value: value == "auto" or 0 <= value <= 1), "a number in 0..1, or auto"),
         "warmup": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
         "label_smoothing": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
         "layer_decay": ((lambda value: 0 < value <= 1), "a number above 0, up to 1"),
@@ -156,6 +157,11 @@ def _check_together(config: "Config") -> None:
         raise UserError(f"--wandb {config.wandb}: the package is missing; install it (pip install wandb)")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
+    if config.average != "none" and config.batch_norm == "live":
+        raise UserError(
+            f"--average {config.average}: live statistics are the last weights', not the average's; leave one of "
+            "--average and --batch-norm live out"
+        )
     if config.dtype == "bfloat16" and "ftp_lean" in config.method_names:
         raise UserError("--dtype bfloat16: ftp_lean needs float32 parameters; give --compute-dtype bfloat16 instead")
     if config.compute_dtype == "float32" and config.dtype == "bfloat16":

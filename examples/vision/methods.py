@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from ftp_optax import add_decayed_anchor, digrap, ftp, maps_strengths, pgm, scale_free, spd, tpgm
+from ftp_optax import add_decayed_anchor, averaged, digrap, ftp, maps_strengths, pgm, scale_free, spd, tpgm
 from vision.depth import depth_groups, depths
 from vision.networks import Params, path_of
 from vision.optimizers import base_optimizer
@@ -35,7 +35,9 @@ class Method(NamedTuple):
     mask: Any = None
 
 
-_TRAINING = ("epochs", "batch_size", "optimizer", "lr", "schedule", "warmup", "weight_decay", "clip", "accumulate")
+_TRAINING = (
+    "epochs", "batch_size", "optimizer", "lr", "schedule", "warmup", "weight_decay", "clip", "accumulate", "average",
+)  # fmt: skip
 _ALL = (*_TRAINING, "layer_decay")
 _FTP = (*_ALL, "kappa", "radii_lr")
 _DIGRAP = ("strengths_lr", "max_strength")
@@ -130,7 +132,7 @@ _METHODS: dict[str, Callable[[_Given], Links]] = {
 
 
 def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[str], mask: Any = None) -> Method:
-    """A method: clipping, the method's own, the base optimizer, and accumulation round it all.
+    """A method: clipping, the method's own, the base optimizer, the average of it all, and accumulation round that.
 
     Args:
         name: One of `vision.options.METHODS`.
@@ -149,6 +151,8 @@ def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[st
     links = _METHODS[name](_Given(base_optimizer(options, num_steps, order), options, order, mask))
     clip = (optax.clip_by_global_norm(options.clip),) if options.clip else ()
     tx = optax.chain(*clip, *links)
+    if options.average != "none":
+        tx = averaged(tx, kind=options.average)
     if options.accumulate > 1:
         # of the kind that is told the held-out loss: MultiSteps hands it on, but does not say so in its type
         tx = optax.GradientTransformationExtraArgs(*optax.MultiSteps(tx, options.accumulate).gradient_transformation())

@@ -175,6 +175,10 @@ class TrainingOptions:
     accumulate: int = 1
     """Batches whose gradients are averaged for one step of the optimizer."""
 
+    average: Literal["none", "uniform", "ema"] = "none"
+    """What is validated, reported and written: the last weights, the mean of all steps', or their exponential moving
+    average (over about 1,000 steps). Training goes on as without it; statistics of batch normalisation are frozen."""
+
     layer_decay: float = 1.0
     """Factor on the learning rate from each block to the one before it: 0.65 to 0.9 is usual for transformers."""
 
@@ -216,8 +220,9 @@ class MethodOptions:
     project_steps: int = 200
     """Batches of validation images on which tpgm_project learns its radii after the training."""
 
-    wise_alpha: float = 0.5
-    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned."""
+    wise_alpha: float | Literal["auto"] = 0.5
+    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned. auto: for each method the
+    smallest of eleven whose validation accuracy is within one standard error of the best."""
 
     wise_path: bool = False
     """Evaluate the WiSE-FT path of every method (0, 0.25, 0.5, 0.75, 1), for the figure of ID against OOD accuracy.

@@ -14,7 +14,7 @@ import ftp_optax
 from vision.evaluation import Candidate, Predicted
 from vision.methods import KNOBS
 from vision.metrics import accuracy, calibration_error, per_class_accuracy
-from vision.results import ID, OOD, VALIDATION, Results, result_rows, test_sets
+from vision.results import ID, OOD, VALIDATION, Results, result_rows, test_sets, wise_alpha
 
 __all__ = ["build_report"]
 
@@ -146,6 +146,7 @@ def _method_report(results: Results, name: str, chosen: Mapping[str, Any]) -> di
         "drift": _numbers(ftp_optax.drift(anchored, params)),
         "radii": _numbers(trained.radii),
         "strengths": _numbers(trained.strengths),
+        "wise_alpha": wise_alpha(results, name),
         "wise_path": [{"alpha": candidate.alpha, **_scores(results, candidate, _accuracy)} for candidate in path],
     }
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ftp_optax import smallest_share
 from vision.config import Config
 from vision.data import Domain, Task
 from vision.evaluation import Candidate, Predictions
@@ -26,6 +27,7 @@ __all__ = [
     "candidates",
     "result_rows",
     "test_sets",
+    "wise_alpha",
 ]
 
 # Names of the sets of images. OOD domains have names of the user's choice; the prefix keeps them from meeting these.
@@ -39,6 +41,9 @@ START = Candidate(PRETRAINED, 1.0)
 
 WISE_PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where on the line from the pre-trained to the fine-tuned weights the figure has its points."""
+
+AUTO_PATH = tuple(tenths / 10 for tenths in range(11))
+"""Where `--wise-alpha auto` looks for its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +86,33 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
 def candidates(config: Config, head: Head) -> list[Candidate]:
     """The weights to evaluate: the start's if it has a head for the task, and of every method what the report shows."""
     path = WISE_PATH if config.wise_path or config.task_name == "digits" else ()
-    alphas = sorted({*path, config.wise_alpha, 1.0})
+    wise = AUTO_PATH if config.wise_alpha == "auto" else (config.wise_alpha,)
+    alphas = sorted({*path, *wise, 1.0})
     start = [] if head == "new" else [START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
 
 
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
     """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
-    names, alpha = results.config.method_names, results.config.wise_alpha
+    names, asked = results.config.method_names, results.config.wise_alpha
+    shown = asked if asked == "auto" else f"{asked:g}"  # the same for every seed
     return [
         *([] if results.head == "new" else [(results.head, START)]),
         *((name, Candidate(name, 1.0)) for name in names),
-        *((f"{name} + WiSE {alpha:g}", Candidate(name, alpha)) for name in names),
+        *((f"{name} + WiSE {shown}", Candidate(name, wise_alpha(results, name))) for name in names),
     ]
+
+
+def wise_alpha(results: Results, method: str) -> float:
+    """The point of a method's path that is reported: the one asked for, or the one that validation images choose.
+
+    Where there is no validation set of its own they are the ID test images, as for all that is chosen.
+    """
+    asked = results.config.wise_alpha
+    if asked != "auto":
+        return asked
+    images = VALIDATION if VALIDATION in test_sets(results.task) else ID
+    labels, predictions = test_sets(results.task)[images].labels, results.predictions
+    counted = next(iter(predictions.values()))[images].counted
+    right = [predictions[Candidate(method, alpha)][images].labels[counted] == labels[counted] for alpha in AUTO_PATH]
+    return smallest_share(AUTO_PATH, [float(one.mean()) for one in right], int(counted.sum()))

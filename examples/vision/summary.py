@@ -12,7 +12,7 @@ from scipy import stats
 
 from vision.figures import finish_frontier
 from vision.style import DPI, GREY, STYLES
-from vision.table import print_fitting, rows_table
+from vision.table import print_fitting, rows_table, wise_caption
 
 __all__ = ["draw_summary", "print_summary", "summarise"]
 
@@ -30,8 +30,9 @@ def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         reports: One of each seed, of one configuration otherwise.
 
     Returns:
-        `seeds`, `task`, `model` and `rows`, which are as those of a report. Where there is a row `vanilla`, all others
-        have `difference`: to it, paired by seed. With one seed there is no deviation and no interval.
+        `seeds`, `task`, `model` and `rows`, which are as those of a report; where seeds have chosen several points of
+        the path, `alpha` is a list. Where there is a row `vanilla`, all others have `difference`: to it, paired by
+        seed. With one seed there is no deviation and no interval.
     """
     first = reports[0]
     rows = [[report["rows"][index] for report in reports] for index in range(len(first["rows"]))]
@@ -39,7 +40,9 @@ def summarise(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary = []
     for seeds in rows:
         name = seeds[0]["name"]
-        row = {key: seeds[0][key] for key in ("name", "method", "alpha")} | _combined(seeds, _interval)
+        alphas = [one["alpha"] for one in seeds]  # of each seed its own, where it was chosen
+        row = {"name": name, "method": seeds[0]["method"], "alpha": alphas[0] if len({*alphas}) == 1 else alphas}
+        row |= _combined(seeds, _interval)
         if base is not None and seeds is not base:
             pairs = [_combined(pair, lambda values: _minus(*values)) for pair in zip(seeds, base, strict=True)]
             row["difference"] = _combined(pairs, _interval)
@@ -92,6 +95,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
     if len(seeds) > 1:
         caption += " ± half of its 95 % t-interval over seeds."
         caption += f" Minus {BASE}: paired by seed." if more else ""
+    if any(row["name"].endswith(" + WiSE auto") for row in rows):
+        caption += f" {wise_caption(rows)}"
     print_fitting(lambda by_domain: rows_table(summary, _shown, caption, by_domain=by_domain, more=more), console)
 
 

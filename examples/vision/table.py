@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_fitting", "print_table", "rows_table"]
+__all__ = ["print_fitting", "print_table", "rows_table", "wise_caption"]
 
 _ENOUGH = 1000
 
@@ -82,9 +82,20 @@ def _caption(report: Mapping[str, Any]) -> str:
     error = 50 / math.sqrt(max(1, min(counts)))
     return (
         f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
-        f"{error:.1f} points. WiSE a: weights a of the way from pre-trained to fine-tuned.{_subsets(task)}"
-        f"{_left_out(task)}"
+        f"{error:.1f} points. {wise_caption(report['rows'])}{_subsets(task)}{_left_out(task)}"
     )
+
+
+def wise_caption(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the interpolated rows are; where validation images chose it, which point of each method's path."""
+    chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(" + WiSE auto")]
+    auto = f"; auto is chosen on validation images: {', '.join(chosen)}" if chosen else ""
+    return f"WiSE a: weights a of the way from pre-trained to fine-tuned{auto}."
+
+
+def _alphas(alpha: float | Sequence[float]) -> str:
+    """One number, or those of several seeds."""
+    return f"{alpha:g}" if isinstance(alpha, int | float) else ", ".join(f"{one:g}" for one in alpha)
 
 
 def _subsets(task: Mapping[str, Any]) -> str:

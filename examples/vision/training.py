@@ -120,6 +120,8 @@ def fine_tune(
     total = num_steps(task.train, config.batch_size, config.epochs)
     # The first step donates its arguments, and every method starts from the same arrays.
     params, stats = devices.put(pretrained), devices.put(network.stats, whole=True)
+    # what is looked at, kept and reported
+    result = lambda: Weights(params if config.average == "none" else _average(opt_state, params), stats)
     opt_state = devices.init(method.tx, params)
     plan = Plan.of(config, task, total)
     history = new_history(total, plan.looks, opt_state)
@@ -151,12 +153,13 @@ def fine_tune(
                 saving |= devices.agree(time.monotonic() - saved_at > 60 * config.save_minutes)
             measured = {key: float(history[key][done - 1]) for key in ("loss", "accuracy")}
             if validating:
-                improved = _validate(history, plan, done, network, Weights(params, stats), task.validation, devices)
+                weights = result()
+                improved = _validate(history, plan, done, network, weights, task.validation, devices)
                 accuracy, loss = history["validation"][plan.look(done)].tolist()
                 measured |= {"validation_accuracy": accuracy, "validation_loss": loss}
                 stopping = 0 < config.patience <= plan.since_best(history, done)
                 if improved and plan.looks > 1 and done not in best.all_steps():
-                    save(best, done, {"params": params, "stats": stats})
+                    save(best, done, weights._asdict())
                 if stopping:
                     history["stopped"][...] = done
                 clock.skip()
@@ -167,18 +170,20 @@ def fine_tune(
                 saved_at = time.monotonic()
             if history["stopped"]:
                 break
+        weights = result()
         if method.project_after:
-            params = _projected(params, pretrained, stats, network, method, task, config, devices)
+            projected = _projected(weights.params, pretrained, stats, network, method, task, config, devices)
+            weights = Weights(projected, stats)
             # what is reported is what is looked at last
-            _validate(history, plan, done, network, Weights(params, stats), task.validation, devices)
+            _validate(history, plan, done, network, weights, task.validation, devices)
         top = plan.best(history)
         best_weights = None
         # a finished run has its best weights as files alone, unless they are what is reported
         kept = top is not None and (config.select == "best" or top[0] in best.all_steps())
         if top is not None and kept and top[0] != done and not method.project_after:
-            best_weights = Best(*top, Weights(**restore(best, top[0], {"params": params, "stats": stats})))
+            best_weights = Best(*top, Weights(**restore(best, top[0], weights._asdict())))
     return Trained(
-        Weights(params, stats),
+        weights,
         best_weights,
         ftp_optax.radii(opt_state, params) if "radii" in history else {},
         ftp_optax.strengths(opt_state, params) if "strengths" in history else {},
@@ -203,6 +208,9 @@ def _batches(
         held = devices.place(next(held_out)) if method.held_out else None
         clock.waiting(time.perf_counter() - asked)
         yield devices.place(batch), held
+
+
+_average = jax.jit(ftp_optax.averaged_params)
 
 
 @jax.jit

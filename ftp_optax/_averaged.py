@@ -1,0 +1,211 @@
+"""The average of the weights along a training run, kept in the optimizer's state."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ftp_optax import _anchor, _checks, _show, _trees, _units
+
+Kind = Literal["uniform", "polynomial", "ema"]
+
+
+@_show.readable
+class AveragedState(NamedTuple):
+    """State of `averaged`.
+
+    Attributes:
+      average: the average so far, in at least float32; `optax.MaskedNode` at leaves that are not floating-point.
+      averaged_steps: the number of updates so far, those before ``start`` included.
+      inner_state: the state of ``inner``.
+    """
+
+    average: Any
+    averaged_steps: jax.Array
+    inner_state: optax.OptState
+
+    def restart(self, params: optax.Params) -> "AveragedState":
+        """The state that `reanchor` gives: the average started anew at the params."""
+        steps = jax.tree.map(jnp.zeros_like, self.averaged_steps)
+        return self._replace(average=_anchor.refresh(self.average, params), averaged_steps=steps)
+
+
+def newest_share(
+    number: jax.Array, kind: Kind, eta: float | jax.Array = 0.0, decay: float | jax.Array = 0.0
+) -> jax.Array:
+    """``w_k``: the weight of the k-th of the parameters that are averaged, in the average of the first k."""
+    if kind == "ema":
+        rate = jnp.log(decay)
+        share = jnp.expm1(rate) / jnp.expm1(number * rate)  # (1 - beta) / (1 - beta^k) where beta is close to 1
+    else:
+        eta = 0.0 if kind == "uniform" else eta
+        share = (1 + eta) / (number + eta)
+    return share.astype(number.dtype)
+
+
+@jax.jit
+def moved_average(average: jax.Array, param: jax.Array, update: jax.Array, share: jax.Array) -> jax.Array:
+    """``A + w (W - A)``, with ``W`` the parameter after the update; ``W`` itself where ``w`` is 1."""
+    reached = (param + update).astype(param.dtype).astype(average.dtype)
+    if param.dtype == jnp.bfloat16:  # within a loop XLA keeps the digits that the parameter loses
+        reached = jax.lax.reduce_precision(reached, exponent_bits=8, mantissa_bits=7)
+    return jnp.where(share < 1, average + share * (reached - average), reached)
+
+
+def _validate(kind: str, start: Any, eta: Any, decay: Any) -> None:
+    """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
+    _checks.choices("averaged", ("uniform", "polynomial", "ema"), kind=kind)
+    _checks.numbers("averaged", start=start, eta=eta, decay=decay)
+    for name, value in (("start", start), ("eta", eta)):
+        if isinstance(value, int | float) and not 0 <= value < float("inf"):
+            raise ValueError(f"averaged: {name} must be finite and not negative, got {value}.")
+    if isinstance(decay, int | float) and not 0 <= decay < 1:
+        raise ValueError(f"averaged: decay must lie in [0, 1), got {decay}; 0.999 averages about 1,000 steps.")
+
+
+def averaged(
+    inner: optax.GradientTransformation,
+    *,
+    kind: Kind = "uniform",
+    start: int | jax.Array = 0,
+    eta: float | jax.Array = 3.0,
+    decay: float | jax.Array = 0.999,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps the average of the parameters along the run; training itself goes on as without it.
+
+    With :math:`W_t` the parameters after step `t` and :math:`k = \max(1, t - \mathrm{start})`:
+
+    .. math::
+
+      A_t = A_{t-1} + w_k (W_t - A_{t-1}), \qquad
+      w_k = \frac{1}{k}, \quad \frac{1 + \eta}{k + \eta} \quad \text{or} \quad \frac{1 - \beta}{1 - \beta^k}
+
+    for ``kind="uniform"``, the mean of :math:`W_{\mathrm{start}+1}, \dots, W_t`; ``"polynomial"``, which forgets the
+    beginning as the run grows; and ``"ema"``, the exponential moving average with its bias corrected. :math:`w_1 = 1`:
+    until step ``start + 1`` the average is :math:`W_t` itself.
+
+    It goes round the whole optimizer, ``averaged(optax.chain(optax.clip_by_global_norm(1.0), ftp(...)))``: a link after
+    it would move the parameters to where the average does not see them. `optax.MultiSteps` and `optax.apply_if_finite`
+    go round it, and a step that they hold back does not count. `averaged_params` gives the parameters to evaluate.
+
+    Running statistics, as those of batch normalisation, belong to the weights that they were measured with. Those that
+    stay as they were pre-trained may stay; those that follow the training images are to be measured anew: set them to
+    the averaged parameters' own with one pass over training images.
+
+    Args:
+      inner: the optimizer; any optax transformation. It sees every leaf and all extra arguments.
+      kind: ``"uniform"`` (default), ``"polynomial"`` or ``"ema"``.
+      start: how many steps to let pass before those that are averaged, not negative.
+      eta: eta of ``"polynomial"``, not negative; 0 is ``"uniform"``.
+      decay: beta of ``"ema"``, in [0, 1): about ``1 / (1 - decay)`` steps are averaged.
+
+    Returns:
+      A `optax.GradientTransformationExtraArgs` with an `AveragedState`. The updates are those of ``inner``.
+
+    Raises:
+      ValueError: for arguments out of range; in `update` without params, or where the trees do not fit each other.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import averaged, averaged_params
+      >>> params = {"bias": jnp.array([0.0])}
+      >>> tx = averaged(optax.sgd(1.0))
+      >>> state = tx.init(params)
+      >>> for gradient in (-2.0, 1.0):
+      ...     updates, state = tx.update({"bias": jnp.array([gradient])}, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> params, averaged_params(state, params)
+      ({'bias': Array([1.], dtype=float32)}, {'bias': Array([1.5], dtype=float32)})
+
+    References:
+      Polyak and Juditsky, `Acceleration of Stochastic Approximation by Averaging
+      <https://doi.org/10.1137/0330046>`_, 1992. Polynomial weights: Shamir and Zhang, `Stochastic Gradient Descent for
+      Non-smooth Optimization <https://arxiv.org/abs/1212.1824>`_, ICML 2013. In deep networks: Izmailov et al.,
+      `Averaging Weights Leads to Wider Optima and Better Generalization <https://arxiv.org/abs/1803.05407>`_ (SWA), UAI
+      2018; Cha et al., `SWAD: Domain Generalization by Seeking Flat Minima <https://arxiv.org/abs/2102.08604>`_,
+      NeurIPS 2021, which averages every step, for other domains; Kaddour, `Stop Wasting My Time!
+      <https://arxiv.org/abs/2209.14981>`_ (LAWA), 2022, of which ``"ema"`` is the form that keeps no old checkpoints.
+
+    .. note::
+      Not what is there: `optax.ema` averages updates; `optax.incremental_update` and ``flax.nnx.EMA`` are one step of
+      an exponential average, without its bias correction, in the parameters' own number format and outside of the
+      optimizer's state; `optax.contrib.schedule_free` takes its gradients at another place than the plain optimizer.
+      Leaves that are not real floating-point numbers are not averaged.
+    """
+    _checks.transformations("averaged", inner=inner)
+    _validate(kind, start, eta, decay)
+    inner = optax.with_extra_args_support(inner)
+
+    def init_fn(params: optax.Params) -> AveragedState:
+        leaves = _trees.flatten(params)
+        copies = {
+            i: jnp.array(value, _units.wide_dtype(value), copy=True)
+            for i, (path, value) in enumerate(zip(leaves.paths, leaves.values, strict=True))
+            if not _trees.is_masked(value)
+            and jnp.issubdtype(_checks.dtype_of(value, path, "averaged: params"), jnp.floating)
+        }
+        return AveragedState(leaves.masked(copies), jnp.zeros([], jnp.int32), inner.init(params))
+
+    def update_fn(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
+    ) -> tuple[optax.Updates, AveragedState]:
+        _checks.states("averaged", state, AveragedState)
+        if params is None:
+            raise ValueError("averaged: update needs the current parameters: call tx.update(grads, state, params).")
+        leaves, averages = _trees.flatten(params), _trees.flatten(state.average)
+        _trees.require_same(averages, leaves, "averaged: the state")
+        record = _trees.aligned(averages, leaves, "averaged: the state")
+        step, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
+        steps = _trees.flatten(step)
+        _trees.require_same(steps, leaves, "averaged: the update")
+        count = jnp.asarray(optax.safe_increment(state.averaged_steps))
+        number = jnp.maximum(count - start, 1)
+        new = {}
+        for i, average in enumerate(record):
+            if not _trees.is_masked(average):
+                share = newest_share(number.astype(average.dtype), kind, eta, decay)
+                new[i] = moved_average(average, jnp.asarray(leaves.values[i]), steps.values[i], share)
+        return step, AveragedState(averages.replaced(new), count, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params:
+    """The averaged parameters, to evaluate or to keep in place of the last ones.
+
+    Args:
+      state: the optimizer state, or any pytree that holds the states of one or more `averaged`.
+      params: the parameters, for their structure and dtypes, and for the leaves that are not averaged.
+
+    Returns:
+      A tree like the params. The averages are copied, so that the state can be donated.
+
+    Raises:
+      ValueError: if the state holds no average, or if the params do not fit it.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from ftp_optax import averaged, averaged_params, ftp
+      >>> params = {"kernel": jnp.ones((2, 3), jnp.bfloat16)}
+      >>> state = averaged(ftp(optax.sgd(0.1))).init(params)
+      >>> averaged_params(state, params)["kernel"].dtype
+      dtype(bfloat16)
+
+    References:
+      Those of `averaged`.
+    """
+    states = [node for node in jax.tree.leaves(state, is_leaf=_is_averaged) if _is_averaged(node)]
+    if not states:
+        raise ValueError("averaged_params: the state holds no average; pass the state of an optimizer with averaged.")
+    leaves, found = _trees.flatten(params), {}
+    for one in states:  # several, where `optax.partition` has one for each group
+        record = _trees.aligned(_trees.flatten(one.average), leaves, "averaged_params: the state")
+        for i, value in enumerate(record):
+            if not _trees.is_masked(value) and i not in found:
+                found[i] = jnp.array(value, jnp.result_type(leaves.values[i]), copy=True)
+    return leaves.replaced(found)
+
+
+def _is_averaged(node: Any) -> bool:
+    return isinstance(node, AveragedState)
