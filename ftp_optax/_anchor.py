@@ -21,12 +21,6 @@ def _is_bool(value: Any) -> bool:
 def chosen_by(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
     """Which leaves a mask constrains, one boolean a leaf; False for those that are masked already.
 
-    Args:
-      mask: a tree or prefix tree of booleans, a callable from params to one, or None for all leaves.
-      params: the parameters.
-      leaves: the flattened params.
-      method: the public function's name, for the messages.
-
     Raises:
       ValueError: if the mask does not fit the params or constrains nothing.
       TypeError: if an entry of the mask is not a boolean.
@@ -87,7 +81,7 @@ class Constraint(NamedTuple):
         for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
             if here:
                 _checks.trainable(value, path, self.method)
-        return _layers.Layers(leaves, self._layouts(leaves, chosen))
+        return self._split(leaves, chosen)
 
     def copy(self, layers: _layers.Layers) -> Any:
         """A copy of the anchor for the state, `optax.MaskedNode` at unconstrained leaves.
@@ -99,18 +93,16 @@ class Constraint(NamedTuple):
           TypeError: if it has another dtype and no `anchor_dtype` says which to keep.
         """
         leaves, what = layers.leaves, f"{self.method}: the anchor"
-        source = leaves if self.anchor is None else _trees.flatten(self.anchor)
-        _trees.require_same(source, leaves, what)
+        source = leaves if self.anchor is None else _trees.require_like(self.anchor, leaves, layers.layouts, what)
         copies = {}
         for i in layers.layouts:
-            path, value, param = leaves.paths[i], source.values[i], leaves.values[i]
-            _trees.require_shape(value, param, path, what)
-            if self.anchor_dtype is None and jnp.result_type(value) != jnp.result_type(param):
+            value, dtype = source.values[i], jnp.result_type(leaves.values[i])
+            if self.anchor_dtype is None and jnp.result_type(value) != dtype:
                 raise TypeError(
-                    f"{what}'s leaf {path!r} is {jnp.result_type(value)}, the parameter {jnp.result_type(param)}; "
-                    "convert it or say which to store with anchor_dtype=."
+                    f"{what}'s leaf {leaves.paths[i]!r} is {jnp.result_type(value)}, the parameter {dtype}; convert it "
+                    "or say which to store with anchor_dtype=."
                 )
-            copies[i] = jnp.array(value, dtype=self.anchor_dtype or jnp.result_type(param), copy=True)
+            copies[i] = jnp.array(value, dtype=self.anchor_dtype or dtype, copy=True)
         return leaves.masked(copies)
 
     def zeros(self, layers: _layers.Layers) -> Any:
@@ -129,19 +121,24 @@ class Constraint(NamedTuple):
         method = self.method
         if params is None:
             raise ValueError(f"{method}: update needs the current parameters: call tx.update(grads, state, params).")
-        leaves, gradients, record = _trees.flatten(params), _trees.flatten(updates), _trees.flatten(recorded)
-        _trees.require_same(gradients, leaves, f"{method}: the gradient")
+        leaves, record = _trees.flatten(params), _trees.flatten(recorded)
         _trees.require_same(record, leaves, f"{method}: the state")
         chosen = [not _trees.is_masked(value) for value in record.values]
-        for i in (i for i, here in enumerate(chosen) if here):
-            _trees.require_shape(gradients.values[i], leaves.values[i], leaves.paths[i], f"{method}: the gradient")
-            _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
-            _checks.floating(gradients.values[i], leaves.paths[i], f"{method}: the gradient")
+        own = [i for i, here in enumerate(chosen) if here]
+        gradients = _trees.require_like(updates, leaves, own, f"{method}: the gradient")
+        _trees.require_like(recorded, leaves, own, f"{method}: the state")
+        for i in own:
             _checks.floating(leaves.values[i], leaves.paths[i], f"{method}: the parameter")
-        return _layers.Layers(leaves, self._layouts(leaves, chosen), gradients, record)
+        return self._split(leaves, chosen, gradients, record)
 
-    def _layouts(self, leaves: _trees.Leaves, chosen: list[bool]) -> dict[int, _units.Layout]:
-        return _units.resolve_all(leaves.paths, leaves.values, chosen, self.unit_axes, self.layer_axes)
+    def _split(self, leaves: _trees.Leaves, chosen: list[bool], *others: _trees.Leaves) -> _layers.Layers:
+        rows = zip(leaves.paths, leaves.values, chosen, strict=True)
+        layouts = {
+            i: _units.resolve(path, jnp.shape(value), self.unit_axes, self.layer_axes)
+            for i, (path, value, here) in enumerate(rows)
+            if here
+        }
+        return _layers.Layers(leaves, layouts, *others)
 
 
 def refresh(tree: Any, params: Any) -> Any:

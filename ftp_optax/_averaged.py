@@ -53,17 +53,6 @@ def moved_average(average: jax.Array, param: jax.Array, update: jax.Array, share
     return jnp.where(share < 1, average + share * (reached - average), reached)
 
 
-def _validate(kind: str, start: Any, eta: Any, decay: Any) -> None:
-    """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
-    _checks.choices("averaged", ("uniform", "polynomial", "ema"), kind=kind)
-    _checks.numbers("averaged", start=start, eta=eta, decay=decay)
-    for name, value in (("start", start), ("eta", eta)):
-        if isinstance(value, int | float) and not 0 <= value < float("inf"):
-            raise ValueError(f"averaged: {name} must be finite and not negative, got {value}.")
-    if isinstance(decay, int | float) and not 0 <= decay < 1:
-        raise ValueError(f"averaged: decay must lie in [0, 1), got {decay}; 0.999 averages about 1,000 steps.")
-
-
 def averaged(
     inner: optax.GradientTransformation,
     *,
@@ -134,7 +123,9 @@ def averaged(
       Leaves that are not real floating-point numbers are not averaged.
     """
     _checks.transformations("averaged", inner=inner)
-    _validate(kind, start, eta, decay)
+    _checks.choices("averaged", ("uniform", "polynomial", "ema"), kind=kind)
+    _checks.numbers("averaged", "be finite and not negative", start=start, eta=eta)
+    _checks.numbers("averaged", "lie in [0, 1)", decay=decay)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> AveragedState:

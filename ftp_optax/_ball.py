@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ftp_optax import _hyper, _layers, _units
+from ftp_optax import _checks, _hyper, _layers, _units
 
 _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest radius
 
@@ -39,8 +39,10 @@ def length(up: jax.Array, down: jax.Array) -> jax.Array:
     return jnp.where(some, jnp.where(fits, 1 / scale, scale) * jnp.sqrt(jnp.where(some, square, 1)), square)
 
 
-def units_of(norm: str, unit_axes: _units.UnitAxes) -> _units.UnitAxes:
+def units_of(norm: str, unit_axes: _units.UnitAxes, method: str) -> _units.UnitAxes:
     """What has a norm of its own: each unit for ``"mars"``, the whole layer for ``"l2"``."""
+    _checks.choices(method, ("mars", "l2"), norm=norm)
+    _checks.rules(method, unit_axes=unit_axes)
     return unit_axes if norm == "mars" else _units.whole_leaf
 
 
@@ -124,20 +126,15 @@ def known(radii: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(radii), radii, _EPS)
 
 
-def cast(array: jax.Array, like: jax.Array) -> jax.Array:
-    """The array in another one's dtype."""
-    return array.astype(like.dtype)
-
-
 def reached(before: jax.Array, update: jax.Array) -> jax.Array:
     """``c + u``: the displacement that the base optimizer leads to."""
     return before + update.astype(before.dtype)
 
 
 def bounded(radii: jax.Array, largest: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``; a layer whose norm is NaN has no cap, so that its radius stays finite.
+    """``clip(gamma, 1e-8, max_i n_i)``: a larger radius would be no other ball.
 
-    A larger radius would be no other ball.
+    A layer whose norm is NaN has no cap, so that its radius stays finite.
     """
     caps = jnp.where(jnp.isnan(largest), jnp.inf, jnp.maximum(largest + _EPS, _EPS))
     return jnp.clip(radii, _EPS, caps)
@@ -146,18 +143,7 @@ def bounded(radii: jax.Array, largest: jax.Array) -> jax.Array:
 def projection(
     param: jax.Array, anchor: jax.Array | None, update: jax.Array, reached: jax.Array, ratio: jax.Array
 ) -> jax.Array:
-    """Projects where the base optimizer led to: ``W0 + clip(gamma / n_i, 0, 1) c_i``.
-
-    Args:
-      param: the parameter before the step.
-      anchor: its anchor, or None with lean memory.
-      update: the base optimizer's update.
-      reached: ``c``, the displacement after it.
-      ratio: ``clip(gamma / n_i, 0, 1)`` of its units.
-
-    Returns:
-      The update that ends at the projection, in the parameter's dtype.
-    """
+    """The update that ends at ``W0 + clip(gamma / n_i, 0, 1) c_i``, in the parameter's dtype."""
     if anchor is None:
         return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
     # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target

@@ -1,10 +1,19 @@
 """Checks of what is passed to a method, made where it is passed: no wrong argument gets as far as JAX."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "be positive and finite": lambda x: 0 < x < float("inf"),
+    "be finite and not negative": lambda x: 0 <= x < float("inf"),
+    "lie in [0, 1]": lambda x: 0 <= x <= 1,
+    "lie in (0, 1]": lambda x: 0 < x <= 1,
+    "lie in [0, 1)": lambda x: 0 <= x < 1,
+}
 
 
 def shown(value: Any) -> str:
@@ -50,6 +59,15 @@ def trainable(value: Any, path: str, method: str) -> None:
         )
 
 
+def full_precision(value: Any, path: str) -> None:
+    """Raises TypeError, naming the leaf, for a parameter that would lose small updates without master weights."""
+    if (dtype := jnp.result_type(value)).itemsize < 4:
+        raise TypeError(
+            f"ftp: memory='lean' cannot train the leaf {path!r} of dtype {dtype}; use memory='exact', whose float32 "
+            "displacement serves as master weights."
+        )
+
+
 def leaves(rule: str, path: Any, shape: Any) -> None:
     """Raises TypeError for what is no leaf's path or no shape."""
     if not isinstance(path, str):
@@ -81,11 +99,16 @@ def rules(method: str, **given: Any) -> None:
             raise TypeError(f"{method}: {name} must be a rule, (path, shape) -> tuple of axes, got {shown(value)}.")
 
 
-def numbers(method: str, **given: Any) -> None:
-    """Raises TypeError for what is no real number and no 0-D array of one; their ranges are the methods' own."""
+def numbers(method: str, must: str | None = None, /, **given: Any) -> None:
+    """Raises TypeError for what is no real number and no 0-D array of one, ValueError for a number out of its range.
+
+    Arrays may have any value: `optax.inject_hyperparams` makes them of numbers that were checked.
+    """
     for name, value in given.items():
         if not _is_number(value):
             raise TypeError(f"{method}: {name} must be a real number or a 0-D array of one, got {shown(value)}.")
+        if must and isinstance(value, int | float) and not _RANGES[must](value):
+            raise ValueError(f"{method}: {name} must {must}, got {value}.")
 
 
 def _is_number(value: Any) -> bool:

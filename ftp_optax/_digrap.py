@@ -88,15 +88,6 @@ def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Ar
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
-def _validate(max_strength: Any, initial_strength: Any, memory: str) -> None:
-    """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
-    if isinstance(max_strength, int | float) and not 0 < max_strength <= 1:
-        raise ValueError(f"digrap: max_strength must lie in (0, 1], got {max_strength}; 1 removes all of the conflict.")
-    if isinstance(initial_strength, int | float) and not 0 <= initial_strength <= 1:
-        raise ValueError(f"digrap: initial_strength must lie in [0, 1], got {initial_strength}; the default is 0.")
-    _checks.choices("digrap", ("exact", "lean"), memory=memory)
-
-
 def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
@@ -180,8 +171,9 @@ def digrap(
       ``static_args=("unit_axes", "layer_axes", "mask")``. For LoRA the anchor is the adapters' values at init.
     """
     _checks.transformations("digrap", hyper_optimizer=hyper_optimizer)
-    _checks.numbers("digrap", max_strength=max_strength, initial_strength=initial_strength)
-    _validate(max_strength, initial_strength, memory)
+    _checks.numbers("digrap", "lie in (0, 1]", max_strength=max_strength)
+    _checks.numbers("digrap", "lie in [0, 1]", initial_strength=initial_strength)
+    _checks.choices("digrap", ("exact", "lean"), memory=memory)
     frame = _anchor.Constraint("digrap", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
 
     def init_fn(params: optax.Params) -> DiGraPState:

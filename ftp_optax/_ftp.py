@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _anchor, _ball, _checks, _hyper, _layers, _show, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _hyper, _layers, _show, _units
 
 
 @_show.readable
@@ -34,60 +34,11 @@ class FTPState(NamedTuple):
 
     def restart(self, params: optax.Params) -> "FTPState":
         """The state that `reanchor` gives: anchored at the params, the radii started anew."""
-        zeros = jax.tree.map(jnp.zeros_like, self.displacement)
-        # the leaves of the anchor, or of the displacement if there is none, tell which leaves of the params count
+        first, zeros = _hyper.copied(self.initial), jax.tree.map(jnp.zeros_like, self.displacement)
+        # without an anchor the displacement tells which leaves of the params count
         anchor = _anchor.refresh(self.displacement if self.anchor is None else self.anchor, params)
-        first = _hyper.copied(self.initial)
-        return self._replace(
-            radii=first.scalars,
-            hyper_state=first.hyper_state,
-            anchor=None if self.anchor is None else anchor,
-            displacement=zeros,
-        )
-
-
-def _validate(kappa: Any, initial_radius: Any, memory: str, hypergradient: str, anchor: Any) -> None:
-    """Checks the static arguments; numbers only if they are none of `optax.inject_hyperparams`'s arrays."""
-    if isinstance(kappa, int | float) and not 0 <= kappa <= 1:
-        raise ValueError(
-            f"ftp: kappa must lie in [0, 1], got {kappa}; 1 anneals nothing, 0 lets no radius shrink by itself."
-        )
-    if isinstance(initial_radius, int | float) and not (initial_radius > 0 and initial_radius < float("inf")):
-        raise ValueError(f"ftp: initial_radius must be positive and finite, got {initial_radius}; the default is 1e-8.")
-    _checks.choices("ftp", ("exact", "lean"), memory=memory)
-    _checks.choices("ftp", ("released", "exact"), hypergradient=hypergradient)
-    if memory == "lean" and anchor is not None:
-        raise ValueError(
-            "ftp: memory='lean' keeps no anchor: call init with the anchor as params, or use memory='exact'."
-        )
-
-
-def _require_full_precision(layers: _layers.Layers) -> None:
-    """Lean memory has no anchor to round to: parameters of less than 32 bits would lose their small updates."""
-    for i in layers.layouts:
-        path, dtype = layers.leaves.paths[i], jnp.result_type(layers.leaves.values[i])
-        if dtype != _units.wide_dtype(layers.leaves.values[i]):
-            raise TypeError(
-                f"ftp: memory='lean' cannot train the leaf {path!r} of dtype {dtype}; use memory='exact', whose "
-                "float32 displacement serves as master weights."
-            )
-
-
-def _held_out(grads: optax.Updates, layers: _layers.Layers) -> list[jax.Array]:
-    """The constrained leaves of a held-out batch's gradient, which must be like the params."""
-    found, params = _trees.flatten(grads), layers.leaves
-    _trees.require_same(found, params, "ftp: held_out_grads")
-    for path, value, param in zip(params.paths, found.values, params.values, strict=True):
-        if not _trees.is_masked(param):
-            _trees.require_shape(value, param, path, "ftp: held_out_grads")
-    for i in layers.layouts:
-        _checks.floating(found.values[i], params.paths[i], "ftp: held_out_grads")
-    return layers.of(grads)
-
-
-def _annealed(slopes: jax.Array, kappa: float | jax.Array) -> jax.Array:
-    """``kappa h`` where a hyper-gradient shrinks its radius."""
-    return jnp.where(slopes > 0, (kappa * slopes).astype(slopes.dtype), slopes)
+        anchor = None if self.anchor is None else anchor
+        return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor, displacement=zeros)
 
 
 def ftp(
@@ -200,8 +151,12 @@ def ftp(
       be converted to the dtypes of ``init``'s, which are float32 there.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
-    _checks.numbers("ftp", kappa=kappa, initial_radius=initial_radius)
-    _validate(kappa, initial_radius, memory, hypergradient, anchor)
+    _checks.numbers("ftp", "lie in [0, 1]", kappa=kappa)
+    _checks.numbers("ftp", "be positive and finite", initial_radius=initial_radius)
+    _checks.choices("ftp", ("exact", "lean"), memory=memory)
+    _checks.choices("ftp", ("released", "exact"), hypergradient=hypergradient)
+    if memory == "lean" and anchor is not None:
+        raise ValueError("ftp: memory='lean' keeps no anchor: call init with it as params, or use memory='exact'.")
     frame = _anchor.Constraint("ftp", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
     ratio = _ball.projection_ratio if hypergradient == "exact" else _ball.released_ratio
     radius_slope = functools.partial(_ball.radius_slope, ratio)
@@ -209,8 +164,8 @@ def ftp(
 
     def init_fn(params: optax.Params) -> FTPState:
         layers = frame.layers(params)
-        if memory == "lean":
-            _require_full_precision(layers)
+        for i in layers.layouts if memory == "lean" else ():  # which has no anchor to round to
+            _checks.full_precision(layers.leaves.values[i], layers.leaves.paths[i])
         first, again = _hyper.start(hyper_optimizer, initial_radius, layers)
         masters = [weight.astype(_units.wide_dtype(weight)) for weight in layers.of(params)]
         inner_state = inner.init(layers.into(params, masters))
@@ -238,12 +193,12 @@ def ftp(
         weights, anchors, last = layers.of(params), layers.of(state.anchor), layers.of(state.displacement)
         gradients, old = layers.of(updates), _ball.known(state.radii)
         radii = layers.split(old)
-        judges = gradients if held_out_grads is None else _held_out(held_out_grads, layers)
+        judges = gradients if held_out_grads is None else layers.of(held_out_grads, "ftp: held_out_grads")
 
         # h_t = sum_i <g_t, c_{t-1}>_i / n_{t-1,i}
         products, norms = layers.unit_sums(_ball.inner_products, judges, last)
         slopes = _hyper.finite(layers.join(layers.map(radius_slope, products, norms, radii)))
-        slopes = _annealed(slopes, kappa)
+        slopes = jnp.where(slopes > 0, (kappa * slopes).astype(slopes.dtype), slopes)
 
         # u_t, from master weights where the parameters have less than 32 bits
         ratios = layers.spread(layers.map(_ball.projection_ratio, norms, radii))

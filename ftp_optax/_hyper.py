@@ -35,15 +35,9 @@ def copied(initial: Initial) -> Initial:
 
 
 def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], scalars: jax.Array) -> jax.Array:
-    """The derivative ``d/ds <g, rule(s)>`` of the next loss by a rule's scalars.
+    """The derivative ``d/ds <g, rule(s)>`` of the next loss by a rule's scalars, everything else held fixed.
 
-    Args:
-      gradient: the loss gradient at the point that the rule led to.
-      rule: the rule as a function of its scalars, everything else held fixed.
-      scalars: where the derivative is taken.
-
-    Returns:
-      An array of the scalars' shape.
+    The gradient is the loss's at the point that the rule led to.
     """
     return jax.grad(lambda s: jnp.sum(gradient * rule(s)))(scalars)
 
@@ -59,17 +53,9 @@ def finite(hypergradients: jax.Array) -> jax.Array:
 def start(
     hyper_optimizer: optax.GradientTransformation, value: float | jax.Array, layers: _layers.Layers
 ) -> tuple[Initial, Initial]:
-    """New scalars and their optimizer's state, twice: one to use, one to keep for starting anew.
+    """New scalars, one for each layer, and their optimizer's state, twice: one to use, one to keep for starting anew.
 
     Twice made, since two names for one buffer could not be donated.
-
-    Args:
-      hyper_optimizer: the transformation that updates the scalars.
-      value: what every scalar starts from.
-      layers: the layers that each have one.
-
-    Returns:
-      The two.
     """
     # the dtype is given, since weakly typed scalars would make the step compile twice
     scalars = [jnp.full((sum(layers.counts),), value, dtype=layers.dtype) for _ in range(2)]
@@ -84,18 +70,10 @@ def step(
     scalars: jax.Array,
     **extra_args: Any,
 ) -> tuple[jax.Array, optax.OptState]:
-    """One step of the hyper-optimizer on all scalars.
+    """One step of the hyper-optimizer: all scalars moved, not yet bounded, and its new state.
 
-    Args:
-      hyper_optimizer: the transformation that updates the scalars.
-      hypergradients: their hyper-gradients, shape ``(n,)``.
-      hyper_state: the transformation's state.
-      scalars: the scalars, shape ``(n,)``.
-      **extra_args: what the method tells hyper-optimizers that want to know, such as ``step_norms``.
-
-    Returns:
-      The moved scalars, not yet bounded, and the new state. What is not finite of both stays what it was: some
-      optimizers divide by zero where a hyper-gradient is zero, as the first one is.
+    What is not finite of both stays what it was: some optimizers divide by zero where a hyper-gradient is zero, as the
+    first one is. The extra arguments are for those that want to know, such as `scale_free` the ``step_norms``.
     """
     hyper_optimizer = optax.with_extra_args_support(hyper_optimizer)
     updates, new_state = hyper_optimizer.update(hypergradients, hyper_state, scalars, **extra_args)

@@ -79,10 +79,7 @@ def add_decayed_anchor(
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018.
     """
     if not callable(strength):
-        _checks.numbers("add_decayed_anchor", strength=strength)
-    if isinstance(strength, int | float) and not 0 <= strength < float("inf"):
-        raise ValueError(f"add_decayed_anchor: strength must be finite and not negative, got {strength}.")
-
+        _checks.numbers("add_decayed_anchor", "be finite and not negative", strength=strength)
     frame = _anchor.Constraint("add_decayed_anchor", _units.whole_leaf, 0, mask, anchor, anchor_dtype).checked()
 
     def init_fn(params: optax.Params) -> AnchorDecayState:

@@ -129,8 +129,10 @@ class Layers:
 
     # leaves
 
-    def of(self, tree: Any) -> Leaves:
-        """The constrained leaves of a tree like the params; None for each of them if there is no tree."""
+    def of(self, tree: Any, given: str = "") -> Leaves:
+        """The constrained leaves of a tree like the params, checked if it has a name; None for each if it is None."""
+        if given:
+            _trees.require_like(tree, self.leaves, self.layouts, given)
         values = None if tree is None else _trees.flatten(tree).values
         return [None if values is None else jnp.asarray(values[i]) for i in self.layouts]
 

@@ -91,11 +91,9 @@ def pgm(
       before the projection: do not use `optax.value_and_grad_from_state`.
     """
     _checks.transformations("pgm", inner=inner)
-    _checks.numbers("pgm", radius=radius)
-    if isinstance(radius, int | float) and not 0 < radius < float("inf"):
-        raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
-    frame = _anchor.Constraint("pgm", _ball.units_of(norm, unit_axes), layer_axes, mask, anchor, anchor_dtype).checked()
-    _checks.choices("pgm", ("mars", "l2"), norm=norm)
+    _checks.numbers("pgm", "be positive and finite", radius=radius)
+    unit_axes = _ball.units_of(norm, unit_axes, "pgm")
+    frame = _anchor.Constraint("pgm", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PGMState:

@@ -52,17 +52,13 @@ def decayed(param: jax.Array, update: jax.Array, reached: jax.Array, share: jax.
     return jnp.where(share == 0, wide, wide - share * reached).astype(param.dtype)
 
 
-def _validate_strength(strength: Any) -> None:
+def _require_strengths(strength: Any) -> None:
     """Checks every number of a strength or tree of strengths; a schedule is called when it is needed."""
-    if callable(strength):
-        return
     leaves = _trees.flatten(strength)
     for path, value in zip(leaves.paths, leaves.values, strict=True):
-        if _trees.is_masked(value):
-            continue
-        _checks.numbers("spd", **{f"strength at {path!r}" if path else "strength": value})
-        if isinstance(value, int | float) and not 0 <= value < float("inf"):
-            raise ValueError(f"spd: strength must be finite and not negative, got {value}.")
+        if not (callable(strength) or _trees.is_masked(value)):
+            name = f"strength at {path!r}" if path else "strength"
+            _checks.numbers("spd", "be finite and not negative", **{name: value})
 
 
 def spd(
@@ -124,7 +120,7 @@ def spd(
       (`optax.lbfgs`) keeps the loss of the point before the decay: do not use `optax.value_and_grad_from_state`.
     """
     _checks.transformations("spd", inner=inner)
-    _validate_strength(strength)
+    _require_strengths(strength)
     frame = _anchor.Constraint("spd", _units.whole_layer, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)
 

@@ -10,7 +10,7 @@ import optax
 
 from ftp_optax import _anchor, _ball, _checks, _hyper, _layers, _show, _units
 
-_EPS = 1e-8  # the released code's: added to a norm where it is divided by, and the smallest radius
+_EPS = 1e-8  # the released code's smallest radius
 
 Norm = Literal["mars", "l2"]
 
@@ -43,12 +43,7 @@ class TPGMState(NamedTuple):
         return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor)
 
 
-def ratio(norms: jax.Array, gamma: jax.Array) -> jax.Array:
-    """``clip(gamma / (n_i + 1e-8), 0, 1)``: the share of its displacement that each unit keeps."""
-    return jnp.clip(gamma / (norms + _EPS), 0, 1)
-
-
-radius_slope = functools.partial(_ball.radius_slope, ratio)
+radius_slope = functools.partial(_ball.radius_slope, _ball.projection_ratio)
 
 
 def projected(anchor: jax.Array, displacement: jax.Array, share: jax.Array) -> jax.Array:
@@ -66,9 +61,14 @@ def bounded(radii: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
 
     The radius of a layer whose norm is NaN stays what it was. One that is not finite counts as the smallest.
     """
-    known = jnp.where(jnp.isfinite(radii), radii, _EPS)
+    known = _ball.known(radii)
     started = jnp.where(known == 0, least / 2, known)
     return jnp.where(jnp.isnan(most), known, jnp.clip(started, _EPS, jnp.maximum(most, _EPS)))
+
+
+def cast(array: jax.Array, like: jax.Array) -> jax.Array:
+    """The array in another one's dtype."""
+    return array.astype(like.dtype)
 
 
 class Balls(NamedTuple):
@@ -86,9 +86,14 @@ class Balls(NamedTuple):
         return cls(layers, anchors, displacements, _ball.norms_of(norm, layers, displacements))
 
     def project(self, radii: jax.Array) -> list[jax.Array]:
-        """The parameters, projected into balls of these radii."""
-        shares = self.layers.spread(self.layers.map(ratio, self.norms, self.layers.split(radii)))
+        """The leaves, projected into balls of these radii, in at least float32."""
+        gammas = self.layers.split(jnp.maximum(radii, 0))
+        shares = self.layers.spread(self.layers.map(_ball.projection_ratio, self.norms, gammas))
         return self.layers.map(projected, self.anchors, self.displacements, shares)
+
+    def into(self, params: Any, leaves: list[jax.Array]) -> Any:
+        """The parameters with other constrained leaves, in their dtypes."""
+        return self.layers.into(params, self.layers.map(cast, leaves, self.layers.of(params)))
 
     def learn(
         self,
@@ -97,17 +102,7 @@ class Balls(NamedTuple):
         hyper_optimizer: optax.GradientTransformation,
         hyper_state: optax.OptState,
     ) -> tuple[jax.Array, optax.OptState]:
-        """One step of the radii down the gradient of the held-out loss through the projection.
-
-        Args:
-          loss: the held-out loss of the projected leaves.
-          radii: all radii, shape ``(n_radii,)``.
-          hyper_optimizer: the transformation that updates them.
-          hyper_state: its state.
-
-        Returns:
-          The moved radii, and the new state.
-        """
+        """One step of the radii down the gradient of the held-out loss of the projected leaves."""
         layers, norms = self.layers, self.norms
         radii = bounded(radii, layers.join(norms, _layers.smallest), layers.join(norms, _layers.largest))
         gradients = jax.grad(loss)(self.project(radii))
@@ -190,8 +185,7 @@ def tpgm(
       `optax.value_and_grad_from_state`.
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
-    _checks.choices("tpgm", ("mars", "l2"), norm=norm)
-    unit_axes = _ball.units_of(norm, unit_axes)
+    unit_axes = _ball.units_of(norm, unit_axes, "tpgm")
     frame = _anchor.Constraint("tpgm", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)
 
@@ -230,12 +224,11 @@ def tpgm(
         balls = Balls.of(layers, layers.of(stepped), layers.of(state.anchor), norm)
 
         # gamma_t = gamma - HyperStep(d/dgamma L_held_out(W_t(gamma)))
-        into = lambda new: layers.into(stepped, layers.map(_ball.cast, new, layers.of(stepped)))
-        loss = lambda new: held_out_loss(into(new))
+        loss = lambda leaves: held_out_loss(balls.into(stepped, leaves))
         radii, hyper_state = balls.learn(loss, state.radii, hyper_optimizer, state.hyper_state)
 
         # W_t = W_0 + min(1, gamma_t / (n_{t,i} + 1e-8)) D_t
-        targets = layers.of(into(balls.project(radii)))
+        targets = layers.of(balls.into(stepped, balls.project(radii)))
         moves = layers.map(jnp.subtract, targets, layers.of(params))
         return layers.into(step, moves), state._replace(radii=radii, hyper_state=hyper_state, inner_state=inner_state)
 

@@ -69,13 +69,11 @@ def tpgm_project(
     _checks.rules("tpgm_project", held_out_loss=held_out_loss)
     if not isinstance(batches, Iterable):
         raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
-    _checks.choices("tpgm_project", ("mars", "l2"), norm=norm)
-    unit_axes = _ball.units_of(norm, unit_axes)
+    unit_axes = _ball.units_of(norm, unit_axes, "tpgm_project")
     frame = _anchor.Constraint("tpgm_project", unit_axes, layer_axes, mask, anchor, None).checked()
     layers = frame.layers(params)
     anchors = layers.of(frame.copy(layers))
     first, _ = _hyper.start(hyper_optimizer, 0.0, layers)
-    into = lambda params, new: layers.into(params, layers.map(_ball.cast, new, layers.of(params)))
 
     # params and anchors are arguments of the jitted step: closed over, they would be compiled in as constants
     @jax.jit
@@ -83,7 +81,7 @@ def tpgm_project(
         params: optax.Params, anchors: list[Any], radii: jax.Array, hyper_state: optax.OptState, batch: Any
     ) -> tuple[jax.Array, optax.OptState]:
         balls = _tpgm.Balls.of(layers, layers.of(params), anchors, norm)
-        loss = lambda new: held_out_loss(into(params, new), batch)
+        loss = lambda leaves: held_out_loss(balls.into(params, leaves), batch)
         return balls.learn(loss, radii, hyper_optimizer, hyper_state)
 
     radii, hyper_state, steps = first.scalars, first.hyper_state, 0
@@ -92,4 +90,5 @@ def tpgm_project(
         steps += 1
     if not steps:
         raise ValueError("tpgm_project: batches is empty; give one held-out batch for each step of the radii.")
-    return into(params, _tpgm.Balls.of(layers, layers.of(params), anchors, norm).project(radii))
+    balls = _tpgm.Balls.of(layers, layers.of(params), anchors, norm)
+    return balls.into(params, balls.project(radii))

@@ -6,7 +6,7 @@ dict of masks or strengths then fits all of them.
 
 import collections
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -105,6 +105,16 @@ def require_shape(value: Any, param: Any, path: str, what: str) -> None:
         raise ValueError(f"{what} has shape {jnp.shape(value)} at {path!r}, the parameter {jnp.shape(param)}.")
 
 
+def require_like(tree: Any, params: Leaves, chosen: Iterable[int], what: str) -> Leaves:
+    """The flattened tree, which must be like the params, at the chosen leaves in shape and kind of numbers too."""
+    found = flatten(tree)
+    require_same(found, params, what)
+    for i in chosen:
+        require_shape(found.values[i], params.values[i], params.paths[i], what)
+        _checks.floating(found.values[i], params.paths[i], what)
+    return found
+
+
 def aligned(record: Leaves, params: Leaves, what: str) -> list[Any]:
     """A record's leaf for every leaf of the params; one that stands for a masked subtree (optax's) for all inside it.
 
@@ -137,14 +147,6 @@ def prefixes(path: str) -> list[str]:
 
 def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
     """A prefix tree's entry for each path: its own or that of the subtree it is in.
-
-    Args:
-      tree: a tree or prefix tree of the params, or one value for all of them.
-      paths: the paths to find entries for.
-      what: the tree's name, for the message.
-
-    Returns:
-      The entries, in the order of the paths.
 
     Raises:
       ValueError: if there is no entry for a path.

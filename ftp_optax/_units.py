@@ -6,7 +6,7 @@ are stacked (scan over layers); every layer has scalars of its own, exactly as i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
@@ -244,21 +244,6 @@ def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: 
         )
     units = sorted({a % len(inner) + depth for a in axes})
     return Layout(shape[:depth], (*range(depth), *units))
-
-
-def resolve_all(
-    paths: Sequence[str],
-    leaves: Sequence[Any],
-    chosen: Sequence[bool],
-    unit_axes: UnitAxes,
-    layer_axes: LayerAxes,
-) -> dict[int, Layout]:
-    """The layouts of the chosen leaves, by position in flatten order."""
-    return {
-        i: resolve(path, jnp.shape(leaf), unit_axes, layer_axes)
-        for i, (path, leaf, here) in enumerate(zip(paths, leaves, chosen, strict=True))
-        if here
-    }
 
 
 def wide_dtype(leaf: Any) -> Any:
