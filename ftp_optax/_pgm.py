@@ -96,6 +96,7 @@ def pgm(
         raise ValueError(f"pgm: radius must be positive and finite, got {radius}.")
     frame = _anchor.Constraint("pgm", _ball.units_of(norm, unit_axes), layer_axes, mask, anchor, anchor_dtype).checked()
     _checks.choices("pgm", ("mars", "l2"), norm=norm)
+    _checks.rules("pgm", unit_axes=unit_axes)
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PGMState:

@@ -191,6 +191,7 @@ def tpgm(
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.choices("tpgm", ("mars", "l2"), norm=norm)
+    _checks.rules("tpgm", unit_axes=unit_axes)
     unit_axes = _ball.units_of(norm, unit_axes)
     frame = _anchor.Constraint("tpgm", unit_axes, layer_axes, mask, anchor, anchor_dtype).checked()
     inner = optax.with_extra_args_support(inner)

@@ -70,6 +70,7 @@ def tpgm_project(
     if not isinstance(batches, Iterable):
         raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
     _checks.choices("tpgm_project", ("mars", "l2"), norm=norm)
+    _checks.rules("tpgm_project", unit_axes=unit_axes)
     unit_axes = _ball.units_of(norm, unit_axes)
     frame = _anchor.Constraint("tpgm_project", unit_axes, layer_axes, mask, anchor, None).checked()
     layers = frame.layers(params)
