@@ -91,7 +91,7 @@ class Group(NamedTuple):
 
     def over_units(self, reduce: Callable[..., jax.Array], units: jax.Array) -> jax.Array:
         """One number for each layer, shape ``(scalars,)``."""
-        return reduce(units, axis=tuple(range(len(self.layers), self.ndim))).reshape(self.places.size)
+        return _whole(reduce(units, axis=tuple(range(len(self.layers), self.ndim)))).reshape(self.places.size)
 
 
 class Layers:
@@ -227,6 +227,13 @@ def smallest(units: jax.Array, axis: tuple[int, ...]) -> jax.Array:
 def on_a_mesh(array: jax.Array) -> bool:
     """Whether the array may be cut already, by a mesh of devices."""
     return not jax.typeof(array).sharding.mesh.empty
+
+
+def _whole(array: jax.Array) -> jax.Array:
+    """The array whole on every device; only on a mesh with explicit axes does its type say that it is not."""
+    place = jax.typeof(array).sharding
+    whole = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.reshard(array, whole) if any(place.spec) else array
 
 
 def _summed(shape: tuple[int, ...], layout: _units.Layout) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ftp_optax import _ball, _digrap, _hyper, _one_pass, _units, digrap, ftp, whole_leaf
+from ftp_optax import _ball, _digrap, _hyper, digrap, ftp, whole_leaf
 
 KERNEL = jnp.sin(jnp.arange(12.0)).reshape(4, 3)
 
@@ -102,15 +102,11 @@ def test_digrap_hypergradient_is_the_two_step_derivative():
 
 def test_a_toy_case_where_the_released_sign_is_another():
     """Two units, one inside: the released sum is positive, the chain rule's negative."""
-    layout = _units.resolve("kernel", (2, 2), _units.flax_units, 0)
     last, gradient = jnp.array([[2.0, 0.1], [2.0, 0.1]]), jnp.array([[-1.0, 9.0], [-1.0, 9.0]])
-    products = _ball.inner_products(gradient, last, jnp.zeros(()), layout=layout, sums=_one_pass.plain)
-    slope = {
-        exact: float(_ball.radius_hypergradient(*products, jnp.array([1.0]), layout, exact=exact)[0])
-        for exact in (False, True)
-    }
-    assert slope[False] == pytest.approx(8.0, rel=1e-6)
-    assert slope[True] == pytest.approx(-1.0, rel=1e-6)
+    products, norms = (jnp.sum(x, axis=0, keepdims=True) for x in _ball.inner_products(gradient, last))
+    slope = lambda ratio: float(_ball.radius_slope(ratio, products, norms, jnp.ones((1, 1)))[0, 0])
+    assert slope(_ball.released_ratio) == pytest.approx(8.0, rel=1e-6)
+    assert slope(_ball.projection_ratio) == pytest.approx(-1.0, rel=1e-6)
 
 
 def test_hypergradient_is_the_inner_product_with_the_rules_derivative():
@@ -120,29 +116,49 @@ def test_hypergradient_is_the_inner_product_with_the_rules_derivative():
 
 
 def test_strength_hypergradient_floors_norms():
-    layout = _units.resolve("bias", (3,), _units.flax_fibers, 0)
-    none = jnp.zeros(1)
-    sums = _digrap.fiber_sums(jnp.zeros(3), jnp.zeros(3), jnp.zeros(()), layout=layout, sums=_one_pass.plain)
-    slope = _digrap.strength_hypergradient(*sums, none, jnp.array([0.5]), layout)
-    np.testing.assert_array_equal(slope, [0.0])
+    zero = jnp.zeros((1, 1))
+    np.testing.assert_array_equal(_digrap.strength_slope(zero, zero, zero, zero, jnp.full((1, 1), 0.5)), zero)
 
 
-def test_stack_and_split_are_inverse():
-    parts = [jnp.arange(n, dtype=jnp.float32) for n in (1, 0, 3)]
-    whole = _hyper.stack(parts, jnp.zeros(4))
-    for part, back in zip(parts, _hyper.split(whole, [1, 0, 3]), strict=True):
-        np.testing.assert_array_equal(part, back)
-    assert _hyper.stack([], jnp.zeros(0)).shape == (0,)
-
-
-def test_computed_after_changes_no_bit():
-    values = jnp.array([0.0, -0.0, 1e-37, 3.5, -jnp.inf, jnp.nan, 1e38])  # subnormals: XLA flushes them anywhere
-    after = jax.jit(lambda s, x: _hyper.computed_after(_hyper.known(s), x))(jnp.array([1.0, -2.0]), values)
-    np.testing.assert_array_equal(np.asarray(after).view(np.int32)[:5], np.asarray(values).view(np.int32)[:5])
-    assert np.isnan(after[5])
-    assert after[6] == values[6]
+def test_strength_hypergradient_of_two_fibers():
+    """``sum_i <g_i, p_i> / (|g_i| |p_i|)``: the scale of the projection counts by its sign alone."""
+    gradient, last = jnp.array([[1.0, 5.0], [0.0, 0.0]]), jnp.array([[3.0, -1.0], [4.0, 0.0]])
+    *_, dots, displacement_squares, squares = (
+        jnp.sum(x, axis=0, keepdims=True) for x in _digrap.products(gradient, last, jnp.zeros((2, 2)), last)
+    )
+    for scale in (2.0, -0.5):
+        slope = _digrap.strength_slope(
+            dots, displacement_squares, squares, jnp.full((1, 1), scale), jnp.full((1, 1), 0.5)
+        )
+        np.testing.assert_allclose(slope, [[np.sign(scale) * (0.6 - 1.0)]], rtol=1e-6)
 
 
 def test_non_finite_hypergradients_count_as_zero():
     found = _hyper.finite(jnp.array([1.0, jnp.nan, jnp.inf, -jnp.inf]))
     np.testing.assert_array_equal(found, [1.0, 0.0, 0.0, 0.0])
+
+
+def test_a_step_that_is_not_finite_is_no_step():
+    """Of each scalar by itself, and of the hyper-optimizer's state, whose counters go on."""
+
+    class Count:
+        init = staticmethod(lambda scalars: (jnp.zeros_like(scalars), jnp.zeros([], jnp.int32)))
+        update = staticmethod(lambda slopes, state, params=None: (1 / slopes, (1 / slopes, state[1] + 1)))
+
+    optimizer, scalars = optax.GradientTransformation(Count.init, Count.update), jnp.array([1.0, 2.0])
+    moved, (kept, count) = _hyper.step(optimizer, jnp.array([0.0, 4.0]), optimizer.init(scalars), scalars)
+    np.testing.assert_array_equal(moved, [1.0, 2.25])
+    np.testing.assert_array_equal(kept, [0.0, 0.25])
+    assert count == 1
+
+
+def test_new_scalars_share_no_buffer_with_those_that_are_kept():
+    """They are donated one by one."""
+
+    class Two:
+        counts, dtype = (1, 2), jnp.dtype("float32")
+
+    first, again = _hyper.start(optax.adam(0.1), 0.5, Two)
+    np.testing.assert_array_equal(first.scalars, [0.5] * 3)
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((first, again, _hyper.copied(first)))]
+    assert len(set(pointers)) == len(pointers)

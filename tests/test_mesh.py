@@ -136,6 +136,25 @@ def test_shardings_are_in_the_types_of_an_explicit_mesh(method, layout):
     same(after, expected)
 
 
+@pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P(("data", "model")), P("data", None, None, "model")])
+@pytest.mark.parametrize("method", [method for method in KINDS if method != "l2_sp_adam"])
+def test_layer_axes_may_be_cut_on_an_explicit_mesh(method, spec):
+    """Numbers of layers that lie on several devices are put together into the one array of scalars."""
+    make, base = METHODS[method]
+    tx = make(base, layer_axes=lambda path, shape: 2 if "stack" in path else 0)
+    rng = np.random.default_rng(0)
+    start = {"stack": rng.standard_normal((8, 8, 6, 4), np.float32), "single": rng.standard_normal((8, 4), np.float32)}
+    steps = jax.jit(lambda p, s: step_of(tx)(*step_of(tx)(p, s, elementwise_gradient(p)), elementwise_gradient(p)))
+    expected = steps(start, tx.init(start))
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(start, {"stack": NamedSharding(mesh, spec), "single": NamedSharding(mesh, P("data"))})
+        state = jax.jit(tx.init)(params)
+        after = steps(params, state)
+        assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, (params, state))
+    same(after, expected)
+
+
 COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from layer_table import EQUINOX, LAYERS
 
 from ftp_optax import (
+    _ball,
+    _layers,
     _trees,
     _units,
     digrap,
@@ -38,14 +40,21 @@ def layout_of(shape, rule, path="layer/kernel", layers=0):
     return _units.resolve(path, shape, rule, layers)
 
 
+def sums_of(products, array, layout):
+    """Sums over units, and the layers that took them."""
+    layers = _layers.Layers(_trees.flatten(array), {0: layout})
+    return layers, layers.unit_sums(products, [jnp.asarray(array)])
+
+
 def norms(array, rule, path="layer/kernel", layers=0):
-    return np.asarray(_units.unit_norms(jnp.asarray(array), layout_of(array.shape, rule, path, layers)))
+    layers, (sums,) = sums_of(_ball.magnitudes, array, layout_of(array.shape, rule, path, layers))
+    return np.asarray(layers.spread(sums)[0])
 
 
 def fibers(array, rule, path="layer/kernel", layers=0):
     """Every fiber over its length."""
-    lengths = _units.unit_lengths(jnp.asarray(array), layout_of(array.shape, rule, path, layers))
-    return array / np.maximum(lengths, 1e-12)
+    layers, sums = sums_of(_ball.squares, array, layout_of(array.shape, rule, path, layers))
+    return array / np.maximum(layers.spread(layers.map(_ball.length, *sums))[0], 1e-12)
 
 
 # the rules on real models
@@ -233,16 +242,16 @@ def test_norms_are_what_a_loop_over_the_elements_gives(case):
     array, depth, units = case
     layout = layout_of(array.shape, lambda *_: units, layers=depth)
     wanted = by_hand(array, depth, units)
-    units_of, layers_of, largest_of, spread_of = jax.jit(  # one compilation for each example
-        lambda x: (
-            (sums := _units.unit_norms(x, layout)),
-            _units.layer_sums(jnp.abs(x), layout),
-            _units.layer_max(sums, layout),
-            _units.per_layer(jnp.arange(layout.scalars), layout, x.ndim),
-        )
-    )(array)
+
+    @jax.jit  # one compilation for each example
+    def found(array):
+        layers, (sums,) = sums_of(_ball.magnitudes, array, layout)
+        numbers = layers.spread(layers.split(jnp.arange(float(layout.scalars))))
+        return layers.spread(sums)[0], layers.join(sums), layers.join(sums, _layers.largest), numbers[0]
+
+    units_of, layers_of, largest_of, spread_of = found(array)
     np.testing.assert_array_equal(units_of, wanted)
-    np.testing.assert_array_equal(layers_of.ravel(), np.abs(array).sum(axis=tuple(range(depth, array.ndim))).ravel())
+    np.testing.assert_array_equal(layers_of, np.abs(array).sum(axis=tuple(range(depth, array.ndim))).ravel())
     per_layer = wanted.reshape(layout.scalars, -1 if layout.scalars else 1)
     np.testing.assert_array_equal(largest_of, per_layer.max(axis=1, initial=0))
     spread = np.broadcast_to(spread_of, array.shape)
@@ -251,10 +260,30 @@ def test_norms_are_what_a_loop_over_the_elements_gives(case):
         assert (spread[index] == layer).all()
 
 
-@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
-def test_a_length_is_right_where_squares_overflow_or_vanish(size):
-    lengths = _units.layer_lengths(jnp.full((2, 3, 3), size, jnp.float32), layout_of((2, 3, 3), whole_leaf, layers=1))
-    np.testing.assert_allclose(lengths.ravel(), 3 * size, rtol=1e-6)
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(1e-30, "f4"), (1.0, "f4"), (1e30, "f4"), (0.0, "f4"), (1e-250, "f8"), (1.0, "f8"), (1e250, "f8")],
+)
+def test_a_length_is_right_where_squares_overflow_or_vanish(size, dtype):
+    with jax.enable_x64(True):
+        layers, sums = sums_of(
+            _ball.squares, jnp.full((2, 3, 3), size, dtype), layout_of((2, 3, 3), whole_leaf, layers=1)
+        )
+        (lengths,) = layers.map(_ball.length, *sums)
+        assert lengths.dtype == dtype
+        np.testing.assert_allclose(lengths.ravel(), [3 * size] * 2, rtol=1e-6 if dtype == "f4" else 1e-14)
+
+
+def test_a_length_that_is_not_finite_is_not_hidden():
+    for value in (np.inf, np.nan):
+        layers, sums = sums_of(_ball.squares, jnp.array([1.0, value]), layout_of((2,), whole_leaf))
+        np.testing.assert_array_equal(layers.map(_ball.length, *sums)[0], [value])
+
+
+def test_the_derivative_of_a_length_is_the_direction():
+    length = lambda x: _ball.length(*map(jnp.sum, _ball.squares(x)))
+    np.testing.assert_allclose(jax.grad(length)(jnp.array([3.0, -4.0])), [0.6, -0.8], rtol=1e-6)
+    np.testing.assert_array_equal(jax.grad(length)(jnp.zeros(2)), [0.0, 0.0])
 
 
 @pytest.mark.parametrize("path", ["block/dense/kernel", "block/query/kernel", "block/dense/bias", "block/pos"])
@@ -394,8 +423,8 @@ def test_the_rank_gives_stacks_of_attention_away(path):
 @pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0), (3, 3, 0, 4)])
 def test_leaves_without_elements(shape):
     layout = layout_of(shape, flax_units)
-    sums = _units.unit_norms(jnp.zeros(shape), layout)
-    assert _units.layer_max(sums, layout).tolist() == [0.0]
+    layers, (sums,) = sums_of(_ball.magnitudes, jnp.zeros(shape), layout)
+    assert layers.join(sums, _layers.largest).tolist() == [0.0]
     params = {"empty": {"kernel": jnp.zeros(shape)}, "full": {"kernel": jnp.ones((2, 3))}}
     for tx in (ftp(optax.sgd(0.1)), digrap()):
         state = tx.init(params)
