@@ -71,8 +71,8 @@ SUMS = {
     # |c_i| before and after the step and <g_i, c_i>; the hyper-gradient and the greatest norm
     "ftp": Sums(3, 2, 0),
     "ftp-lean": Sums(3, 2, 0),  # the same
-    # |g_i|, |c_i| and <g_i, c_i>; the hyper-gradient; <g, c> and |c| after the step
-    "digrap": Sums(3, 1, 2),
+    # |g_i|, and |c_i| and <g_i, c_i> of the last displacement and of this one; the hyper-gradient, <g, c> and |c|
+    "digrap": Sums(5, 3, 0),
 }
 SMALL = {"width": 128, "depth": 2, "hidden": 256, "heads": 8, "shared": 8, "tokens": 512}
 LARGE = {

@@ -69,7 +69,7 @@ class Constraint(NamedTuple):
         _units.require_layer_axes(self.layer_axes, self.method)
         return self
 
-    def layers(self, params: Any) -> _layers.Layers:
+    def layers(self, params: Any, *, full_precision: bool = False) -> _layers.Layers:
         """Decides in `init` which leaves are constrained, and how each is split.
 
         Raises:
@@ -80,7 +80,7 @@ class Constraint(NamedTuple):
         chosen = chosen_by(self.mask, params, leaves, self.method)
         for path, value, here in zip(leaves.paths, leaves.values, chosen, strict=True):
             if here:
-                _checks.trainable(value, path, self.method)
+                _checks.trainable(value, path, self.method, full_precision)
         return self._split(leaves, chosen)
 
     def copy(self, layers: _layers.Layers) -> Any:

@@ -44,27 +44,20 @@ def floating(value: Any, path: str, what: str) -> None:
         )
 
 
-def trainable(value: Any, path: str, method: str) -> None:
+def trainable(value: Any, path: str, method: str, full_precision: bool) -> None:
     """Raises TypeError, naming the leaf, for a parameter that cannot be constrained."""
     dtype = dtype_of(value, path, f"{method}: params")
+    leaf = f"the leaf {path!r} of dtype {dtype}"
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(
-            f"{method}: the leaf {path!r} has dtype {dtype}; only real floating-point leaves can be constrained. Leave "
-            "it out with mask=."
-        )
+        raise TypeError(f"{method} cannot constrain {leaf}, only real floating-point leaves; leave it out with mask=.")
     if dtype.itemsize < 2:
         raise TypeError(
-            f"{method}: the leaf {path!r} has dtype {dtype}, in which optax does not compute. Cast it to bfloat16, or "
-            "leave it out with mask=."
+            f"{method} cannot constrain {leaf}, in which optax does not compute; cast it to bfloat16, or mask=."
         )
-
-
-def full_precision(value: Any, path: str) -> None:
-    """Raises TypeError, naming the leaf, for a parameter that would lose small updates without master weights."""
-    if (dtype := jnp.result_type(value)).itemsize < 4:
+    if full_precision and dtype.itemsize < 4:
         raise TypeError(
-            f"ftp: memory='lean' cannot train the leaf {path!r} of dtype {dtype}; use memory='exact', whose float32 "
-            "displacement serves as master weights."
+            f"{method}: memory='lean' cannot train {leaf}; use memory='exact', whose float32 displacement serves as "
+            "master weights."
         )
 
 

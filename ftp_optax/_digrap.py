@@ -59,7 +59,7 @@ def products(gradient: jax.Array, param: jax.Array, anchor: jax.Array, last: jax
 
 
 def strength_slope(
-    dots: jax.Array, displacement_squares: jax.Array, squares: jax.Array, scale: jax.Array, strength: jax.Array
+    dots: jax.Array, squares: jax.Array, gradient_squares: jax.Array, scale: jax.Array, strength: jax.Array
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
 
@@ -67,8 +67,8 @@ def strength_slope(
     normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
     displacement times one scale a layer. Of both only the sums of their `products` over fibers are needed.
     """
-    lengths = jnp.maximum(_ball.root(squares), _FLOOR)
-    give_back_lengths = jnp.abs(scale) * _ball.root(displacement_squares)
+    lengths = jnp.maximum(_ball.root(gradient_squares), _FLOOR)
+    give_back_lengths = jnp.abs(scale) * _ball.root(squares)
     # below the floor, W and W0 cancel in the sum, and derivatives of more than 1e20 would have to
     floored = jnp.where(give_back_lengths > _FLOOR, scale, lax.stop_gradient(scale))
     give_back = lambda omega: omega * (floored / jnp.maximum(give_back_lengths, _FLOOR))
@@ -124,28 +124,24 @@ def digrap(
     Args:
       hyper_optimizer: updates the ``(n_strengths,)`` array of strengths, by default ``optax.adam(0.5)``. Its learning
         rate, the paper's mu, is the method's one knob.
-      max_strength: the upper bound of the strengths, in (0, 1].
-      initial_strength: the strength to start from, in [0, 1].
+      max_strength, initial_strength: the upper bound of the strengths, in (0, 1], and their start, in [0, 1].
       unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
         hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
-      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves,
-        `stacked_layers` or your own ``(path, shape) -> int``. Each layer has a strength of its own, as a leaf has.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one. It is read in `init`. None (default) constrains every leaf.
+      layer_axes: how many leading axes of a leaf index separate layers, as in `ftp`; each has a strength of its own.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
-      memory: ``"exact"`` (default) keeps the last displacement beside the anchor; ``"lean"`` takes the present one in
-        its place, half the extra memory: :math:`p_{t-1}` then points along :math:`c_t`, one step further, with the sign
-        that the last step gave it.
+      memory: ``"exact"`` (default) keeps the last displacement beside the anchor; with ``"lean"``, half the extra
+        memory, :math:`p_{t-1}` points along the present one, :math:`c_t`, with the sign that the last step gave it.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes; projections,
       strengths and hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:
-      ValueError: at construction for static arguments out of range; in `init` for a mask or anchor that does not fit
-        the params or constrains nothing; in `update` without params.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
+        an update without params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -200,12 +196,12 @@ def digrap(
 
         # c_t = W_t - W_0; with lean memory in place of c_{t-1} too
         weights, anchors = layers.of(params), layers.of(state.anchor)
-        *along, squares = layers.unit_sums(products, gradients, weights, anchors, last)
+        *along, gradient_squares = layers.unit_sums(products, gradients, weights, anchors, last)
         gaps = layers.map(_ball.displacement, weights, anchors)
 
         # h_t = d/domega sum_i < g_{t,i} / |g_{t,i}|, omega p_{t-1,i} / |p_{t-1,i}| >
         learned = layers.split(state.scales), layers.split(old)
-        slopes = _hyper.finite(layers.join(layers.map(strength_slope, *along[-2:], squares, *learned)))
+        slopes = _hyper.finite(layers.join(layers.map(strength_slope, *along[-2:], gradient_squares, *learned)))
 
         # omega_t = clip(omega_{t-1} - HyperStep(h_t), 0, omega_max)
         moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, old)
@@ -216,11 +212,11 @@ def digrap(
         dots, squares = (layers.join(sums) for sums in along[:2])
         shares = layers.spread(layers.split(shares_of(dots, squares, strengths)))
         cleared = layers.map(without_conflict, gradients, gaps, shares)
-        return layers.into(updates, cleared), state._replace(
-            strengths=strengths,
-            hyper_state=hyper_state,
-            displacement=None if state.displacement is None else layers.into(state.displacement, gaps),
-            scales=dots / (squares + _EPS),
-        )
+
+        # p_t = <g_t, c_t> / (|c_t|^2 + 1e-8) c_t, for the next step
+        scales = dots / (squares + _EPS)
+        last = None if state.displacement is None else layers.into(state.displacement, gaps)
+        state = state._replace(strengths=strengths, hyper_state=hyper_state, displacement=last, scales=scales)
+        return layers.into(updates, cleared), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

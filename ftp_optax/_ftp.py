@@ -98,16 +98,14 @@ def ftp(
       layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves,
         `stacked_layers` or your own ``(path, shape) -> int``. Each layer has a radius of its own, as a leaf has.
       mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one. It is read in `init`. None (default) constrains every leaf. Leave out what was not pre-trained,
-        such as a new head.
+        params to one, read in `init`; None (default) for all. Leave out what was not pre-trained, such as a new head.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype. Lossless for pre-trained
         weights that came in that dtype; otherwise the anchor is the rounded weights.
       memory: ``"exact"`` (default) keeps the anchor and the displacement; ``"lean"`` the displacement alone, from which
         :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}` follows, half the extra memory. Lean does not
         see edits of the parameters between steps: they move the anchor with them.
-      hypergradient: ``"released"`` (default) sums over all units; ``"exact"`` over those that the last projection
-        moved, which is the exact chain rule.
+      hypergradient: ``"released"`` (default) sums over all units; ``"exact"``, the chain rule, over those projected.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with an `FTPState`. Updates come in the params' dtypes; norms, radii and
@@ -115,9 +113,9 @@ def ftp(
       as float32 masters (anchor + displacement), so that ``inner`` sees float32 gradients and parameters there.
 
     Raises:
-      ValueError: at construction for static arguments out of range; in `init` for a mask or anchor that does not fit
-        the params or constrains nothing, or for `optax.contrib.schedule_free` inside; in `update` without params.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing,
+        `optax.contrib.schedule_free` inside, or an update without params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -127,7 +125,6 @@ def ftp(
       >>> state = tx.init(params)
       >>> grads = jax.tree.map(jnp.ones_like, params)
       >>> updates, state = tx.update(grads, state, params)
-      >>> params = optax.apply_updates(params, updates)
       >>> radii(state, params)
       {'body/kernel': 9.99999993922529e-09}
 
@@ -145,10 +142,9 @@ def ftp(
       a step of 0 there; a radius that is not finite counts as 1e-8.
 
       Within `optax.inject_hyperparams`, name ``static_args=("unit_axes", "layer_axes", "mask")``. Inside
-      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at every synchronisation. A line search
-      (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
-      `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters that is put in as ``inner_state`` must
-      be converted to the dtypes of ``init``'s, which are float32 there.
+      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` anew. A line search (`optax.lbfgs`) keeps
+      the loss of the point before the projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on
+      bfloat16 parameters that is put in as ``inner_state`` must have the dtypes of ``init``'s, float32 there.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", "lie in [0, 1]", kappa=kappa)
@@ -163,9 +159,7 @@ def ftp(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> FTPState:
-        layers = frame.layers(params)
-        for i in layers.layouts if memory == "lean" else ():  # which has no anchor to round to
-            _checks.full_precision(layers.leaves.values[i], layers.leaves.paths[i])
+        layers = frame.layers(params, full_precision=memory == "lean")
         first, again = _hyper.start(hyper_optimizer, initial_radius, layers)
         masters = [weight.astype(_units.wide_dtype(weight)) for weight in layers.of(params)]
         inner_state = inner.init(layers.into(params, masters))
@@ -192,8 +186,8 @@ def ftp(
         layers = frame.recall(state.displacement, params, updates)
         weights, anchors, last = layers.of(params), layers.of(state.anchor), layers.of(state.displacement)
         gradients, old = layers.of(updates), _ball.known(state.radii)
-        radii = layers.split(old)
         judges = gradients if held_out_grads is None else layers.of(held_out_grads, "ftp: held_out_grads")
+        radii = layers.split(old)
 
         # h_t = sum_i <g_t, c_{t-1}>_i / n_{t-1,i}
         products, norms = layers.unit_sums(_ball.inner_products, judges, last)
@@ -215,17 +209,15 @@ def ftp(
         (norms,) = layers.unit_sums(_ball.magnitudes, reached, apart=True)
 
         # gamma_t = clip(gamma_{t-1} - HyperStep(h_t), 1e-8, max_i n_{t,i})
-        (lengths,) = layers.unit_sums(_ball.magnitudes, moves)
-        told = {"step_norms": layers.join(lengths, _layers.largest)}
-        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, old, **told)
+        steps = layers.join(layers.unit_sums(_ball.magnitudes, moves)[0], _layers.largest)
+        moved, hyper_state = _hyper.step(hyper_optimizer, slopes, state.hyper_state, old, step_norms=steps)
         radii = _ball.bounded(moved, layers.join(norms, _layers.largest))
 
         # W_t = W_0 + min(1, gamma_t / n_{t,i}) c_t
         ratios = layers.spread(layers.map(_ball.projection_ratio, norms, layers.split(radii)))
         projected = layers.map(_ball.projection, weights, anchors, moves, reached, ratios)
         displacement = layers.into(state.displacement, reached)
-        return layers.into(step, projected), state._replace(
-            radii=radii, hyper_state=hyper_state, displacement=displacement, inner_state=inner_state
-        )
+        state = state._replace(radii=radii, hyper_state=hyper_state, displacement=displacement, inner_state=inner_state)
+        return layers.into(step, projected), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -53,8 +53,7 @@ def add_decayed_anchor(
 
     Args:
       strength: alpha, a number that is not negative, or a schedule of it.
-      mask: which leaves are pulled: a tree or prefix tree of booleans, True = constrained, or a callable from params to
-        one. It is read in `init`. None (default) for every leaf.
+      mask: which leaves are pulled, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
 
@@ -62,9 +61,9 @@ def add_decayed_anchor(
       A `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
 
     Raises:
-      ValueError: for a negative strength; in `init` for a mask or anchor that does not fit the params or constrains
-        nothing; in `update` without params.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for a negative strength, a mask or anchor that does not fit the params or constrains nothing, or an
+        update without params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax

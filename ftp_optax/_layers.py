@@ -158,16 +158,10 @@ class Layers:
     # units
 
     def unit_sums(self, products: Products, *leaves: Leaves, apart: bool = False) -> tuple[Units, ...]:
-        """What a function makes of each leaf's arrays, such as ``g c`` and ``|c|``, summed over each unit.
+        """What a function makes of the arrays of each leaf, such as ``g c`` and ``|c|``, summed over each unit.
 
-        Args:
-          products: from the arrays of one leaf to those that are summed.
-          *leaves: the arrays.
-          apart: whether a GPU reads the arrays once more, for the kernel that makes them has several results already.
-            With sums in it, it would take longer.
-
-        Returns:
-          The sums, for each of the function's results.
+        With `apart` a GPU reads the arrays once more: the kernel that makes them has several results already, and would
+        take longer with sums in it.
         """
         rows = [*zip(*leaves, strict=True)]
         groups = [group for group in self.groups if group.cuts]
@@ -263,7 +257,7 @@ def _portions(members: list[int], cuts: Sequence[Cut | None]) -> Iterator[list[i
 def _look_up(array: jax.Array, places: np.ndarray) -> jax.Array:
     """Rows of an array; two at least, for a constant of one element would go into the code as an offset does."""
     count = array.shape[0]
-    if places.size == count == 1 or np.array_equal(places, np.arange(count)):
+    if np.array_equal(places, np.arange(count)):
         return array
     two = np.append(places, (places + 1) % count) if places.size == 1 else places
     return jnp.take(array, two, axis=0, mode="clip")[: places.size]

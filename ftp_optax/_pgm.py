@@ -56,8 +56,7 @@ def pgm(
       norm: ``"mars"`` (default), the largest l1 norm of a unit, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one. It is read in `init`. None (default) constrains every leaf.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
 
@@ -65,9 +64,9 @@ def pgm(
       A `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates come in the params' dtypes.
 
     Raises:
-      ValueError: for a radius that is not positive or an unknown norm; in `init` for a mask or anchor that does not
-        fit the params or constrains nothing; in `update` without params.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
+        an update without params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -86,9 +85,8 @@ def pgm(
       Parameters of less than 32 bits are projected in float32 and rounded; `ftp` keeps float32 masters, this does not.
 
       Within `optax.inject_hyperparams`, which schedules the radius, name
-      ``static_args=("unit_axes", "layer_axes", "mask")``. Inside ``optax.lookahead(reset_state=True)`` give
-      ``anchor=``: it calls `init` at every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point
-      before the projection: do not use `optax.value_and_grad_from_state`.
+      ``static_args=("unit_axes", "layer_axes", "mask")``. What `ftp` says of `optax.lookahead` and `optax.lbfgs` is so
+      here.
     """
     _checks.transformations("pgm", inner=inner)
     _checks.numbers("pgm", "be positive and finite", radius=radius)

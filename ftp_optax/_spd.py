@@ -88,8 +88,7 @@ def spd(
       strength: lambda: a number that is not negative (0.1 to 3.2 in published runs), a schedule of it, or a prefix tree
         of the params with numbers, one strength for each layer, such as `maps_strengths` makes.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one. It is read in `init`. None (default) constrains every leaf.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
 
@@ -97,9 +96,9 @@ def spd(
       A `optax.GradientTransformationExtraArgs` with an `SPDState`. Updates come in the params' dtypes.
 
     Raises:
-      ValueError: for a negative strength, or one that has no number for a constrained leaf; in `init` for a mask or
-        anchor that does not fit the params or constrains nothing; in `update` without params.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for a negative strength or a constrained leaf without one, a mask or anchor that does not fit the
+        params or constrains nothing, or an update without params.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -115,9 +114,8 @@ def spd(
 
     .. note::
       The condition takes the raw gradient and the weights before the step, as the released code does.
-      `optax.contrib.schedule_free` inside is evaluated at an average that is not decayed; put it outside. Inside
-      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at every synchronisation. A line search
-      (`optax.lbfgs`) keeps the loss of the point before the decay: do not use `optax.value_and_grad_from_state`.
+      `optax.contrib.schedule_free` inside is evaluated at an average that is not decayed; put it outside. What `ftp`
+      says of `optax.lookahead` and `optax.lbfgs` is so here.
     """
     _checks.transformations("spd", inner=inner)
     _require_strengths(strength)

@@ -148,8 +148,7 @@ def tpgm(
       norm: ``"mars"`` (default), the l1 norms of the units, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one. It is read in `init`. None (default) constrains every leaf.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
 
@@ -158,9 +157,9 @@ def tpgm(
       hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:
-      ValueError: for an unknown norm; in `init` for a mask or anchor that does not fit the params or constrains
-        nothing; in `update` without params or without ``held_out_loss``.
-      TypeError: in `init` for constrained leaves that are not real floating-point arrays.
+      ValueError: for an unknown norm, a mask or anchor that does not fit the params or constrains nothing, or an update
+        without params or ``held_out_loss``.
+      TypeError: for constrained leaves that are not real floating-point arrays.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -180,9 +179,7 @@ def tpgm(
     .. note::
       As in the released code, 1e-8 is added where a norm is divided by, and not to the bound. There the radii restart
       on resuming; here they are in the optimizer's state. Parameters of less than 32 bits are projected in float32 and
-      rounded. Inside ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` at
-      every synchronisation. A line search (`optax.lbfgs`) keeps the loss of the point before the projection: do not use
-      `optax.value_and_grad_from_state`.
+      rounded. What `ftp` says of `optax.lookahead` and `optax.lbfgs` is so here.
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
     unit_axes = _ball.units_of(norm, unit_axes, "tpgm")

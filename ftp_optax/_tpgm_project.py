@@ -66,7 +66,8 @@ def tpgm_project(
       CVPR 2023.
     """
     _checks.transformations("tpgm_project", hyper_optimizer=hyper_optimizer)
-    _checks.rules("tpgm_project", held_out_loss=held_out_loss)
+    if not callable(held_out_loss):
+        raise TypeError(f"tpgm_project: held_out_loss must be (params, batch) -> loss, got {held_out_loss!r}.")
     if not isinstance(batches, Iterable):
         raise TypeError(f"tpgm_project: batches must be held-out batches one after the other, got {batches!r}.")
     unit_axes = _ball.units_of(norm, unit_axes, "tpgm_project")

@@ -175,10 +175,10 @@ def collectives(method: str, layout: str) -> dict[str, int]:
 LIMITS = {
     "ftp_adam": (2, 3, 7),
     "ftp_lean": (2, 3, 7),
-    "digrap_adam": (2, 2, 6),
+    "digrap_adam": (1, 1, 3),
     "digrap_lean": (1, 1, 3),
     "tpgm_adam": (2, 4, 9),
-    "spd_adam": (2, 2, 6),
+    "spd_adam": (1, 1, 3),
     "pgm_adam": (1, 1, 2),
     "l2_sp_adam": (0, 0, 0),
     "averaged_ftp": (2, 3, 7),

@@ -42,6 +42,17 @@ def vit(width: int, depth: int, dtype: Any = jnp.float32) -> Any:
     return _shapes(_vit(width, depth), dtype)
 
 
+def flax_vit(width: int, depth: int, heads: int, dtype: Any = jnp.float32) -> Any:
+    """A vision transformer as Flax keeps it: queries, keys and values apart, with an axis for the heads."""
+    dim, model = width // heads, _vit(width, depth)
+    inputs = {name: {"kernel": (width, heads, dim), "bias": (heads, dim)} for name in ("query", "key", "value")}
+    attention = {**inputs, "out": {"kernel": (heads, dim, width), "bias": (width,)}}
+    for i in range(depth):
+        rest = {name: leaf for name, leaf in model[f"block{i:02}"].items() if name not in ("qkv", "out")}
+        model[f"block{i:02}"] = rest | {"attention": attention}
+    return _shapes(model, dtype)
+
+
 def dense(parameters: int, leaves: int) -> Any:
     """A tree of that many leaves and about that many parameters: equal square kernels, each with its bias."""
     width = max(8, 8 * round(math.sqrt(2 * parameters / leaves) / 8))  # a multiple of 8 shards over 8 devices

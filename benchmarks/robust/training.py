@@ -64,8 +64,8 @@ class Recipe(NamedTuple):
 
     Attributes:
         method: From AdamW and the method's knob to the method. Its identity tells programs apart.
-        steps: Length of the schedule: linear warm-up over the first tenth, then cosine decay. A state that is taken on
-            to the next task begins it anew.
+        steps: Length of the schedule: linear warm-up over the first tenth, then cosine decay as far as `Knobs` say. A
+            state that is taken on to the next task begins it anew.
     """
 
     method: Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
@@ -73,17 +73,31 @@ class Recipe(NamedTuple):
 
     def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
         """AdamW with clipped gradients, within the method."""
-        shape = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, self.steps // 10), max(2, self.steps))
-        adamw = optax.adamw(lambda count: knobs.lr * shape(jnp.remainder(count, self.steps)), weight_decay=0.0)
+        warmup = max(1, self.steps // 10)
+        decayed = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(2, self.steps))
+        constant = optax.warmup_constant_schedule(0.0, 1.0, warmup)
+
+        def rate(count: Any) -> Any:
+            step = jnp.remainder(count, self.steps)
+            return knobs.lr * (knobs.decay * decayed(step) + (1 - knobs.decay) * constant(step))
+
+        adamw = optax.adamw(rate, weight_decay=0.0)
         chain = optax.chain(optax.clip_by_global_norm(1.0), self.method(adamw, knobs.value))
         return optax.with_extra_args_support(chain)
 
 
 class Knobs(NamedTuple):
-    """The numbers of an optimizer: the peak learning rate, and the value of the method's own knob."""
+    """The numbers of an optimizer.
+
+    Attributes:
+        lr: The peak learning rate.
+        value: Of the method's own knob.
+        decay: 1 for cosine decay to zero, 0 for a rate that stays.
+    """
 
     lr: float | jax.Array
     value: float | jax.Array = 0.0
+    decay: float | jax.Array = 1.0
 
 
 def train(

@@ -1,0 +1,150 @@
+"""What one optimizer step costs on a GPU by XLA's own model, on a machine without one: kernels, traffic, memory, time.
+
+    python benchmarks/gpu_program.py                                        # everything, half an hour
+    python benchmarks/gpu_program.py --trees vit-b16 --dtypes float32       # part of it, two minutes
+    python benchmarks/gpu_program.py --smallest                             # tiny models
+
+The step is jitted and donated, `step(params, state, grads) -> (params, state)`, round adamw, and compiled for an H100
+that XLA is told of. The time is what XLA's performance model expects of every kernel; launches are not counted. By it
+XLA decides what to fuse, and adamw's is what the memory's bandwidth allows to 4 %. It is a model: measure on a GPU.
+"""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from measure import gpu
+
+gpu.prepare()  # before JAX is imported
+
+import jax  # noqa: E402
+import optax  # noqa: E402
+import tyro  # noqa: E402
+from jax.sharding import SingleDeviceSharding  # noqa: E402
+
+from ftp_optax import digrap  # noqa: E402
+from measure import methods, report, trees  # noqa: E402
+
+Tree = Literal["vit-b16", "vit-l16", "resnet50", "decoder-1b"]
+Method = Literal["ftp", "ftp-lean", "digrap", "digrap-lean", "pgm", "spd", "l2-sp", "tpgm"]
+Dtype = Literal["float32", "bfloat16"]
+COLUMNS = ("step", "expected", "us", "streams", "kernels", "copies", "temporary", "compile")
+CAPTION = (
+    "Expected: the time that XLA's model expects, over adamw's. Streams: bytes read and written; copies; temporary: "
+    "XLA's buffers beside arguments and results, all three over the parameters' size. Compile: CPU time, tracing "
+    "included, over adamw's. " + methods.HELD_OUT
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compiles every method's step for an H100 and says what the program costs."""
+
+    trees: tuple[Tree, ...] = get_args(Tree)
+    """Models that give the parameters' shapes."""
+
+    methods: tuple[Method, ...] = get_args(Method)
+    """Methods round adamw."""
+
+    dtypes: tuple[Dtype, ...] = get_args(Dtype)
+    """Dtypes of the parameters; lean memory is for float32 alone."""
+
+    results: Path = report.RESULTS
+    """Where gpu_program.json and, for the docs, gpu_program.md are written."""
+
+    smallest: bool = False
+    """Narrow models of one block."""
+
+
+def main() -> None:
+    """Compiles, then tabulates."""
+    options = tyro.cli(Options)
+    where = SingleDeviceSharding(gpu.device())
+    cases = [*itertools.product(options.trees, options.dtypes)]
+    names = (methods.BASE, *options.methods)
+    rows: list[dict[str, Any]] = []
+    with report.progress() as progress:
+        task = progress.add_task("", total=len(cases) * len(names))
+        for tree, dtype in cases:
+            params = _shapes(tree, dtype, options.smallest, where)
+            for name in names:
+                progress.update(task, description=f"{tree} {dtype} {name}")
+                if not (name == "ftp-lean" and dtype != "float32"):
+                    rows.append({"tree": tree, "dtype": dtype, "method": name, **_costs(_method(name), params, where)})
+                progress.advance(task)
+    environment = report.environment() | {"compiled_for": "H100"}
+    path = options.results / "gpu_program.json"
+    report.write(path, {"environment": environment, "held_out_loss": methods.HELD_OUT, "rows": rows})
+    report.write_page(path, page)
+    groups = [[_cells(row, rows) for row in rows if (row["tree"], row["dtype"]) == case] for case in cases]
+    report.print_table("An optimizer step on an H100, by XLA's model", CAPTION, COLUMNS, groups)
+
+
+def _method(name: str) -> optax.GradientTransformation:
+    adamw = methods.base("adamw")
+    if name == "digrap-lean":
+        return optax.chain(digrap(memory="lean", layer_axes=trees.layer_axes), adamw)
+    return methods.method(name, adamw)
+
+
+def _shapes(tree: Tree, dtype: Dtype, smallest: bool, where: SingleDeviceSharding) -> Any:
+    """The parameters' shapes; a transformer's attention as Flax keeps it, with queries, keys and values apart."""
+    sizes = {"vit-b16": (768, 12, 12), "vit-l16": (1024, 24, 16)}
+    if tree in ("vit-b16", "vit-l16"):
+        shapes = trees.flax_vit(*((192, 1, 3) if smallest else sizes[tree]), dtype=dtype)
+    else:
+        shapes = trees.tree(tree, smallest=smallest, dtype=dtype)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+
+
+def _costs(tx: optax.GradientTransformation, params: Any, where: SingleDeviceSharding) -> dict[str, Any]:
+    """One row: what the compiled step costs."""
+
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    state, size = jax.tree.map(place, jax.eval_shape(tx.init, params)), trees.size(params)
+    start = time.process_time()
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    seconds = time.process_time() - start
+    found, memory = gpu.program(compiled.as_text() or ""), compiled.memory_analysis()
+    assert memory is not None  # XLA's compilers for CPU and GPU have it
+    return {
+        "leaves": len(jax.tree.leaves(params)),
+        "parameters": trees.count(params),
+        "kernels": found.kernels,
+        "expected_us": found.expected,
+        "streams": found.traffic / size,
+        "copies": found.copied / size,
+        "temporary": memory.temp_size_in_bytes / size,
+        "donated": memory.alias_size_in_bytes / size,
+        "compile_cpu_s": seconds,
+    }
+
+
+def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """A row's cells, over those of adamw in the same tree and dtype."""
+    key = lambda one: (one["tree"], one["dtype"])
+    base = next(one for one in rows if key(one) == key(row) and one["method"] == methods.BASE)
+    name = f"{row['tree']} {row['dtype']}" if row is base else f"  {row['method']}"
+    numbers = (row["streams"], row["copies"], row["temporary"])
+    streams, copies, temporary = (f"{number:.2f}" for number in numbers)
+    over = lambda field: f"{row[field] / base[field]:.2f}"
+    kernels, expected = f"{row['kernels']}", f"{row['expected_us']:,.0f}"
+    return [name, over("expected_us"), expected, streams, kernels, copies, temporary, over("compile_cpu_s")]
+
+
+def page(result: dict[str, Any]) -> str:
+    """The recorded table for the site."""
+    rows = result["rows"]
+    environment = result["environment"]["versions"]
+    table = report.markdown(COLUMNS, [_cells(row, rows) for row in rows])
+    return f"{table}\n{CAPTION} Compiled by jax {environment['jax']}, optax {environment['optax']}.\n"
+
+
+if __name__ == "__main__":
+    main()
