@@ -139,11 +139,21 @@ def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
 
 
 def page(result: dict[str, Any]) -> str:
-    """The recorded table for the site."""
-    rows = result["rows"]
-    environment = result["environment"]["versions"]
-    table = report.markdown(COLUMNS, [_cells(row, rows) for row in rows])
-    return f"{table}\n{CAPTION} Compiled by jax {environment['jax']}, optax {environment['optax']}.\n"
+    """The recorded tables for the site: all models by time, then one of them in full."""
+    rows, versions = result["rows"], result["environment"]["versions"]
+    cases = list(dict.fromkeys((row["tree"], row["dtype"]) for row in rows))
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    cells = {(row["tree"], row["dtype"], row["method"]): _cells(row, rows) for row in rows}
+    times = [
+        [" ".join(case), *(cells[*case, name][1] if (*case, name) in cells else "-" for name in names)]
+        for case in cases
+    ]
+    full = [cells[*cases[0], name] for name in names if (*cases[0], name) in cells]
+    return (
+        f"{report.markdown(('expected, over adamw', *names), times)}\n"
+        f"{report.markdown(COLUMNS, full)}\n"
+        f"{CAPTION} Compiled by jax {versions['jax']}, optax {versions['optax']}.\n"
+    )
 
 
 if __name__ == "__main__":
