@@ -59,8 +59,8 @@ class Cut(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether leaves of this size are stacked before they are summed."""
-        return math.prod(self) <= _SMALL
+        """Whether such leaves are stacked before they are summed: vectors, for which copying is little."""
+        return self.after == 1 and math.prod(self) <= _SMALL
 
     @property
     def rows(self) -> int:

@@ -31,7 +31,7 @@ def test_step_time_counts_streams_and_times_in_turn(tmp_path):
     rows = {(row["tree"], row["method"]): row for row in run("step_time", tmp_path, *flags)["rows"]}
     assert len(rows) == 6
     for (_, method), row in rows.items():
-        assert row["streams"] == pytest.approx({"base": 10, "ftp": 18.3, "tpgm": 20}[method], abs=0.2)
+        assert row["streams"] == pytest.approx({"base": 10, "ftp": 18.3, "tpgm": 18.3}[method], abs=0.2)
         assert row["costs"]["reused"] > 0.99
         time = row["time_over_base"]
         assert time["runs"] == 3
