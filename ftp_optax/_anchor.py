@@ -126,8 +126,8 @@ class Constraint(NamedTuple):
         chosen = [not _trees.is_masked(value) for value in record.values]
         own = [i for i, here in enumerate(chosen) if here]
         gradients = _trees.require_like(updates, leaves, own, f"{method}: the gradient")
-        _trees.require_like(recorded, leaves, own, f"{method}: the state")
         for i in own:
+            _trees.require_shape(record.values[i], leaves.values[i], leaves.paths[i], f"{method}: the state")
             _checks.floating(leaves.values[i], leaves.paths[i], f"{method}: the parameter")
         return self._split(leaves, chosen, gradients, record)
 
