@@ -137,11 +137,12 @@ def states(method: str, state: Any, kind: type) -> None:
         )
 
 
-def inner_state(method: str, state: optax.OptState) -> None:
-    """Raises ValueError for a base optimizer, known by its state, that is evaluated where no projection reaches."""
+def inner_state(method: str, state: optax.OptState) -> optax.OptState:
+    """A base optimizer's state; raises ValueError for one that is evaluated where no projection reaches."""
     averages = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)
     if any(averages(node) for node in jax.tree.leaves(state, is_leaf=averages)):
         raise ValueError(
             f"{method}: the base optimizer is optax.contrib.schedule_free, whose evaluation parameters are an average "
             f"that {method} does not project. Put it outside: schedule_free(ftp(..., memory='lean'), learning_rate)."
         )
+    return state

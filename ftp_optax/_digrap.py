@@ -18,12 +18,10 @@ class DiGraPState(NamedTuple):
     """State of `digrap`. Its layout is public: `optax.tree.get(state, "strengths")` finds the strengths in any chain.
 
     Attributes:
-      strengths: the projection strengths in [0, max_strength], shape ``(n_strengths,)``, one for each constrained leaf
-        or each layer of it.
+      strengths: those in [0, max_strength], shape ``(n_strengths,)``, one for each constrained leaf or layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
-      displacement: ``c``, where the parameters were from the anchor before the last step; None with
-        ``memory="lean"``.
+      displacement: ``c``, how far from the anchor the last step began; None with ``memory="lean"``.
       scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``; times the displacement it is
         ``p``, the component of the gradient along it. Kept apart: ``p`` itself would cost a pass over the parameters.
       layers: the number of strengths of each constrained leaf, int32.

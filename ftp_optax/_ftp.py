@@ -100,8 +100,7 @@ def ftp(
       mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
         params to one, read in `init`; None (default) for all. Leave out what was not pre-trained, such as a new head.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype. Lossless for pre-trained
-        weights that came in that dtype; otherwise the anchor is the rounded weights.
+      anchor_dtype: the anchor's dtype; None (default) for each leaf's own. Weights that it does not hold are rounded.
       memory: ``"exact"`` (default) keeps the anchor and the displacement; ``"lean"`` the displacement alone, from which
         :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}` follows, half the extra memory. Lean does not
         see edits of the parameters between steps: they move the anchor with them.
@@ -162,8 +161,6 @@ def ftp(
         layers = frame.layers(params, full_precision=memory == "lean")
         first, again = _hyper.start(hyper_optimizer, initial_radius, layers)
         masters = [weight.astype(_units.wide_dtype(weight)) for weight in layers.of(params)]
-        inner_state = inner.init(layers.into(params, masters))
-        _checks.inner_state("ftp", inner_state)
         return FTPState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
@@ -171,7 +168,7 @@ def ftp(
             displacement=frame.zeros(layers),
             layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
-            inner_state=inner_state,
+            inner_state=_checks.inner_state("ftp", inner.init(layers.into(params, masters))),
         )
 
     def update_fn(

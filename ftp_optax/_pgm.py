@@ -95,9 +95,7 @@ def pgm(
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: optax.Params) -> PGMState:
-        inner_state = inner.init(params)
-        _checks.inner_state("pgm", inner_state)
-        return PGMState(frame.copy(frame.layers(params)), inner_state)
+        return PGMState(frame.copy(frame.layers(params)), _checks.inner_state("pgm", inner.init(params)))
 
     def update_fn(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any

@@ -189,15 +189,13 @@ def tpgm(
     def init_fn(params: optax.Params) -> TPGMState:
         layers = frame.layers(params)
         first, again = _hyper.start(hyper_optimizer, 0.0, layers)
-        inner_state = inner.init(params)
-        _checks.inner_state("tpgm", inner_state)
         return TPGMState(
             radii=first.scalars,
             hyper_state=first.hyper_state,
             anchor=frame.copy(layers),
             layers=jnp.array(layers.counts, dtype=jnp.int32),
             initial=again,
-            inner_state=inner_state,
+            inner_state=_checks.inner_state("tpgm", inner.init(params)),
         )
 
     def update_fn(
