@@ -1,4 +1,4 @@
-"""The ball round the anchor: what one leaf's trust region computes. Pure functions on arrays.
+"""The ball round the anchor: what one leaf's trust region computes. Pure functions on arrays, but for `norms_of`.
 
 Notation of the papers: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm
 of the displacement's unit i, `gamma` the radius, `g` the loss gradient. A radius comes shaped to fit its units' norms.
@@ -136,8 +136,7 @@ def bounded(radii: jax.Array, largest: jax.Array) -> jax.Array:
 
     A layer whose norm is NaN has no cap, so that its radius stays finite.
     """
-    caps = jnp.where(jnp.isnan(largest), jnp.inf, jnp.maximum(largest + _EPS, _EPS))
-    return jnp.clip(radii, _EPS, caps)
+    return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(largest), jnp.inf, largest + _EPS))
 
 
 def projection(

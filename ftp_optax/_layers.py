@@ -9,8 +9,8 @@ A method computes with three forms of numbers:
 
 What makes a step fast is here and nowhere else (measured in docs/performance.md):
 
-- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small leaves are
-  stacked before they are summed.
+- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small vectors
+  are stacked before they are summed.
 - **A GPU's sums come in two stages.** It has too few blocks for the columns of a matrix. So the summed axis is cut into
   rows: each row is summed, then a whole group's sums of rows. Barriers keep XLA from joining the stages again, and from
   computing the sums anew where they are used. Two sums of the same arrays are the parts of a complex number, and all
@@ -43,7 +43,7 @@ Leaves: TypeAlias = list[Any]
 Units: TypeAlias = list[jax.Array]
 Products: TypeAlias = Callable[..., tuple[jax.Array, ...]]
 
-_SMALL = 2**13  # elements of a leaf; stacking larger ones would cost more than it saves
+_SMALL = 2**13  # elements of a vector; stacking larger ones would cost more than it saves
 _MOST_UNITS = 2**14  # of a group; XLA counts all of it as read wherever one of its leaves is
 _BLOCKS, _COLUMNS = 512, 32  # enough to occupy a GPU, and how many sums one of them takes
 _FEWEST_ROWS, _MOST_ROWS = 12, 24  # on a CPU; fewer leave too much to write, and the compiler leaves more in a loop
@@ -89,10 +89,6 @@ class Group(NamedTuple):
     ndim: int  # the number of axes of the units
     dtype: Any  # of the units
 
-    def over_units(self, reduce: Callable[..., jax.Array], units: jax.Array) -> jax.Array:
-        """One number for each layer, shape ``(scalars,)``."""
-        return _whole(reduce(units, axis=tuple(range(len(self.layers), self.ndim)))).reshape(self.places.size)
-
 
 class Layers:
     """The constrained leaves of a tree, each split into layers and units. Static under jit.
@@ -130,7 +126,7 @@ class Layers:
     # leaves
 
     def of(self, tree: Any, given: str = "") -> Leaves:
-        """The constrained leaves of a tree like the params, checked if it has a name; None for each if it is None."""
+        """The constrained leaves of a tree like the params; None for each if it is None; `given` names one to check."""
         if given:
             _trees.require_like(tree, self.leaves, self.layouts, given)
         values = None if tree is None else _trees.flatten(tree).values
@@ -204,9 +200,10 @@ class Layers:
 
     def join(self, units: Units, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
         """One array of scalars, from one number for each layer or from all its units, of which `reduce` makes one."""
-        parts = [group.over_units(reduce, own) for group, own in zip(self.groups, units, strict=True)]
+        axes = lambda group: tuple(range(len(group.layers), group.ndim))
+        parts = [_whole(reduce(x, axis=axes(own))) for own, x in zip(self.groups, units, strict=True)]
+        joined = jnp.concatenate([jnp.zeros(0, self.dtype), *(part.astype(self.dtype).ravel() for part in parts)])
         order = np.concatenate([np.zeros(0, int), *(group.places for group in self.groups)])
-        joined = jnp.concatenate([jnp.zeros(0, self.dtype), *(part.astype(self.dtype) for part in parts)])
         return joined if np.array_equal(order, np.arange(order.size)) else joined[np.argsort(order)]
 
 
