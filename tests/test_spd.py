@@ -69,7 +69,7 @@ def test_zero_displacement_is_finite():
 
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), {"first": 1.0, "last": -0.5}])
 def test_bad_strength(strength):
-    with pytest.raises(ValueError, match="strength.* must be finite and not negative"):
+    with pytest.raises(ValueError, match=r"strength.* must be finite and not negative"):
         spd(optax.sgd(0.1), strength=strength)
 
 
