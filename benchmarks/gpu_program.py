@@ -14,7 +14,6 @@ what to fuse, and adamw's is what the memory's bandwidth allows to 4 %. It is a 
 
 import dataclasses
 import itertools
-import os
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,11 +26,10 @@ from measure import gpu, hlo, methods, report, trees
 Tree = Literal["vit-b16", "vit-l16", "resnet50", "decoder-1b"]
 Method = Literal["ftp", "ftp-lean", "digrap", "digrap-lean", "pgm", "spd", "l2-sp", "tpgm"]
 Dtype = Literal["float32", "bfloat16"]
-COLUMNS = ("step", "expected", "us", "streams", "kernels", "copies", "temporary", "compile")
+COLUMNS = ("step", "expected", "us", "streams", "kernels", "copies", "temporary")
 CAPTION = (
     "Expected: the time that XLA's model expects, over adamw's. Streams: bytes read and written; copies; temporary: "
-    "XLA's buffers beside arguments and results, all three over the parameters' size. Compile: CPU time, tracing "
-    "included, over adamw's. " + methods.HELD_OUT
+    "XLA's buffers beside arguments and results, all three over the parameters' size. " + methods.HELD_OUT
 )
 
 
@@ -99,10 +97,7 @@ def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sh
 
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
     state, size = jax.tree.map(place, jax.eval_shape(tx.init, params)), trees.size(params)
-    jax.clear_caches()  # or a step would find the pieces that it shares with another one traced
-    start = _cpu_seconds()
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
-    seconds = _cpu_seconds() - start
     found, memory = hlo.program(compiled.as_text() or ""), compiled.memory_analysis()
     assert memory is not None  # XLA's compilers for CPU and GPU have it
     return {
@@ -114,13 +109,7 @@ def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sh
         "copies": found.copied / size,
         "temporary": memory.temp_size_in_bytes / size,
         "donated": memory.alias_size_in_bytes / size,
-        "compile_cpu_s": seconds,
     }
-
-
-def _cpu_seconds() -> float:
-    """The CPU time of this process and of the assemblers that it has started."""
-    return sum(os.times()[:4])
 
 
 def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -130,9 +119,9 @@ def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     name = f"{row['tree']} {row['dtype']}" if row is base else f"  {row['method']}"
     numbers = (row["streams"], row["copies"], row["temporary"])
     streams, copies, temporary = (f"{number:.2f}" for number in numbers)
-    over = lambda field: f"{row[field] / base[field]:.2f}"
     kernels, expected = f"{row['kernels']}", f"{row['expected_us']:,.0f}"
-    return [name, over("expected_us"), expected, streams, kernels, copies, temporary, over("compile_cpu_s")]
+    over = f"{row['expected_us'] / base['expected_us']:.2f}"
+    return [name, over, expected, streams, kernels, copies, temporary]
 
 
 def page(result: dict[str, Any]) -> str:
