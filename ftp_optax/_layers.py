@@ -9,8 +9,8 @@ A method computes with three forms of numbers:
 
 What makes a step fast is here and nowhere else (measured in docs/performance.md):
 
-- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small leaves are
-  stacked before they are summed.
+- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small vectors
+  are stacked before they are summed.
 - **A GPU's sums come in two stages.** It has too few blocks for the columns of a matrix. So the summed axis is cut into
   rows: each row is summed, then a whole group's sums of rows. Barriers keep XLA from joining the stages again, and from
   computing the sums anew where they are used. Two sums of the same arrays are the parts of a complex number, and all
@@ -43,7 +43,7 @@ Leaves: TypeAlias = list[Any]
 Units: TypeAlias = list[jax.Array]
 Products: TypeAlias = Callable[..., tuple[jax.Array, ...]]
 
-_SMALL = 2**13  # elements of a leaf; stacking larger ones would cost more than it saves
+_SMALL = 2**13  # elements of a vector; stacking larger ones would cost more than it saves
 _MOST_UNITS = 2**14  # of a group; XLA counts all of it as read wherever one of its leaves is
 _BLOCKS, _COLUMNS = 512, 32  # enough to occupy a GPU, and how many sums one of them takes
 _FEWEST_ROWS, _MOST_ROWS = 12, 24  # on a CPU; fewer leave too much to write, and the compiler leaves more in a loop
