@@ -161,7 +161,8 @@ class Layers:
         """
         rows = [*zip(*leaves, strict=True)]
         groups = [group for group in self.groups if group.cuts]
-        passes = {"cpu": _sums_in_one_loop, "default": functools.partial(_sums_in_stages, apart)}
+        stages = functools.partial(_sums_in_stages, apart)
+        passes = {"cpu": _sums_in_one_loop, "cuda": stages, "rocm": stages, "default": _sums_one_by_one}
         passes = {name: functools.partial(sums, products, groups) for name, sums in passes.items()}
         of_groups = [[rows[k] for k in group.members] for group in groups]
         # the platform is chosen once for all groups: two conditionals for each would take a tenth longer to compile
@@ -315,9 +316,20 @@ def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) 
         for cut, leaf in _stacked(group, own):
             parts.append(_add_rows(products, cut, after, *leaf))
             after = parts[-1][-1][0, 0]
-        sums = (jnp.concatenate([x.reshape(-1) for x in same]) for same in zip(*parts, strict=True))
-        found.append(tuple(array.reshape(group.places.size, -1) for array in sums))
+        found.append(_of_group(group, parts))
     return found
+
+
+def _sums_one_by_one(products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
+    """Elsewhere: a TPU's compiler fuses several sums by itself, and takes complex numbers apart."""
+    each = lambda group, own: [_plain_sums(products, (1,), *leaf) for _, leaf in _stacked(group, own)]
+    return [_of_group(group, each(group, own)) for group, own in zip(groups, leaves, strict=True)]
+
+
+def _of_group(group: Group, parts: Sequence[Sequence[jax.Array]]) -> tuple[jax.Array, ...]:
+    """A group's sums, from those of what was summed at a time."""
+    whole = (jnp.concatenate([part.reshape(-1) for part in same]) for same in zip(*parts, strict=True))
+    return tuple(sums.reshape(group.places.size, -1) for sums in whole)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -38,6 +38,7 @@ def method(name: str, inner: optax.GradientTransformation, anchor_dtype: Any = N
         "ftp": lambda: ftp(inner, **layered),
         "ftp-lean": lambda: ftp(inner, memory="lean", **layered),
         "digrap": lambda: optax.chain(digrap(**layered), inner),
+        "digrap-lean": lambda: optax.chain(digrap(memory="lean", **layered), inner),
         "ftp+digrap": lambda: optax.chain(digrap(**layered), ftp(inner, **layered)),
         "tpgm": lambda: _with_held_out_loss(tpgm(inner, **layered)),
         "spd": lambda: spd(inner, strength=0.1, **layered),
