@@ -14,8 +14,8 @@ from jax.sharding import PartitionSpec as P
 from ftp_optax import _layers, _trees, _units, digrap, elementwise, ftp, pgm, spd, strengths
 
 CPU, GPU = _layers._sums_in_one_loop, functools.partial(_layers._sums_in_stages, False)
-APART = functools.partial(_layers._sums_in_stages, True)
-WAYS = pytest.mark.parametrize("way", [None, CPU, GPU, APART], ids=["here", "cpu", "gpu", "gpu, apart"])
+APART, TPU = functools.partial(_layers._sums_in_stages, True), _layers._sums_one_by_one
+WAYS = pytest.mark.parametrize("way", [None, CPU, GPU, APART, TPU], ids=["here", "cpu", "gpu", "gpu, apart", "tpu"])
 
 
 def drawn(*shapes, dtype=jnp.float32):
@@ -45,7 +45,7 @@ def products(gradient, last):
 
 
 def summed(way, layouts, *leaves, products=products):
-    """The sums of each leaf's products over each of its units: as a step takes them here, or in one of the two ways."""
+    """The sums of each leaf's products over each of its units: as a step takes them here, or in one of the ways."""
     layers = layers_of(layouts, *leaves)
     if way is None:
         return [layers.spread(sums) for sums in layers.unit_sums(products, *leaves)]
