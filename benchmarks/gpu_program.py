@@ -21,9 +21,9 @@ import jax
 import optax
 import tyro
 
-from measure import gpu, hlo, methods, report, trees
+from measure import gpu, hlo, methods, report, step, trees
+from measure.trees import TREES, TreeName
 
-Tree = Literal["vit-b16", "vit-l16", "resnet50", "decoder-1b"]
 Method = Literal["ftp", "ftp-lean", "digrap", "digrap-lean", "pgm", "spd", "l2-sp", "tpgm"]
 Dtype = Literal["float32", "bfloat16"]
 COLUMNS = ("step", "expected", "us", "streams", "kernels", "copies", "temporary")
@@ -37,7 +37,7 @@ CAPTION = (
 class Options:
     """Compiles every method's step for an H100 and says what the program costs."""
 
-    trees: tuple[Tree, ...] = get_args(Tree)
+    trees: tuple[TreeName, ...] = TREES
     """Models that give the parameters' shapes."""
 
     methods: tuple[Method, ...] = get_args(Method)
@@ -63,7 +63,7 @@ def main() -> None:
     with report.progress() as progress:
         task = progress.add_task("", total=len(cases) * len(names))
         for tree, dtype in cases:
-            params = _shapes(tree, dtype, options.smallest, where)
+            params = _shapes(tree, dtype, options.smallest)
             for name in names:
                 progress.update(task, description=f"{tree} {dtype} {name}")
                 if not (name == "ftp-lean" and dtype != "float32"):
@@ -78,28 +78,18 @@ def main() -> None:
     report.print_table("An optimizer step on an H100, by XLA's model", CAPTION, COLUMNS, groups)
 
 
-def _shapes(tree: Tree, dtype: Dtype, smallest: bool, where: jax.sharding.Sharding) -> Any:
+def _shapes(tree: TreeName, dtype: Dtype, smallest: bool) -> Any:
     """The parameters' shapes; a transformer's attention as Flax keeps it, with queries, keys and values apart."""
     sizes = {"vit-b16": (768, 12, 12), "vit-l16": (1024, 24, 16)}
     if tree in ("vit-b16", "vit-l16"):
-        shapes = trees.flax_vit(*((192, 1, 3) if smallest else sizes[tree]), dtype=dtype)
-    else:
-        shapes = trees.tree(tree, smallest=smallest, dtype=dtype)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+        return trees.flax_vit(*((192, 1, 3) if smallest else sizes[tree]), dtype=dtype)
+    return trees.tree(tree, smallest=smallest, dtype=dtype)
 
 
 def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sharding) -> dict[str, Any]:
     """One row: what the compiled step costs."""
-
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-    state, size = jax.tree.map(place, jax.eval_shape(tx.init, params)), trees.size(params)
-    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
-    found, memory = hlo.program(compiled.as_text() or ""), compiled.memory_analysis()
-    assert memory is not None  # XLA's compilers for CPU and GPU have it
+    compiled, size = step.compiled(tx, params, lambda shape: where), trees.size(params)
+    found = hlo.program(compiled.run.as_text())  # pyright: ignore[reportFunctionMemberAccess]
     return {
         "leaves": len(jax.tree.leaves(params)),
         "parameters": trees.count(params),
@@ -107,8 +97,8 @@ def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sh
         "expected_us": found.expected,
         "streams": found.traffic / size,
         "copies": found.copied / size,
-        "temporary": memory.temp_size_in_bytes / size,
-        "donated": memory.alias_size_in_bytes / size,
+        "temporary": compiled.costs.temporary_bytes / size,
+        "reused": compiled.costs.reused,
     }
 
 

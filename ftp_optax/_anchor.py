@@ -222,9 +222,10 @@ def _is_anchored(node: Any) -> bool:
     return isinstance(node, Anchored)
 
 
-def states_in(tree: Any) -> list[Any]:
-    """All methods' states in a tree, those inside another's inner state apart."""
-    return [node for node in jax.tree.leaves(tree, is_leaf=_is_anchored) if _is_anchored(node)]
+def states_in(tree: Any, field: str | None = None) -> list[Any]:
+    """All methods' states in a tree, those inside another's apart; or all that have a field, however deep."""
+    wanted = lambda node: _is_anchored(node) and (field is None or getattr(node, field, None) is not None)
+    return [node for node in jax.tree.leaves(tree, is_leaf=wanted) if wanted(node)]
 
 
 def require_state_first(state: Any, params: Any, reader: str) -> None:

@@ -186,7 +186,7 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
     References:
       Those of `averaged`.
     """
-    states = [node for node in jax.tree.leaves(state, is_leaf=_is_averaged) if _is_averaged(node)]
+    states = _anchor.states_in(state, "average")
     if not states:
         raise ValueError("averaged_params: the state holds no average; pass the state of an optimizer with averaged.")
     leaves, found = _trees.flatten(params), {}
@@ -196,7 +196,3 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
             if not _trees.is_masked(value) and i not in found:
                 found[i] = jnp.array(value, jnp.result_type(leaves.values[i]), copy=True)
     return leaves.replaced(found)
-
-
-def _is_averaged(node: Any) -> bool:
-    return isinstance(node, AveragedState)

@@ -34,9 +34,7 @@ def squares(displacement: jax.Array) -> tuple[jax.Array, jax.Array]:
 def length(up: jax.Array, down: jax.Array) -> jax.Array:
     """The l2 norm, from the sums of the `squares`."""
     scale, fits = _scale(up.dtype), jnp.isfinite(up)
-    square = jnp.where(fits, up, down)
-    some = square > 0
-    return jnp.where(some, jnp.where(fits, 1 / scale, scale) * jnp.sqrt(jnp.where(some, square, 1)), square)
+    return jnp.where(fits, 1 / scale, scale) * root(jnp.where(fits, up, down))
 
 
 def units_of(norm: str, unit_axes: _units.UnitAxes, method: str) -> _units.UnitAxes:
@@ -56,7 +54,7 @@ def norms_of(norm: str, layers: _layers.Layers, displacements: list[jax.Array]) 
 def root(squares: jax.Array) -> jax.Array:
     """The square root, whose derivative at 0 is 0."""
     some = squares > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), 0)
+    return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), squares)
 
 
 def _scale(dtype: jnp.dtype) -> float:

@@ -16,12 +16,6 @@ Number: TypeAlias = Any  # a float, an array with one number a layer, or a trace
 _MEMBER = "jax.tree.map(lambda x: x[i], (state, params))"
 
 
-def find(state: Any, field: str) -> list[Any]:
-    """All methods' states that have a field, however deep."""
-    has_field = lambda node: isinstance(node, _anchor.Anchored) and getattr(node, field, None) is not None
-    return [node for node in jax.tree.leaves(state, is_leaf=has_field) if has_field(node)]
-
-
 def checked(state: Any, params: Any, reader: str) -> _trees.Leaves:
     """The flattened params, if the state comes before them and is that of one run.
 
@@ -91,7 +85,7 @@ def _cut(scalars: jax.Array, counts: list[int]) -> list[jax.Array]:
 
 def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Number]:
     """The scalars of all states with a field, by path."""
-    leaves, states = checked(state, params, field), find(state, field)
+    leaves, states = checked(state, params, field), _anchor.states_in(state, field)
     if not states:
         raise ValueError(f"{field}: the state holds none; pass the state of an optimizer with {method}.")
     found: dict[str, Number] = {}
@@ -114,7 +108,7 @@ class Ball(NamedTuple):
 
 def balls(state: Any, leaves: _trees.Leaves) -> Iterator[Ball]:
     """The balls of all `ftp` in a state."""
-    for one in find(state, "displacement"):
+    for one in _anchor.states_in(state, "displacement"):
         if hasattr(one, "radii"):
             rows = _constrained(one, leaves, "layer_table")
             reached = [x for x in _trees.flatten(one.displacement).values if not _trees.is_masked(x)]
@@ -215,7 +209,7 @@ def drift(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
       <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
     """
-    leaves, states = checked(state, params, "drift"), find(state, "anchor")
+    leaves, states = checked(state, params, "drift"), _anchor.states_in(state, "anchor")
     if not states:
         raise ValueError("drift: the state holds no anchor; ftp with memory='lean' keeps none.")
     found: dict[str, Number] = {}

@@ -72,7 +72,7 @@ class Cut(NamedTuple):
 def _cut(shape: tuple[int, ...], layout: _units.Layout, arrays: Sequence[Any]) -> Cut | None:
     """How a leaf is cut. None if it must lie as it lies, has no element, or its units are no three such axes."""
     free = all(isinstance(array, Tracer) and not on_a_mesh(array) for array in arrays)
-    summed = _summed(shape, layout) or (len(shape),)
+    summed = layout.summed(len(shape)) or (len(shape),)
     first, last = summed[0], summed[-1] + 1
     if not free or not math.prod(shape) or last - first != len(summed):
         return None
@@ -167,7 +167,7 @@ class Layers:
         of_groups = [[rows[k] for k in group.members] for group in groups]
         # the platform is chosen once for all groups: two conditionals for each would take a tenth longer to compile
         found = iter(lax.platform_dependent(of_groups, **passes) if groups else ())
-        alone = lambda k: _plain_sums(products, _summed(self._shapes[k], self._split[k]), *rows[k])
+        alone = lambda k: _plain_sums(products, self._split[k].summed(len(self._shapes[k])), *rows[k])
         sums = [next(found) if group.cuts else alone(group.members[0]) for group in self.groups]
         count = len(sums[0] if sums else jax.eval_shape(products, *(0.0 for _ in leaves)))
         return tuple([own[n] for own in sums] for n in range(count))
@@ -228,10 +228,6 @@ def _whole(array: jax.Array) -> jax.Array:
     place = jax.typeof(array).sharding
     whole = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
     return jax.sharding.reshard(array, whole) if any(place.spec) else array
-
-
-def _summed(shape: tuple[int, ...], layout: _units.Layout) -> tuple[int, ...]:
-    return tuple(axis for axis in range(len(shape)) if axis not in layout.axes)
 
 
 def _kind(cut: Cut, layout: _units.Layout, arrays: Sequence[Any]) -> Hashable:

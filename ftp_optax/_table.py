@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import optax
 
-from ftp_optax import _ball, _checks, _inspect, _trees, _units
+from ftp_optax import _anchor, _ball, _checks, _inspect, _trees, _units
 
 _HEADER = ("layer", "radius", "largest norm", "at the wall", "strength", "drift")
 
@@ -171,9 +171,9 @@ def layer_table(
             "layer_table: not under jit or vmap; call radii, strengths or drift there, or the table outside."
         )
     columns = {
-        "radius": _inspect.radii(state, params) if _inspect.find(state, "radii") else {},
-        "strength": _inspect.strengths(state, params) if _inspect.find(state, "strengths") else {},
-        "drift": _inspect.drift(state, params) if _inspect.find(state, "anchor") else {},
+        "radius": _inspect.radii(state, params) if _anchor.states_in(state, "radii") else {},
+        "strength": _inspect.strengths(state, params) if _anchor.states_in(state, "strengths") else {},
+        "drift": _inspect.drift(state, params) if _anchor.states_in(state, "anchor") else {},
         **_walls(state, leaves, unit_axes, layer_axes),
     }
     paths = [path for path in leaves.paths if any(path in column for column in columns.values())]
@@ -212,7 +212,7 @@ def _walls(
 
 def _unit_norms(array: jax.Array, layout: _units.Layout) -> jax.Array:
     """The l1 norm of every unit, axes kept."""
-    return jnp.sum(jnp.abs(array), axis=tuple(a for a in range(array.ndim) if a not in layout.axes), keepdims=True)
+    return jnp.sum(jnp.abs(array), axis=layout.summed(array.ndim), keepdims=True)
 
 
 def _norms(ball: _inspect.Ball, layout: _units.Layout, reached: jax.Array, gamma: jax.Array) -> jax.Array:

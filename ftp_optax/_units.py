@@ -217,6 +217,10 @@ class Layout(NamedTuple):
         """The number of learned scalars of the leaf."""
         return math.prod(self.layers)
 
+    def summed(self, ndim: int) -> tuple[int, ...]:
+        """The axes of the leaf that index neither layers nor units."""
+        return tuple(axis for axis in range(ndim) if axis not in self.axes)
+
 
 def require_layer_axes(layer_axes: Any, method: str) -> None:
     """Raises if `layer_axes` is not static, as when `optax.inject_hyperparams` has made it an array."""

@@ -10,6 +10,7 @@ from ftp_optax import smallest_share
 from vision.config import Config
 from vision.data import Domain, Task
 from vision.evaluation import Candidate, Predictions
+from vision.metrics import accuracy
 from vision.networks import Params
 from vision.start import Head
 
@@ -114,5 +115,5 @@ def wise_alpha(results: Results, method: str) -> float:
     images = VALIDATION if VALIDATION in test_sets(results.task) else ID
     labels, predictions = test_sets(results.task)[images].labels, results.predictions
     counted = next(iter(predictions.values()))[images].counted
-    right = [predictions[Candidate(method, alpha)][images].labels[counted] == labels[counted] for alpha in AUTO_PATH]
-    return smallest_share(AUTO_PATH, [float(one.mean()) for one in right], int(counted.sum()))
+    predicted = [predictions[Candidate(method, alpha)][images].labels[counted] for alpha in AUTO_PATH]
+    return smallest_share(AUTO_PATH, [accuracy(one, labels[counted]) for one in predicted], int(counted.sum()))
