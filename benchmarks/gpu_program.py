@@ -88,8 +88,9 @@ def _shapes(tree: TreeName, dtype: Dtype, smallest: bool) -> Any:
 
 def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sharding) -> dict[str, Any]:
     """One row: what the compiled step costs."""
-    compiled, size = step.compiled(tx, params, lambda shape: where), trees.size(params)
-    found = hlo.program(compiled.run.as_text())  # pyright: ignore[reportFunctionMemberAccess]
+    params, state = step.placed(tx, params, lambda shape: where)
+    compiled, size = step.donated(tx).lower(params, state, params).compile(), trees.size(params)
+    found, memory = hlo.program(compiled.as_text() or ""), compiled.memory_analysis()
     return {
         "leaves": len(jax.tree.leaves(params)),
         "parameters": trees.count(params),
@@ -97,8 +98,8 @@ def _costs(tx: optax.GradientTransformation, params: Any, where: jax.sharding.Sh
         "expected_us": found.expected,
         "streams": found.traffic / size,
         "copies": found.copied / size,
-        "temporary": compiled.costs.temporary_bytes / size,
-        "reused": compiled.costs.reused,
+        "temporary": memory.temp_size_in_bytes / size,
+        "donated": memory.alias_size_in_bytes / size,
     }
 
 

@@ -22,7 +22,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ftp_optax import flax_fibers, flax_units, state_shardings
-from measure import methods, report, trees
+from measure import methods, report, step, trees
 
 METHODS = (methods.BASE, "ftp", "ftp-lean", "digrap")
 BUFFERS = {
@@ -186,12 +186,8 @@ def compiled(method: str, case: Case) -> Any:
     params = jax.tree.map(place, case.shapes, jax.tree.unflatten(jax.tree.structure(case.shapes), specs))
     state = jax.tree.map(place, jax.eval_shape(tx.init, params), state_shardings(tx, params))
 
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
     places = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=places).lower(params, state, params).compile()
+    return step.donated(tx, places).lower(params, state, params).compile()
 
 
 def sent(program: Any) -> tuple[int, int]:

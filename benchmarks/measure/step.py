@@ -49,6 +49,22 @@ class Step:
     costs: Costs
 
 
+def donated(tx: optax.GradientTransformation, out_shardings: Any = None) -> Any:
+    """The jitted step of an optimizer, from parameters, state and gradients to parameters and state."""
+
+    # In this order: XLA pairs donated arguments with results of the same shape one after the other.
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, donate_argnums=(0, 1), out_shardings=out_shardings)
+
+
+def placed(tx: optax.GradientTransformation, params: Any, placement: Placement | None) -> tuple[Any, Any]:
+    """The shapes of parameters and of an optimizer's state for them, where they lie."""
+    return _placed(params, placement), _placed(jax.eval_shape(tx.init, params), placement)
+
+
 def compiled(
     tx: optax.GradientTransformation, params: Any, placement: Placement | None = None, *, cold: bool = False
 ) -> Step:
@@ -64,18 +80,12 @@ def compiled(
     Returns:
       The step and its costs.
     """
-
-    # In this order: XLA pairs donated arguments with results of the same shape one after the other.
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    params, state = (_placed(shapes, placement) for shapes in (params, jax.eval_shape(tx.init, params)))
+    params, state = placed(tx, params, placement)
     out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     if cold:
         jax.clear_caches()
     start = time.process_time()
-    lowered = jax.jit(step, donate_argnums=(0, 1), out_shardings=out).lower(params, state, params)
+    lowered = donated(tx, out).lower(params, state, params)
     traced = time.process_time()
     program = lowered.compile()
     end = time.process_time()
