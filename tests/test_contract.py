@@ -507,6 +507,7 @@ def test_debug_nans_finds_nothing(name, build):
     chex.assert_tree_all_finite(params)
 
 
+@pytest.mark.slow
 def test_checkify_finds_nothing(name, build):
     """Not what is masked away afterwards either: a division by zero, a place past the end of an array."""
     tx, params = build(), some_params()
@@ -632,6 +633,7 @@ def placed(tree: Any, mesh: Any, specs: Any) -> Any:
     return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
 
 
+@pytest.mark.slow
 def test_shardings_are_part_of_stable_types_on_an_explicit_mesh(name, build):
     mesh, tx = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,)), build()
     with jax.set_mesh(mesh):
@@ -642,6 +644,7 @@ def test_shardings_are_part_of_stable_types_on_an_explicit_mesh(name, build):
     same(end, reference(name))
 
 
+@pytest.mark.slow
 def test_sharded_params_on_a_mesh_give_the_result_of_one_device(name, build):
     mesh, tx = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,)), build()
     params, state = train(tx, placed(some_params(), mesh, SPECS))
