@@ -169,7 +169,7 @@ def learned(opt_state: Any) -> dict[str, jax.Array]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def predictions(network: Network, params: Params, domain: Domain, batch_size: int = 128) -> np.ndarray:
+def predictions(network: Network, params: Params, domain: Domain, batch_size: int = 32) -> np.ndarray:
     """The predicted class of every image of a domain held in memory."""
     images = np.stack([domain[i]["image"] for i in range(len(domain))])
     return in_batches(lambda part: _classes(network.graphdef, network.rest, params, part), images, batch_size)
