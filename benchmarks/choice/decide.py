@@ -7,17 +7,23 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
-from choice.grid import AVERAGES, PEER, Setting, settings
+from choice.grid import AVERAGES, KINDS, PEER, Setting, settings
 from choice.problems import Problem, family_weights
-from choice.rows import START, Points, Row
+from choice.rows import START, Row
 from choice.runs import SHARES
-from ftp_optax import smallest_share
 
-__all__ = ["RULES", "Candidate", "Choice", "candidates", "choose", "own_share"]
+__all__ = ["RULES", "WEIGHTS", "Candidate", "Choice", "candidates", "choose", "nearest"]
 
-RULES = ("none", "own", "fixed")
-"""Where on the way from the foundation model to a candidate's weights: at its end, at a point that each run's own
-validation images choose, or at one for all tasks."""
+RULES = ("none", "own", "best", "fixed")
+"""Where on the way from the foundation model to a candidate's weights: at its end; at a point that each run's own
+validation images choose, the nearest within one standard error of the best score, or the nearest that has it; or at one
+point for all tasks."""
+
+ERRORS = {"own": 1.0, "best": 0.0}
+"""How many standard errors below the best score a rule lets a point be."""
+
+WEIGHTS = {"last": ("last",), "averaged": AVERAGES, "any": KINDS}
+"""Which of a run's weights a candidate takes; of `any` the run's own validation images choose."""
 
 Runs = Mapping[tuple[str, int, Setting], Row]
 
@@ -27,16 +33,16 @@ class Candidate(NamedTuple):
 
     Attributes:
         method: A key of `choice.grid.METHODS`.
-        averaged: Whether its weights are an average, or the last ones.
+        weights: A key of `WEIGHTS`.
         rule: One of `RULES`.
     """
 
     method: str
-    averaged: bool
+    weights: str
     rule: str
 
     def __str__(self) -> str:
-        parts = ["averaged"] * self.averaged + [f"WiSE-FT {self.rule}"] * (self.rule != "none")
+        parts = [self.weights] * (self.weights != "last") + [f"WiSE-FT {self.rule}"] * (self.rule != "none")
         return ", ".join([self.method, *parts])
 
 
@@ -45,44 +51,50 @@ class Choice:
     """What was chosen.
 
     Attributes:
-        settings: By method and whether it is averaged: its setting and the kind of its weights.
+        settings: By method and weights: its setting, and the kind of weights that is best at share 1.
         shares: The `fixed` share of each.
         scores: The mean validation score of every candidate.
         primary: The candidate on which success is judged.
     """
 
-    settings: Mapping[tuple[str, bool], tuple[Setting, str]]
-    shares: Mapping[tuple[str, bool], float]
+    settings: Mapping[tuple[str, str], tuple[Setting, str]]
+    shares: Mapping[tuple[str, str], float]
     scores: Mapping[Candidate, float]
     primary: Candidate
 
     def at(self, candidate: Candidate, start: Row, row: Row) -> tuple[str, float]:
         """The kind of a run's weights that a candidate takes, and its share; 0 is the foundation model."""
-        key = candidate[:2]
-        _, kind = self.settings[key]
-        if candidate.rule == "own":
-            return kind, own_share(start.validation, row.validation, kind, row.images)
-        return kind, 1.0 if candidate.rule == "none" else self.shares[key]
+        method, weights, rule = candidate
+        _, kind = self.settings[method, weights]
+        if rule in ERRORS:
+            return nearest(start, row, WEIGHTS[weights] if weights == "any" else (kind,), ERRORS[rule])
+        return kind, 1.0 if rule == "none" else self.shares[method, weights]
 
-    def wanted(self, start: Row, setting: Setting, images: int, validation: Points) -> dict[str, set[float]]:
+    def wanted(self, start: Row, row: Row) -> dict[str, set[float]]:
         """The shares, by kind of weights, at which a run of the report is measured; for the peer its whole path."""
         found: dict[str, set[float]] = {}
-        for key, (own, kind) in self.settings.items():
-            if own == setting:
-                some = {1.0, self.shares[key], own_share(start.validation, validation, kind, images)}
-                found.setdefault(kind, set()).update(SHARES if setting.method == PEER else some - {0.0})
-        return found
+        for one in candidates([row.setting.method]):
+            own, kind = self.settings[one[:2]]
+            if own == row.setting:
+                kind, share = self.at(one, start, row)
+                found.setdefault(kind, set()).update(SHARES if one.method == PEER else {share} - {0.0})
+        return {kind: shares for kind, shares in found.items() if shares}
 
 
 def candidates(methods: Iterable[str]) -> list[Candidate]:
-    """All of them: each method with its last weights or an average, and each rule."""
-    return [Candidate(*parts) for parts in itertools.product(methods, (False, True), RULES)]
+    """All of them: each method with each of its weights and each rule; of `any` a rule chooses."""
+    every = itertools.product(methods, WEIGHTS, RULES)
+    return [Candidate(*parts) for parts in every if parts[1] != "any" or parts[2] in ERRORS]
 
 
-def own_share(start: Points, validation: Points, kind: str, images: int) -> float:
-    """The smallest share that a run's own validation images cannot tell from the best one."""
-    points = {0.0: start["last"][0.0], **validation[kind]}
-    return smallest_share(list(points), list(points.values()), images)
+def nearest(start: Row, row: Row, kinds: Sequence[str], errors: float) -> tuple[str, float]:
+    """Kind and share of the point nearest to the foundation model, of those with a validation score within some
+    standard errors of the best one: `ftp_optax.smallest_share` for several kinds of weights."""
+    scores = {("last", 0.0): start.validation["last"][0.0]}
+    scores |= {(kind, share): score for kind in kinds for share, score in row.validation[kind].items()}
+    best = max(scores.values())
+    level = best - errors * math.sqrt(best * (1 - best) / row.images)
+    return min((p for p, score in scores.items() if score >= level), key=lambda p: p[1] * row.drift[p[0]])
 
 
 def choose(runs: Runs, problems: Mapping[str, Problem], seeds: Sequence[int], methods: Sequence[str]) -> Choice:
@@ -93,13 +105,13 @@ def choose(runs: Runs, problems: Mapping[str, Problem], seeds: Sequence[int], me
     """
     mean = _Mean(runs, problems, seeds)
     found, shares = {}, {}
-    for key in itertools.product(methods, (False, True)):
-        method, averaged = key
-        pairs = itertools.product(settings((method,)), AVERAGES if averaged else ("last",))
+    for key in itertools.product(methods, WEIGHTS):
+        method, weights = key
+        pairs = [(setting, kind) for setting in settings((method,)) for kind in WEIGHTS[weights]]
         # max takes the first of equals
         setting, kind = max(pairs, key=lambda own: (mean.score(*own, 1.0), -mean.drift(*own)))
         found[key], shares[key] = (setting, kind), _fixed_share(mean, setting, kind)
-    chosen = Choice(found, shares, {}, Candidate(PEER, False, "none"))
+    chosen = Choice(found, shares, {}, Candidate(PEER, "last", "none"))
     every = [_Standing(chosen, one, mean) for one in candidates(methods)]
     best = max(every, key=lambda one: one.score)
     level = [one for one in every if one.score >= best.score - best.error]
@@ -149,7 +161,7 @@ class _Standing:
 
     def __init__(self, choice: Choice, candidate: Candidate, mean: _Mean) -> None:
         self.candidate = candidate
-        starts, peers = mean.of(START), mean.of(choice.settings[PEER, False][0])
+        starts, peers = mean.of(START), mean.of(choice.settings[PEER, "last"][0])
         rows = mean.of(choice.settings[candidate[:2]][0])
         at = {key: choice.at(candidate, starts[key], row) for key, row in rows.items()}
         found = {

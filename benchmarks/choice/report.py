@@ -31,6 +31,8 @@ _COLOURS = {
     "digrap_held_out": ("#CC79A7", "D"),
 }
 
+_SIZES = {"own": 4, "best": 5, "fixed": 6, "none": 8}
+
 
 def write(found: Results, folder: Path) -> None:
     """Prints the table of all candidates; writes recipe.md, recipe.json and recipe.png."""
@@ -51,7 +53,10 @@ def write(found: Results, folder: Path) -> None:
             left=3,
         ),
         "By task:\n",
-        *(_by_task(found, one) for one in dict.fromkeys((found.choice.primary, Candidate("plain", True, "none")))),
+        *(
+            _by_task(found, one)
+            for one in dict.fromkeys((found.choice.primary, Candidate("plain", "averaged", "none")))
+        ),
         "Means of the learned strengths or radii over layers and the second half of the runs:\n",
         _strengths(found),
     ]
@@ -75,9 +80,8 @@ def _all(found: Results, every: list[Candidate]) -> tuple[list[str], list[list[s
     for one in every:
         setting, kind = found.choice.settings[one[:2]]
         knob = f", knob {setting.knob:g}" if setting.knob else ""
-        words = (
-            f"{setting.rate:g}, {'cosine' if setting.decay else 'constant'}{knob}{f', {kind}' if one.averaged else ''}"
-        )
+        average = f", {kind}" if one.weights == "averaged" else ""
+        words = f"{setting.rate:g}, {'cosine' if setting.decay else 'constant'}{knob}{average}"
         least, most = found.share(one)
         gaps = [found.difference(one, column) for column in range(3)]
         worst = min(
@@ -108,10 +112,10 @@ def _by_task(found: Results, one: Candidate) -> str:
 
 def _strengths(found: Results) -> str:
     lines = []
-    for (method, averaged), (setting, _) in found.choice.settings.items():
+    for (method, weights), (setting, _) in found.choice.settings.items():
         rows = [found.runs[task, seed, setting] for task in found.problems for seed in found.seeds]
         known = [row.strength for row in rows if row.strength is not None]
-        if known and not averaged:
+        if known and weights == "last":
             lines.append([f"`{method}`", f"{fmean(known):.3g}", f"{min(known):.3g}", f"{max(known):.3g}"])
     return markdown(("method", "mean", "least", "most"), lines)
 
@@ -150,18 +154,20 @@ def _draw(found: Results, every: list[Candidate], path: Path) -> None:
             colour, marker = _COLOURS[one.method]
             across, up = (found.difference(one, c) for c in (0, column))
             bars = {"xerr": across.half, "yerr": up.half} if one == found.choice.primary and up.half else {}
-            size = {"none": 8, "own": 4, "fixed": 6}[one.rule]
-            label = one.method if one.averaged and one.rule == "none" else None
-            fill = colour if one.averaged else "white"
-            axes.errorbar(across.mean, up.mean, **bars, fmt=marker, color=colour, mfc=fill, ms=size, lw=1, label=label)
+            label = one.method if one.weights == "averaged" and one.rule == "none" else None
+            fill = {"last": "white", "averaged": colour, "any": "#dddddd"}[one.weights]
+            axes.errorbar(
+                across.mean, up.mean, **bars, fmt=marker, color=colour, mfc=fill, ms=_SIZES[one.rule], lw=1, label=label
+            )
         axes.axhline(0, color="#bbbbbb", lw=0.7)
         axes.axvline(0, color="#bbbbbb", lw=0.7)
         axes.set_xlabel(f"ID, points above {BASE}")
         axes.set_ylabel(f"{COLUMNS[column]}, points above {BASE}")
         clean(axes)
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    sizes = ", ".join(f"{rule} {size}" for rule, size in zip(RULES, ("large", "small", "middle"), strict=True))
     figure.suptitle(
-        f"One setting for all tasks, {len(found.seeds)} seeds. Filled: averaged. WiSE-FT: {sizes}", fontsize=10
+        f"One setting for all tasks, {len(found.seeds)} seeds. White: last weights, filled: averaged, grey: any. "
+        f"WiSE-FT's rule, from small to large: {', '.join(sorted(RULES, key=_SIZES.__getitem__))}",
+        fontsize=10,
     )
     save(figure, path)

@@ -15,7 +15,7 @@ from robust.summary import Estimate, estimate
 __all__ = ["BASE", "COLUMNS", "Criterion", "Results", "above_the_frontier"]
 
 COLUMNS = ("ID", "OOD seen", "OOD held out")
-BASE = Candidate(PEER, False, "none")
+BASE = Candidate(PEER, "last", "none")
 """What all are compared with."""
 
 
@@ -71,7 +71,7 @@ class Results:
 
     def path(self, seed: int) -> list[Scores]:
         """Plain fine-tuning averaged and interpolated, from the foundation model on; means over tasks."""
-        setting, kind = self.choice.settings[PEER, True]
+        setting, kind = self.choice.settings[PEER, "averaged"]
         points = [self._mean({task: self.runs[task, seed, START].test["last"][0.0] for task in self.problems})]
         for share in SHARES:
             points.append(

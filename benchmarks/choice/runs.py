@@ -1,6 +1,7 @@
 """The runs: one training gives the last weights and their averages, and each of them a path back."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,8 +17,8 @@ __all__ = ["SHARES", "Wanted", "run", "start_row"]
 SHARES = (0.3, 0.5, 0.7, 0.9, 1.0)
 """Where on the way from the foundation model to a run's weights they are measured."""
 
-Wanted = Callable[[int, Points], Mapping[str, Iterable[float]]]
-"""From the number of validation images and their scores to the shares, by kind of weights, that test images score."""
+Wanted = Callable[[Row], Mapping[str, Iterable[float]]]
+"""From a run's validation scores to the shares, by kind of weights, that test images score."""
 
 
 def run(name: str, problem: Problem, start: Start, setting: Setting, seed: int, wanted: Wanted) -> Row:
@@ -48,22 +49,22 @@ def run(name: str, problem: Problem, start: Start, setting: Setting, seed: int, 
     validation: Points = {
         kind: {share: problem.score(start, at(kind, share), task.validation) for share in SHARES} for kind in KINDS
     }
-    test: dict[str, dict[float, Scores]] = {
-        kind: {share: problem.test_scores(start, at(kind, share)) for share in sorted(shares)}
-        for kind, shares in wanted(len(task.validation), validation).items()
-    }
     learned = [rows[len(rows) // 2 :].mean() for rows in trained.scalars.values()]
-    return Row(
+    row = Row(
         task=name,
         seed=seed,
         setting=setting,
         images=len(task.validation),
         drift={kind: distance(params, start.params) for kind, params in ends.items()},
         validation=validation,
-        test=test,
         strength=float(np.mean(learned)) if learned else None,
         seconds=round(trained.seconds, 1),
     )
+    test: dict[str, dict[float, Scores]] = {
+        kind: {share: problem.test_scores(start, at(kind, share)) for share in sorted(shares)}
+        for kind, shares in wanted(row).items()
+    }
+    return replace(row, test=test)
 
 
 def start_row(name: str, problem: Problem, start: Start, seed: int, *, tested: bool) -> Row:

@@ -103,7 +103,7 @@ class Study:
         if setting == START:
             return start_row(task, problem, start, seed, tested=choice is not None)
         before = self._runs()[task, seed, START]
-        wanted = (lambda images, validation: {}) if choice is None else partial(choice.wanted, before, setting)
+        wanted = (lambda row: {}) if choice is None else partial(choice.wanted, before)
         return run(task, problem, start, setting, seed, wanted)
 
 
@@ -120,5 +120,5 @@ def _measured(found: Runs, choice: Choice, key: Key) -> bool:
         return False
     if setting == START:
         return bool(row.test)
-    wanted = choice.wanted(start, setting, row.images, row.validation)
+    wanted = choice.wanted(start, row)
     return all(shares <= row.test.get(kind, {}).keys() for kind, shares in wanted.items())
