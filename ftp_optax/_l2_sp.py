@@ -48,8 +48,7 @@ def add_decayed_anchor(
     :math:`\alpha` is the ``strength``. The added term is the gradient of :math:`\frac{\alpha}{2} \|W - W_0\|^2`.
     `optax.add_decayed_weights` does the same towards zero. Put it before the base optimizer:
     ``optax.chain(add_decayed_anchor(1e-2), optax.sgd(0.1))``. For decoupled decay, put it between the preconditioner
-    and
-    the learning rate: ``optax.chain(optax.scale_by_adam(), add_decayed_anchor(1e-2),
+    and the learning rate: ``optax.chain(optax.scale_by_adam(), add_decayed_anchor(1e-2),
     optax.scale_by_learning_rate(1e-3))``.
 
     Args:
