@@ -22,9 +22,8 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
       params: arrays, or `jax.ShapeDtypeStruct` with a sharding.
 
     Returns:
-      A tree like the state with a sharding for every array. These arrays are replicated over the parameters' mesh:
-      those that belong to a parameter but have another shape (factored moments), learned radii and strengths, and
-      counters.
+      A tree like the state with a sharding for every array. Learned radii and strengths, counters, and arrays that
+      belong to a parameter but have another shape (factored moments) are replicated over the parameters' mesh.
 
     Raises:
       ValueError: if a parameter has no sharding, or if the params are on several meshes.

@@ -29,9 +29,9 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
         function from params to one. None (default) for all. Leave out a new head: it has no pre-trained values.
 
     Returns:
-      The interpolated parameters, in the params' structure and dtypes. Two kinds of leaves keep the params' values:
-      those that the mask leaves out, which may have another shape in the anchor, and those that are not floating-point
-      (counters, random keys).
+      The interpolated parameters, in the params' structure and dtypes. Leaves that the
+      mask leaves out keep the params' values, and may have another shape in the anchor. So do leaves that are not
+      floating-point (counters, random keys).
 
     Raises:
       ValueError: if the anchor has another structure or shape, if the mask does not fit the params or chooses nothing,
