@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
 from breadth import look, tables
-from measure.report import print_table
-from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
 from robust.summary import SCORES, Group
+from style import clean, save
+from writer import print_table
 
 __all__ = ["METHODS", "experiments", "values", "write"]
 

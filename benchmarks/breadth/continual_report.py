@@ -6,17 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
 from breadth import look, tables
 from breadth.sequences import SEQUENCES
-from measure.report import environment, print_table
-from measure.report import write as write_json
-from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
 from robust.summary import estimate
+from style import clean, save
+from writer import environment, print_table
+from writer import write as write_json
 
 __all__ = ["COLUMNS", "FILE", "final", "scores", "write"]
 

@@ -5,15 +5,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
 from breadth import look, tables
-from measure.report import environment, print_table
-from measure.report import write as write_json
-from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
+from style import clean, save
+from writer import environment, print_table
+from writer import write as write_json
 
 __all__ = ["COLUMNS", "FAMILIES", "FILE", "by_family", "write"]
 

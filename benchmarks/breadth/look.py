@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from measure.style import METHODS as STYLE
+from style import METHODS as STYLE
 
 __all__ = ["of"]
 

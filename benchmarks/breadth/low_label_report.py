@@ -4,16 +4,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
 from breadth import look, tables
-from measure.report import environment, print_table
-from measure.report import write as write_json
-from measure.style import clean, save
 from robust import rows, summary
 from robust.rows import Row
 from robust.summary import SCORES, estimate
+from style import clean, save
+from writer import environment, print_table
+from writer import write as write_json
 
 __all__ = ["COLUMNS", "FILE", "by_share", "write"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from measure import report
+import writer as report
 from robust.rows import Row
 from robust.summary import Estimate, estimate
 from robust.tables import ENOUGH_SEEDS

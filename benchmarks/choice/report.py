@@ -3,16 +3,16 @@
 from pathlib import Path
 from statistics import fmean
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
 from choice.decide import RULES, Candidate, candidates
 from choice.results import BASE, COLUMNS, Results
-from measure.report import environment, markdown, print_table
-from measure.report import write as write_json
-from measure.style import clean, save
 from robust.summary import Estimate
 from robust.tables import ENOUGH_SEEDS
+from style import clean, save
+from writer import environment, markdown, print_table
+from writer import write as write_json
 
 __all__ = ["NAME", "write"]
 

@@ -13,10 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from measure.report import markdown
 from past.grids import SCALE_KNOBS, scale_axes
 from past.runs import Trial
 from past.trials import Row
+from writer import markdown
 
 __all__ = ["label", "mean_of", "show"]
 

@@ -4,15 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# first measure.style, which chooses the backend
-from measure.style import METHODS as STYLE
-from measure.style import clean, plt, save
 from questions.domains import FAR, NEAR
 from questions.tables import SCORES, Shift, loss_mean
 from robust import summary
 from robust.figures import paired_bar
 from robust.rows import Row
 from robust.summary import Line
+
+# first style, which chooses the backend
+from style import METHODS as STYLE
+from style import clean, plt, save
 
 __all__ = ["draw"]
 

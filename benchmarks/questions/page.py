@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from measure.report import markdown
 from questions import tables
 from questions.domains import FAR, NEAR, PER_PICTURE
 from questions.protocol import COLUMNS
@@ -13,6 +12,7 @@ from questions.wordings import KINDS
 from robust import rows, summary
 from robust.summary import Line
 from robust.tables import curve, differences, figure, scores
+from writer import markdown
 
 __all__ = ["vqa"]
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from measure.report import environment
-from measure.report import write as write_json
 from questions import figure, page, tables
 from questions.protocol import COLUMNS
 from robust import rows, summary
 from robust.tables import print_lines
+from writer import environment
+from writer import write as write_json
 
 __all__ = ["write"]
 

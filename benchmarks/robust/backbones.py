@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from measure.networks import Block
+from cost.networks import Block
 from vision.networks import path_of
 
 __all__ = ["BACKBONES", "ResNet", "ViT", "create_backbone"]

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
-from measure.style import METHODS as STYLE
-from measure.style import clean, save
 from robust import summary
 from robust.rows import Row
 from robust.summary import SCORES, Line, paired
 from robust.tables import ENOUGH_SEEDS
+from style import METHODS as STYLE
+from style import clean, save
 
 __all__ = ["draw_frontier", "draw_walls", "paired_bar"]
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from measure.report import markdown
 from robust import summary, tables
 from robust.experiments import main_backbone
 from robust.methods import METHODS, RATE
@@ -11,6 +10,7 @@ from robust.rows import Row, read
 from robust.study import DEFAULT_RATE
 from robust.summary import SCORES, Group
 from robust.tables import figure, gap, setting
+from writer import markdown
 
 __all__ = ["evidence"]
 

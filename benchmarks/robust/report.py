@@ -4,11 +4,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from measure.report import environment
-from measure.report import write as write_json
 from robust import figures, page, rows, summary
 from robust.summary import SCORES
 from robust.tables import print_lines
+from writer import environment
+from writer import write as write_json
 
 __all__ = ["write"]
 

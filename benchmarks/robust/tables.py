@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from measure.report import markdown, print_table
 from robust import summary
 from robust.rows import Row
 from robust.summary import PEERS, Line, paired
+from writer import markdown, print_table
 
 __all__ = ["ENOUGH_SEEDS", "curve", "differences", "figure", "gap", "print_lines", "scores", "setting"]
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 
-from measure.style import METHODS as STYLE
-from measure.style import clean, save
 from robust import summary
 from robust.summary import Line
 from segment.rows import SCORES, Row
+from style import METHODS as STYLE
+from style import clean, save
 
 __all__ = ["draw_frontier"]
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-# first measure.style, which chooses the backend
+# first style, which chooses the backend
 from matplotlib import pyplot as plt
 from matplotlib.patches import Patch
 
-from measure.style import save
 from robust.finetune import Run, Start
 from robust.training import predictions
+from style import save
 from vision.data import ArrayDomain, Domain
 from vision.networks import Params
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from measure.report import environment
-from measure.report import write as write_json
 from robust import summary
 from robust.tables import print_lines
 from segment import figures, gallery, page, rows
 from segment.rows import BOUNDARIES, SCORES
 from segment.worlds import WORLDS
+from writer import environment
+from writer import write as write_json
 
 __all__ = ["write"]
 

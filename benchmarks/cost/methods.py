@@ -5,8 +5,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import optax
 
+from cost import trees
 from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
-from measure import trees
 
 BaseName: TypeAlias = Literal["sgd", "adamw", "lion"]
 MethodName: TypeAlias = Literal["ftp", "ftp-lean", "digrap", "ftp+digrap", "tpgm", "spd", "pgm", "l2-sp"]

@@ -1,8 +1,5 @@
 """What fine-tuning a ViT-B/16 at 224 pixels takes in memory, by method and precision.
 
-    python benchmarks/job_memory.py             # a batch of 32
-    python benchmarks/job_memory.py --smallest  # a tiny transformer
-
 Optimizer states are counted by their shapes, and checked against the live buffers after `init`. What the forward pass
 keeps for the backward pass is counted by tracing the main job's loss: the shapes say it for every device, where the
 program that XLA makes for a CPU computes in float32 whatever it is told, and undoes `--remat`.
@@ -10,17 +7,13 @@ program that XLA makes for a CPU computes in float32 whatever it is told, and un
 
 import dataclasses
 import gc
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # for the main job's packages
-
-from measure import report, vit
+import writer
+from cost import networks
 from vision.config import Config
 from vision.methods import Method, create_method
 from vision.networks import Network, Params, path_of, split_model
@@ -38,8 +31,8 @@ CAPTION = "In MB, for a batch of {batch} images of {size} pixels."
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Counts the memory of fine-tuning a ViT-B/16."""
+class Options(writer.Recorded):
+    """Counts the memory of fine-tuning a ViT-B/16; smallest is a narrow transformer of one block, and two methods."""
 
     methods: tuple[str, ...] = ("vanilla", "ftp", "ftp_lean", "digrap", "tpgm")
     """Methods of the main job."""
@@ -47,38 +40,22 @@ class Options:
     batch_size: int = 32
     """Images in a step."""
 
-    results: Path = report.RESULTS
-    """Where job_memory.json and job_memory.md are written."""
-
-    smallest: bool = False
-    """A narrow transformer of one block, and two methods."""
-
-
-def main() -> None:
-    """Counts, then tabulates."""
-    options = tyro.cli(Options)
-    width, depth, heads, size = (48, 1, 3, 32) if options.smallest else (768, 12, 12, 224)
-    names = options.methods[:2] if options.smallest else options.methods
-    path = options.results / "job_memory.json"
-    rows: list[dict[str, Any]] = []
-    with report.progress() as progress:
-        task = progress.add_task("", total=len(PRECISIONS) * len(names))
-        for precision, flags in PRECISIONS.items():
-            config = Config(batch_size=options.batch_size, **flags)
-            model = vit.filled(vit.classifier(width, depth, heads, size, 1000), jnp.dtype(config.dtype))
-            network, params = split_model(model, compute_dtype=config.compute_dtype, remat=config.remat)
-            for name in names:
-                if (config.dtype, name) == ("bfloat16", "ftp_lean"):  # refused by ftp
-                    continue
-                progress.update(task, description=f"{precision}, {name}")
-                rows.append({"precision": precision} | measured(name, config, network, params, size))
-                result = {"environment": report.environment(), "batch_size": options.batch_size, "image_size": size}
-                report.write(path, result | {"rows": rows})
-                progress.advance(task)
-    report.write_page(path, page)
-    caption = CAPTION.format(batch=options.batch_size, size=size)
-    columns, cells = _table(rows)
-    report.print_table("Memory of fine-tuning a ViT-B/16", caption, columns, [cells])
+    def run(self) -> None:
+        """Counts, then tabulates."""
+        path = self.results / "job_memory.json"
+        if not self.report:
+            width, depth, heads, size = (48, 1, 3, 32) if self.smallest else (768, 12, 12, 224)
+            rows: list[dict[str, Any]] = []
+            for precision, flags in PRECISIONS.items():
+                config = Config(batch_size=self.batch_size, **flags)
+                model = networks.classifier(width, depth, heads, size, 1000, dtype=jnp.dtype(config.dtype))
+                network, params = split_model(model, compute_dtype=config.compute_dtype, remat=config.remat)
+                for name in self.methods[:2] if self.smallest else self.methods:
+                    if (config.dtype, name) != ("bfloat16", "ftp_lean"):  # refused by ftp
+                        rows.append({"precision": precision} | measured(name, config, network, params, size))
+            facts = {"environment": writer.environment(), "batch_size": self.batch_size, "image_size": size}
+            writer.write(path, facts | {"rows": rows})
+        writer.write_page(path, page)
 
 
 def measured(name: str, config: Config, network: Network, params: Params, size: int) -> dict[str, Any]:
@@ -125,10 +102,10 @@ def _bytes(tree: Any) -> int:
 
 
 def page(result: dict[str, Any]) -> str:
-    """What the site shows."""
+    """A row a precision."""
     columns, rows = _table(result["rows"])
     caption = CAPTION.format(batch=result["batch_size"], size=result["image_size"])
-    return f"{report.markdown(columns, rows)}\n{caption} {report.origin(result['environment'])}"
+    return f"{writer.markdown(columns, rows)}\n{caption} {writer.origin(result['environment'])}"
 
 
 def _table(rows: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[str]]]:
@@ -142,7 +119,3 @@ def _table(rows: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[list[str]]
         states = [own[name]["state_bytes"] if name in own else None for name in methods]
         cells.append([precision, *("-" if size is None else f"{size / 1e6:,.0f}" for size in (*shared, *states))])
     return (*COLUMNS, *(f"state, {name}" for name in methods)), cells
-
-
-if __name__ == "__main__":
-    main()

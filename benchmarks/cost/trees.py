@@ -12,27 +12,19 @@ TREES: tuple[TreeName, ...] = get_args(TreeName)
 
 
 def tree(name: TreeName, *, smallest: bool = False, dtype: Any = jnp.float32) -> Any:
-    """The shapes of a model's parameters.
-
-    Args:
-      name: which model.
-      smallest: the same structure, narrow and with one block, for a quick run.
-      dtype: the parameters' dtype.
-
-    Returns:
-      A tree of `jax.ShapeDtypeStruct`.
-    """
+    """The shapes of a model's parameters, `jax.ShapeDtypeStruct`; smallest is narrow and has one block."""
+    decoder = {"heads": 4, "shared": 2, "tokens": 512} if smallest else {"heads": 32, "shared": 8, "tokens": 128256}
     full: dict[TreeName, Callable[[], Any]] = {
-        "vit-b16": lambda: _vit(width=768, depth=12),
-        "resnet50": lambda: _resnet(width=64, depths=(3, 4, 6, 3)),
-        "vit-l16": lambda: _vit(width=1024, depth=24),
-        "decoder-1b": lambda: _decoder(width=2048, depth=16, hidden=8192, heads=32, shared=8, tokens=128256),
+        "vit-b16": lambda: _vit(768, 12),
+        "resnet50": lambda: _resnet(64, (3, 4, 6, 3)),
+        "vit-l16": lambda: _vit(1024, 24),
+        "decoder-1b": lambda: _decoder(width=2048, depth=16, hidden=8192, **decoder),
     }
     small: dict[TreeName, Callable[[], Any]] = {
-        "vit-b16": lambda: _vit(width=192, depth=1),
-        "resnet50": lambda: _resnet(width=16, depths=(1, 1)),
-        "vit-l16": lambda: _vit(width=256, depth=1),
-        "decoder-1b": lambda: _decoder(width=128, depth=2, hidden=256, heads=4, shared=2, tokens=512),
+        "vit-b16": lambda: _vit(192, 1),
+        "resnet50": lambda: _resnet(16, (1, 1)),
+        "vit-l16": lambda: _vit(256, 1),
+        "decoder-1b": lambda: _decoder(width=128, depth=2, hidden=256, **decoder),
     }
     return _shapes((small if smallest else full)[name](), dtype)
 

@@ -1,12 +1,16 @@
-"""Networks for whole training steps, of random weights: what a step costs depends on shapes alone."""
+"""Networks of random weights: what a step costs depends on shapes alone."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from pretrained.classifier import Classifier
+from pretrained.preprocessing import Preprocessing
+from pretrained.transformer import BlockConfig, ImageConfig, ImageTransformer
 from vision.efficientnet import EfficientNetLite0
 
 NetworkName: TypeAlias = Literal["vit-small", "vit-base", "efficientnet-lite0"]
@@ -46,16 +50,7 @@ class ViT(nnx.Module):
 
 
 def network(name: NetworkName, image_size: int, *, smallest: bool = False) -> tuple[Callable[..., jax.Array], Any]:
-    """A network as a function from parameters and images to logits, and the shapes of its parameters.
-
-    Args:
-      name: which network.
-      image_size: the images' height and width.
-      smallest: the same structure, narrow and shallow, where it can be chosen.
-
-    Returns:
-      The function, and a nested dict of `jax.ShapeDtypeStruct`.
-    """
+    """A network as a function from parameters and images to logits, and the shapes of its parameters."""
     width, depth, heads = {"vit-small": (384, 12, 6), "vit-base": (768, 12, 12)}.get(name, (0, 0, 0))
     if smallest:
         width, depth, heads = 32, 1, 2
@@ -67,3 +62,19 @@ def network(name: NetworkName, image_size: int, *, smallest: bool = False) -> tu
     graphdef, params, rest = nnx.split(models[name](), nnx.Param, ...)
     run: Callable[..., jax.Array] = lambda params, images: nnx.merge(graphdef, params, rest)(images)
     return run, nnx.to_pure_dict(params)
+
+
+def classifier(width: int, depth: int, heads: int, size: int, classes: int, patch: int = 16, dtype: Any = None) -> Any:
+    """A vision transformer as the main job has it, of small random values."""
+    blocks = BlockConfig(width, depth, heads, width // heads, 4 * width, "gelu", 1e-6)
+
+    def build() -> Classifier:
+        image = ImageTransformer(ImageConfig(blocks, (patch, patch), (size // patch, size // patch)))
+        head = nnx.Linear(width, classes, rngs=nnx.Rngs(0))
+        prepare = Preprocessing(size, (size, size), 3, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        return Classifier(image, head, prepare, unit=False)
+
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    draw = np.random.default_rng(0)
+    fill = lambda x: jnp.asarray(draw.normal(0, 0.02, x.shape).astype(np.float32), dtype or jnp.float32)
+    return nnx.merge(graphdef, jax.tree.map(fill, state))

@@ -1,8 +1,5 @@
 """What the methods would cost on models and meshes that are not at hand: arithmetic, checked against compiled programs.
 
-    python benchmarks/scale_on_paper.py              # 7B and 70B on 8, 64 and 512 devices
-    python benchmarks/scale_on_paper.py --smallest   # the check on a small model of the same layout alone
-
 Bytes of state follow from shapes and shardings, and so does what a step sends between devices: sums over the parts of
 a unit or of a layer that lie on several devices. Every figure is checked against a compiled step, of a small model of
 the same layout on eight host devices and of the large ones on as many as they ask for: compiled from shapes alone, the
@@ -12,17 +9,16 @@ step of a 70B model on 512 devices takes no more memory than any other. Where th
 import dataclasses
 import math
 import re
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import optax
-import tyro
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+import writer
+from cost import compiled, methods, trees
 from ftp_optax import flax_fibers, flax_units, state_shardings
-from measure import methods, report, step, trees
 
 METHODS = (methods.BASE, "ftp", "ftp-lean", "digrap")
 BUFFERS = {
@@ -36,14 +32,21 @@ _DTYPE_BYTES = {"f32": 4, "s32": 4, "pred": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Writes the arithmetic down and checks it."""
+class Options(writer.Recorded):
+    """Writes the arithmetic down for 7B and 70B and checks it; smallest is the check on small models alone."""
 
-    smallest: bool = False
-    """Only the check on small models."""
-
-    results: Path = report.RESULTS
-    """Where scale_on_paper.json and, for the docs, scale_on_paper.md are written."""
+    def run(self) -> None:
+        """Checks the law, then applies it."""
+        path = self.results / "scale_on_paper.json"
+        if not self.report:
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", 8 if self.smallest else 512)
+            cases = [_case(mesh, "small", **SMALL) for mesh in ((8, 1), (4, 2))]
+            cases += [] if self.smallest else [_case(m, name, **s) for name, s in LARGE.items() for m in MESHES]
+            with writer.progress() as progress:
+                rows = [_row(name, case) for case in progress.track(cases) for name in METHODS]
+            writer.write(path, {"environment": writer.environment(), "rows": rows})
+        writer.write_page(path, page)
 
 
 class Case(NamedTuple):
@@ -90,24 +93,6 @@ SPECS = {  # the usual layout: what is as wide as the model over `fsdp`, heads, 
     "down": P(None, "tensor", "fsdp"),
     "tokens": P("tensor", "fsdp"),
 }
-
-
-def main() -> None:
-    """Checks the law, then applies it."""
-    options = tyro.cli(Options)
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 8 if options.smallest else 512)
-    cases = [_case(mesh, "small", **SMALL) for mesh in ((8, 1), (4, 2))]
-    cases += [] if options.smallest else [_case(m, name, **s) for name, s in LARGE.items() for m in MESHES]
-    rows = []
-    with report.progress() as progress:
-        for case in progress.track(cases):
-            rows += [_row(name, case) for name in METHODS]
-    _print(rows)
-    result = {"environment": report.environment(), "rows": rows}
-    report.write(options.results / "scale_on_paper.json", result)
-    large = [row for row in rows if row["model"] in LARGE]
-    (options.results / "scale_on_paper.md").write_text(report.markdown(COLUMNS, [_cells(row) for row in large]))
 
 
 def _case(mesh: tuple[int, int], model: str, **sizes: int) -> Case:
@@ -172,7 +157,7 @@ def sent_by_one(method: str, case: Case) -> int:
 # the programs
 
 
-def compiled(method: str, case: Case) -> Any:
+def program_of(method: str, case: Case) -> Any:
     """The step of the optimizer alone, compiled for that many host devices out of shapes."""
     tx = methods.method(method, optax.adamw(1e-3))
     mesh = jax.make_mesh(
@@ -187,7 +172,7 @@ def compiled(method: str, case: Case) -> Any:
     state = jax.tree.map(place, jax.eval_shape(tx.init, params), state_shardings(tx, params))
 
     places = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
-    return step.donated(tx, places).lower(params, state, params).compile()
+    return compiled.donated(tx, places).lower(params, state, params).compile()
 
 
 def sent(program: Any) -> tuple[int, int]:
@@ -209,7 +194,7 @@ def _row(method: str, case: Case) -> dict[str, Any]:
     """The arithmetic for one method on one case, and the program that it must agree with."""
     params, state = 4 * parameters_on_one(case), state_on_one(method, case)
     bytes_sent = sent_by_one(method, case)
-    program = compiled(method, case)
+    program = program_of(method, case)
     reduces, found = sent(program)
     where = f"{method}, {case.model} on {case.devices}"
     _require_equal(f"{where}, bytes sent", bytes_sent, found)
@@ -233,25 +218,14 @@ def _row(method: str, case: Case) -> dict[str, Any]:
 COLUMNS = ("on each device", "weights, GB", "state, GB", "accessed, GB", "all-reduces", "sent, MB", "of weights")
 
 
+def page(result: dict[str, Any]) -> str:
+    """The large models."""
+    return writer.markdown(COLUMNS, [_cells(row) for row in result["rows"] if row["model"] in LARGE])
+
+
 def _cells(row: dict[str, Any]) -> list[str]:
-    """A row of the table."""
     gigabytes = [f"{row[key] / 1e9:.3g}" for key in ("parameter_bytes", "state_bytes", "bytes_accessed")]
     label = "adamw" if row["method"] == methods.BASE else row["method"]
+    place = f"{row['model']} on {row['devices']} ({row['mesh']})"
     share = f"{100 * row['bytes_sent'] / row['parameter_bytes']:.2f} %"
-    return [f"{_place(row)}: {label}", *gigabytes, str(row["all_reduces"]), f"{row['bytes_sent'] / 1e6:.3g}", share]
-
-
-def _place(row: dict[str, Any]) -> str:
-    return f"{row['model']} on {row['devices']} ({row['mesh']})"
-
-
-def _print(rows: list[dict[str, Any]]) -> None:
-    groups: dict[str, list[list[str]]] = {}
-    for row in rows:
-        groups.setdefault(_place(row), []).append(_cells(row))
-    caption = "adamw alone and inside each method. The arithmetic agreed with every compiled program."
-    report.print_table("Scale on paper", caption, COLUMNS, list(groups.values()))
-
-
-if __name__ == "__main__":
-    main()
+    return [f"{place}: {label}", *gigabytes, str(row["all_reduces"]), f"{row['bytes_sent'] / 1e6:.3g}", share]

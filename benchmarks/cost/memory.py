@@ -1,9 +1,5 @@
 """Bytes of optimizer state a parameter, of each method and option: by shapes alone, and of the live buffers.
 
-    python benchmarks/memory.py                 # on two of ViT-B/16's twelve blocks
-    python benchmarks/memory.py --tree vit-b16  # on all of them; it says the same
-    python benchmarks/memory.py --smallest      # on a tiny one
-
 Live buffers are counted after `init` and after one jitted, donated step, each buffer once: an anchor that shared its
 buffer with the parameters would show, as would one that a step duplicates. What exceeds a whole number is the learned
 scalars, one a layer.
@@ -15,20 +11,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-# what is alive after a step has nothing to do with how fast it is: compiled in a tenth of the time
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
-from matplotlib import pyplot as plt
 
-from measure import methods, report, step, style, trees
-from measure.methods import BASES, BaseName
-from measure.trees import TreeName
+import style
+import writer
+from cost import compiled, methods, trees
+from cost.methods import BASES, BaseName
+from cost.trees import TreeName
+from style import plt
 
-CAPTION = "Shapes: jax.eval_shape. Init, step: live buffers after init and after one donated step, without parameters."
 OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the parameters' and the anchor's dtype
     *((name, name, jnp.float32, None) for name in (methods.BASE, *methods.METHODS)),
     ("ftp, bf16 anchor", "ftp", jnp.float32, jnp.bfloat16),
@@ -40,7 +33,7 @@ OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the paramete
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(writer.Recorded):
     """Counts the bytes of optimizer state a parameter."""
 
     tree: TreeName | None = None
@@ -52,11 +45,19 @@ class Options:
     memory_gb: float | None = None
     """Allocate no more than this, count the rest by shapes alone; by default 0.6 of the device's."""
 
-    results: Path = report.RESULTS
-    """Where memory.json and memory.png are written."""
-
-    smallest: bool = False
-    """A narrow model of one block."""
+    def run(self) -> None:
+        """Counts, then tabulates and draws."""
+        # what is alive after a step has nothing to do with how fast it is: compiled in a tenth of the time
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+        path = self.results / "memory.json"
+        if not self.report:
+            limit = compiled.memory_limit(self.memory_gb)
+            with writer.progress() as progress:
+                bases = progress.track(self.bases)
+                rows = [self._row(base, option, limit) for base in bases for option in OPTIONS]
+            facts = {"tree": self.tree or "vit-b16, two blocks", "parameters": trees.count(self.shapes())}
+            writer.write(path, {"environment": writer.environment(), **facts, "rows": rows})
+        _draw(writer.write_page(path, page), path.with_suffix(".png"))
 
     def shapes(self, dtype: Any = jnp.float32) -> Any:
         """The parameters' shapes."""
@@ -64,40 +65,21 @@ class Options:
             return trees.vit(width=768, depth=2, dtype=dtype)
         return trees.tree(self.tree or "vit-b16", smallest=self.smallest, dtype=dtype)
 
-
-def main() -> None:
-    """Counts, then tabulates and draws."""
-    options = tyro.cli(Options)
-    limit = step.memory_limit(options.memory_gb)
-    rows: list[dict[str, Any]] = []
-    with report.progress() as progress:
-        task = progress.add_task("", total=len(options.bases) * len(OPTIONS))
-        for base_name in options.bases:
-            for name, method, dtype, anchor_dtype in OPTIONS:
-                progress.update(task, description=f"{base_name} {name}")
-                shapes = options.shapes(dtype)
-                tx = methods.method(method, methods.base(base_name), anchor_dtype)
-                row = {"base": base_name, "option": name, "method": method, "parameters_dtype": jnp.dtype(dtype).name}
-                rows.append({**row, **_bytes_per_parameter(tx, shapes, limit)})
-                progress.advance(task)
-    tree = options.tree or "vit-b16, two blocks"
-    facts = {"tree": tree, "parameters": trees.count(options.shapes())}
-    path = options.results / "memory.json"
-    report.write(path, {"environment": report.environment(), **facts, "rows": rows})
-    report.write_page(path, page)
-    _print(rows, facts)
-    _draw(rows, options.results / "memory.png", facts)
+    def _row(self, base: BaseName, option: tuple[str, str, Any, Any], limit: float) -> dict[str, Any]:
+        name, method, dtype, anchor_dtype = option
+        tx = methods.method(method, methods.base(base), anchor_dtype)
+        row = {"base": base, "option": name, "method": method, "parameters_dtype": jnp.dtype(dtype).name}
+        return row | _bytes_per_parameter(tx, self.shapes(dtype), limit)
 
 
 def _bytes_per_parameter(tx: optax.GradientTransformation, shapes: Any, limit: float) -> dict[str, float | None]:
     """The state's bytes a parameter: by shapes, and live after `init` and after a step, None where too large."""
-    count, program = trees.count(shapes), step.compiled(tx, shapes)
+    count, program = trees.count(shapes), compiled.compiled(tx, shapes)
     found: dict[str, float | None] = {"shapes": trees.size(jax.eval_shape(tx.init, shapes)) / count}
-    if step.needed(program) > limit:
+    if compiled.needed(program) > limit:
         return {**found, "live_after_init": None, "live_after_step": None}
     before = live_bytes()
-    grads = step.arrays(shapes, scale=0.01)
-    params = step.arrays(shapes, scale=0.1)
+    grads, params = compiled.arrays(shapes, scale=0.01), compiled.arrays(shapes, scale=0.1)
     state = tx.init(params)
     others = 2 * trees.size(shapes)  # parameters and gradients
     found["live_after_init"] = (live_bytes() - before - others) / count
@@ -114,31 +96,16 @@ def live_bytes() -> int:
 
 
 def page(result: dict[str, Any]) -> str:
-    """What the site shows: the bytes by shapes, a column for each base optimizer."""
+    """The bytes by shapes, a column for each base optimizer."""
     found = {(row["option"], row["base"]): f"{row['shapes']:.1f}" for row in result["rows"]}
-    bases = list(dict.fromkeys(row["base"] for row in result["rows"]))
-    options = dict.fromkeys(row["option"] for row in result["rows"])
-    return report.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
+    options, bases = (list(dict.fromkeys(key)) for key in zip(*found, strict=True))
+    return writer.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
 
 
-def _print(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
-    title = f"Bytes of state a parameter, {facts['tree']}, {facts['parameters'] / 1e6:.1f} M parameters"
-    columns, groups = ("state", "shapes", "init", "step"), {}
-    for row in rows:
-        found = (row[key] for key in ("shapes", "live_after_init", "live_after_step"))
-        label = f"  {row['option']}"
-        cells = [
-            row["base"] if row["option"] == methods.BASE else label,
-            *("-" if b is None else f"{b:.3f}" for b in found),
-        ]
-        groups.setdefault(row["base"], []).append(cells)
-    report.print_table(title, CAPTION, columns, list(groups.values()))
-
-
-def _draw(rows: list[dict[str, Any]], path: Path, facts: dict[str, Any]) -> None:
+def _draw(result: dict[str, Any], path: Path) -> None:
     """One bar for each option: the base's own state for parameters of that dtype, and what the method adds."""
+    rows, names = result["rows"], [option[0] for option in OPTIONS][::-1]
     bases = list(dict.fromkeys(row["base"] for row in rows))
-    names = [option[0] for option in OPTIONS][::-1]
     size = (3.4 + 2.2 * len(bases), 4.6)
     figure, panels = plt.subplots(1, len(bases), figsize=size, sharey=True, sharex=True, squeeze=False)
     for panel, base in zip(panels[0], bases, strict=True):
@@ -149,15 +116,11 @@ def _draw(rows: list[dict[str, Any]], path: Path, facts: dict[str, Any]) -> None
             panel.barh(place, start, color="#bbbbbb")
             panel.barh(place, total - start, left=start, color="#0072B2")
             panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
-        style.clean(panel, grid="x")
+        style.clean(panel)
         panel.set_title(base, fontsize=10)
         panel.set_yticks(range(len(names)), names)
     panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
     panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
-    figure.suptitle(f"{facts['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
+    figure.suptitle(f"{result['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
     figure.set_layout_engine("constrained")
     style.save(figure, path)
-
-
-if __name__ == "__main__":
-    main()

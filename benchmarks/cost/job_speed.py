@@ -1,8 +1,5 @@
 """Images a second of the main job's own loop, beside a plain loop of the same model with optax alone.
 
-    python benchmarks/job_speed.py             # a small ViT on photographs
-    python benchmarks/job_speed.py --smallest  # a tiny transformer; its timings mean nothing
-
 The plain loop holds one batch in memory and does nothing but the jitted adamw step. The main job's loop decodes image
 files and keeps a history; its checkpoint comes at the end of a round. All run in turn, round by round, in one process.
 Told are ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where
@@ -13,7 +10,6 @@ Besides, what a checkpoint of a ViT-B/16 with FTP holds up: how long training wa
 
 import dataclasses
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,13 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))  # for the main job's packages
-
-from measure import report, timing, vit
+import writer
+from cost import compiled, networks
 from vision.cache import keep_compiled_programs
 from vision.checkpoints import checkpoint_manager, save
 from vision.config import Config
@@ -48,8 +42,8 @@ PLAIN = "plain optax loop"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Measures the main job's loop against a plain one."""
+class Options(writer.Recorded):
+    """Measures the main job's loop against a plain one; smallest is a tiny transformer, one method, two rounds."""
 
     methods: tuple[str, ...] = ("vanilla", "ftp")
     """Methods of the main job."""
@@ -66,42 +60,22 @@ class Options:
     rounds: int = 4
     """Rounds, each with every loop once."""
 
-    results: Path = report.RESULTS
-    """Where job_speed.json and job_speed.md are written."""
-
-    smallest: bool = False
-    """A tiny transformer, one method, two rounds."""
-
-
-def main() -> None:
-    """Measures, then tabulates."""
-    options = tyro.cli(Options)
-    if options.smallest:
-        options = dataclasses.replace(options, methods=("ftp",), batch_size=8, steps=3, rounds=2)
-    # every run of the main job makes its own jitted step: compiled once, then read from here
-    keep_compiled_programs()
-    cases: dict[str, tuple[int, Callable[[], Any]]] = {
-        "ViT-S/16, 64 px": (64, lambda: vit.filled(vit.classifier(384, 12, 6, 64, CLASSES))),
-    }
-    if options.smallest:
-        cases = {"tiny ViT": (32, lambda: vit.filled(vit.classifier(48, 1, 3, 32, CLASSES)))}
-    rows: list[dict[str, Any]] = []
-    for name, (size, build) in cases.items():
-        with tempfile.TemporaryDirectory() as scratch:
-            task = photographs(Path(scratch), size)
-            network, params = split_model(build())
-            rows += [{"model": name} | row for row in measured(task, network, params, options, Path(scratch))]
-    result = {
-        "environment": report.environment(),
-        "workers": options.workers,
-        "batch": options.batch_size,
-        "checkpoint": checkpoint(options.smallest),
-    }
-    report.write(options.results / "job_speed.json", result | {"rows": rows})
-    report.write_page(options.results / "job_speed.json", page)
-    groups = [[_cells(row) for row in rows if row["model"] == name] for name in cases]
-    caption = f"Ratios of medians; spreads are round by round. {_told(result['checkpoint'])}"
-    report.print_table("The main job's loop", caption, COLUMNS, groups)
+    def run(self) -> None:
+        """Measures, then tabulates."""
+        path, options = self.results / "job_speed.json", self
+        if not self.report:
+            if self.smallest:
+                options = dataclasses.replace(self, methods=("ftp",), batch_size=8, steps=3, rounds=2)
+            # every run of the main job makes its own jitted step: compiled once, then read from here
+            keep_compiled_programs()
+            name, sizes = ("tiny ViT", (48, 1, 3, 32)) if self.smallest else ("ViT-S/16, 64 px", (384, 12, 6, 64))
+            with tempfile.TemporaryDirectory() as scratch:
+                task = photographs(Path(scratch), sizes[-1])
+                network, params = split_model(networks.classifier(*sizes, CLASSES))
+                rows = [{"model": name} | row for row in measured(task, network, params, options, Path(scratch))]
+            facts = {"workers": options.workers, "batch": options.batch_size, "checkpoint": checkpoint(self.smallest)}
+            writer.write(path, {"environment": writer.environment(), **facts, "rows": rows})
+        writer.write_page(path, page)
 
 
 def photographs(root: Path, size: int) -> Task:
@@ -151,7 +125,7 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
     return [
         {
             "loop": name,
-            "over_plain": dataclasses.asdict(timing.ratio(seconds[PLAIN], taken)),
+            "over_plain": compiled.ratio(seconds[PLAIN], taken),
             "images_per_second": options.batch_size / statistics.median(taken),
             "waiting": statistics.median(waiting[name]) if name in waiting else 0.0,
         }
@@ -162,7 +136,7 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
 def checkpoint(smallest: bool) -> dict[str, float]:
     """Bytes of a checkpoint, seconds that training waits for it, and seconds until it is written."""
     sizes = (48, 1, 3, 32) if smallest else (768, 12, 12, 224)
-    _, params = split_model(vit.filled(vit.classifier(*sizes, 1000)))
+    _, params = split_model(networks.classifier(*sizes, 1000))
     order = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     state = create_method("ftp", Config(), num_steps=100, order=order).tx.init(params)
     content = jax.block_until_ready({"params": params, "opt_state": state})
@@ -204,20 +178,14 @@ def _plain_loop(task: Task, network: Network, params: Params, options: Options) 
 
 
 def page(result: dict[str, Any]) -> str:
-    """What the site shows."""
+    """A row a loop, and what a checkpoint holds up."""
     how = f"{result['workers']} worker processes" if result["workers"] else "threads"
-    table = report.markdown(COLUMNS, [_cells(row) for row in result["rows"]], left=2)
+    table = writer.markdown(COLUMNS, [_cells(row) for row in result["rows"]], left=2)
+    saved = result["checkpoint"]
     return (
-        f"{table}\nBatches of {result['batch']}, decoded in {how}. {_told(result['checkpoint'])} "
-        f"{report.origin(result['environment'])}"
-    )
-
-
-def _told(checkpoint: dict[str, float]) -> str:
-    share = checkpoint["held_up"] / checkpoint["written"]
-    return (
-        f"A checkpoint of a ViT-B/16 with FTP has {checkpoint['bytes'] / 1e9:.1f} GB; training waits for {share:.0%} "
-        f"of the time that it takes to write, {checkpoint['held_up']:.1f} s here."
+        f"{table}\nBatches of {result['batch']}, decoded in {how}. A checkpoint of a ViT-B/16 with FTP has "
+        f"{saved['bytes'] / 1e9:.1f} GB; training waits for {saved['held_up'] / saved['written']:.0%} of the time that "
+        f"it takes to write, {saved['held_up']:.1f} s here. {writer.origin(result['environment'])}"
     )
 
 
@@ -231,7 +199,3 @@ def _cells(row: dict[str, Any]) -> list[str]:
         "{:.2f}-{:.2f}".format(*time["spread"]),
         "-" if row["loop"] == PLAIN else f"{100 * row['waiting']:.0f} %",
     ]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""What every benchmark leaves behind: the environment, JSON and a table."""
+"""What every benchmark leaves behind: the environment, JSON, and tables as Markdown."""
 
 import importlib.metadata
 import json
@@ -7,24 +7,41 @@ import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The options of every part of what is recorded."""
+
+    results: Path = RESULTS
+    """Where rows, table and figure are written."""
+
+    report: bool = False
+    """Measure nothing; make table and figure of the rows that are there."""
+
+    smallest: bool = False
+    """Tiny sizes and few rounds; timings mean nothing."""
 
 
 def environment() -> dict[str, Any]:
     """Where the figures come from: device, driver, precision and versions."""
-    device = jax.devices()[0]
+    device, info = jax.devices()[0], Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     return {
         "backend": device.platform,
         "device_kind": device.device_kind,
-        "processor": _processor(),
+        "processor": named[1] if named else platform.processor() or platform.machine(),
         "processor_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": jax.device_count(),
         "driver": device.client.platform_version,
@@ -39,6 +56,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def origin(environment: dict[str, Any]) -> str:
+    """The machine that figures were measured on, in a line."""
+    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "optax"))
+    device = environment["processor"] if environment["backend"] == "cpu" else environment["device_kind"]
+    return f"On {device}, {environment['processor_cores']} cores; {versions}; float32.\n"
+
+
 def progress() -> Progress:
     """A progress bar that tells what is measured now."""
     return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -50,9 +74,18 @@ def write(path: Path, result: dict[str, Any]) -> None:
     path.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_page(path: Path, page: Callable[[dict[str, Any]], str]) -> None:
-    """Writes beside the JSON what the site shows of it: made of what was written, which is rounded."""
-    path.with_suffix(".md").write_text(page(json.loads(path.read_text())))
+def write_page(path: Path, page: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
+    """Prints and writes beside the JSON what the site shows of it; gives what was read back, which is rounded."""
+    result = json.loads(path.read_text())
+    show(path.with_suffix(".md"), page(result))
+    return result
+
+
+def show(path: Path, text: str) -> None:
+    """Writes Markdown and prints it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, "utf-8")
+    Console(width=None if sys.stdout.isatty() else 160).print(Markdown(text))
 
 
 def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
@@ -71,16 +104,9 @@ def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table for the site, which includes it as it is; the first columns are flush left."""
+    """A table; the first columns are flush left."""
     lines = [columns, ["---"] * left + ["---:"] * (len(columns) - left), *rows]
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
-
-
-def origin(environment: dict[str, Any]) -> str:
-    """The machine that figures were measured on, in a line."""
-    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "optax"))
-    device = environment["processor"] if environment["backend"] == "cpu" else environment["device_kind"]
-    return f"On {device}, {environment['processor_cores']} cores; {versions}; float32.\n"
 
 
 def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> None:
@@ -93,13 +119,6 @@ def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequen
             table.add_row(*row)
         table.add_section()
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _processor() -> str:
-    """The processor's name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()
 
 
 def _rounded(value: Any) -> Any:

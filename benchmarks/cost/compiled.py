@@ -1,19 +1,21 @@
-"""One jitted, donated step: compiled from shapes alone, its costs read off the program, and run if memory allows."""
+"""One jitted, donated step: compiled from shapes alone, its costs read off the program, and timed if memory allows."""
 
 import collections
 import dataclasses
 import os
 import re
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from measure import trees
+from cost import trees
 
+_WARM_UP = 2
 _COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 
 Placement = Callable[[tuple[int, ...]], jax.sharding.Sharding]
@@ -70,15 +72,8 @@ def compiled(
 ) -> Step:
     """Compiles a step for parameters of which only the shapes are known; nothing is allocated.
 
-    Args:
-      tx: the optimizer.
-      params: a tree of `jax.ShapeDtypeStruct`.
-      placement: from an array's shape to its sharding; None for one device.
-      cold: forget all that was traced before, so that a step does not find the pieces that it shares with another one
-        ready. For a fair trace time; whatever runs next is compiled anew.
-
-    Returns:
-      The step and its costs.
+    With `cold` all that was traced before is forgotten, so that a step does not find the pieces that it shares with
+    another one ready: for a fair trace time.
     """
     params, state = placed(tx, params, placement)
     out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
@@ -137,6 +132,54 @@ def memory_limit(gigabytes: float | None = None) -> float:
         return 1e9 * gigabytes
     stats = jax.devices()[0].memory_stats() or {}  # the CPU has none
     return 0.6 * stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """How long a step takes over the base's."""
+
+    ratio: float  # of the medians
+    ratio_of_minima: float
+    spread: tuple[float, float]  # the 10th and 90th percentile of the ratios round by round
+    seconds: float  # the step's median
+    base_seconds: float  # the base's median
+    runs: int
+
+
+def compare(base: Step, other: Step, runs: int, limit: float) -> dict[str, Any] | None:
+    """The `Ratio` of two steps run in turn, each on arrays of its own; None if that takes more bytes than `limit`."""
+    sharding = jax.tree.leaves(base.params)[0].sharding
+    devices = 1 if sharding is None else len(sharding.device_set)  # the host's, which share its memory
+    if needed(base, other) * devices > limit:
+        return None
+    grads = arrays(base.params, scale=0.01)
+    seconds = in_turn({"base": Runner(base, grads), "other": Runner(other, grads)}, runs)
+    return ratio(seconds["base"], seconds["other"])
+
+
+def in_turn(runners: Mapping[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
+    """The seconds of every call of every runner by name: in turn, in one process, since a machine's speed drifts.
+
+    The order is reversed from round to round.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for i in range(_WARM_UP + runs):
+        for name in list(runners)[:: -1 if i % 2 else 1]:
+            start = time.perf_counter()
+            runners[name]()
+            if i >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """The `Ratio` of two series that were measured in turn, for a row."""
+    low, high = np.percentile(np.divide(other, base), (10, 90))
+    base_median, median = statistics.median(base), statistics.median(other)
+    found = Ratio(
+        median / base_median, min(other) / min(base), (float(low), float(high)), median, base_median, len(base)
+    )
+    return dataclasses.asdict(found)
 
 
 def _placed(shapes: Any, placement: Placement | None) -> Any:
