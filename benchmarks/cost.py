@@ -14,9 +14,10 @@
 Every part is a process of its own, since each sets JAX up in its own way. Timings want the machine for themselves.
 """
 
-import importlib
 import subprocess
 import sys
+
+import writer
 
 PARTS = ("step", "train", "memory", "growth", "gpu", "paper", "job-memory", "job-speed")
 BY_DEFAULT = PARTS[:4]
@@ -24,15 +25,8 @@ BY_DEFAULT = PARTS[:4]
 
 def main() -> None:
     """Runs a part, or those of BY_DEFAULT; ends with the first that fails."""
-    first, *flags = sys.argv[1:] or [""]
-    if first in PARTS:
-        import tyro
-
-        options = importlib.import_module(f"cost.{first.replace('-', '_')}").Options
-        tyro.cli(options, args=flags, prog=f"cost.py {first}").run()
-    elif (first and not first.startswith("--")) or "--help" in sys.argv:
-        print(__doc__)
-        raise SystemExit("--help" not in sys.argv and f"no part {first!r}; choose from {', '.join(PARTS)}")
+    if sys.argv[1:2] and not (sys.argv[1].startswith("--") and sys.argv[1] != "--help"):
+        writer.run_part("cost", {part: part.replace("-", "_") for part in PARTS}, __doc__)
     else:
         for part in BY_DEFAULT:
             print(f"--- {part}", flush=True)

@@ -13,20 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from vision.style import GREY, STYLES, tidy
 
-_MAIN_NAMES = {"base": "vanilla", "plain": "vanilla", "mars_pgm": "pgm", "digrap_from_1": "digrap"}
-_OTHERS = {"zero_shot": (GREY, "*"), "wise_ft": (GREY, ".")}
-
-
-METHODS = {
-    "base": ("#444444", "*"),
-    "ftp": ("#0072B2", "s"),
-    "ftp-lean": ("#56B4E9", "P"),
-    "digrap": ("#009E73", "^"),
-    "ftp+digrap": ("#CC79A7", "D"),
-    "tpgm": ("#D55E00", "v"),
-    "spd": ("#E69F00", "o"),
-    "pgm": ("#B8A000", "X"),
-    "l2-sp": ("#999999", "h"),
+_MAIN_NAMES = {"base": "vanilla", "plain": "vanilla", "mars_pgm": "pgm"}
+_OTHERS = {
+    "zero_shot": (GREY, "*"),
+    "wise_ft": (GREY, "."),
+    "digrap_from_1": ("#009E73", "v"),
+    "digrap_fixed": ("#009E73", "<"),
+    "digrap_window": ("#117733", ">"),
+    "digrap_held_out": ("#CC79A7", "D"),
 }
 
 
@@ -39,9 +33,8 @@ def of(method: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "mfc": colour if family == name else "white", "ms": 7}
 
 
-def clean(axes: Any, grid: str = "both") -> None:
+def clean(axes: Any) -> None:
     """A light grid behind the data, and no box."""
-    del grid
     tidy(axes)
 
 

@@ -1,21 +1,22 @@
 """What every benchmark leaves behind: the environment, JSON, and tables as Markdown."""
 
+import importlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,6 +33,16 @@ class Recorded:
 
     smallest: bool = False
     """Tiny sizes and few rounds; timings mean nothing."""
+
+
+def run_part(package: str, modules: Mapping[str, str], about: str | None) -> None:
+    """Runs the part that the command line names first: `Options` of its module, with the other arguments."""
+    part, *flags = sys.argv[1:] or ["--help"]
+    if part not in modules:
+        print(about)
+        raise SystemExit(part != "--help" and f"no part {part!r}; choose from {', '.join(modules)}")
+    options = importlib.import_module(f"{package}.{modules[part]}").Options
+    tyro.cli(options, args=flags, prog=f"{package}.py {part}").run()
 
 
 def environment() -> dict[str, Any]:
@@ -85,6 +96,11 @@ def show(path: Path, text: str) -> None:
     """Writes Markdown and prints it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
+    say(text)
+
+
+def say(text: str) -> None:
+    """Prints Markdown."""
     Console(width=None if sys.stdout.isatty() else 160).print(Markdown(text))
 
 
@@ -107,18 +123,6 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
     """A table; the first columns are flush left."""
     lines = [columns, ["---"] * left + ["---:"] * (len(columns) - left), *rows]
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
-
-
-def print_table(title: str, caption: str, columns: Sequence[str], groups: Sequence[Sequence[Sequence[str]]]) -> None:
-    """Prints groups of rows, the first column flush left and a line after every group."""
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
-    for group in groups:
-        for row in group:
-            table.add_row(*row)
-        table.add_section()
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _rounded(value: Any) -> Any:

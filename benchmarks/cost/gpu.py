@@ -106,9 +106,6 @@ def sharding() -> jax.sharding.Sharding:
 
     To be called before JAX computes anything: XLA reads its flags once. JAX itself is told to keep to the CPU, or it
     would look for a GPU.
-
-    Raises:
-      SystemExit: if something is not installed.
     """
     if reason := lacking():
         raise SystemExit(reason)

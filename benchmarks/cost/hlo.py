@@ -39,11 +39,7 @@ class Program(NamedTuple):
 
 
 def program(text: str) -> Program:
-    """What the program of that text does.
-
-    Raises:
-      ValueError: for an instruction that runs others as often as the data say, or beside those that follow.
-    """
+    """What the program of that text does."""
     computations, entry = parsed(text)
     return _program(computations, entry)
 
