@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from measure import report
+import writer as report
 from trust import counts, crashes, disks, long_run
 
 ROOT = Path(__file__).parents[1]

@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
-from robust import rows, summary
-from segment import rows as dense_rows
+from evidence import dense, summary
+from evidence.rows import File
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,7 +43,7 @@ def test_links_lead_to_files(target):
 
 
 def test_the_table_is_what_was_recorded():
-    """Mean and standard deviation of every row, as benchmarks/digits.py wrote them."""
+    """Mean and standard deviation of every row, as `benchmarks/evidence.py digits` wrote them."""
     recorded = {row["name"]: row for row in json.loads((ROOT / "benchmarks/results/digits.json").read_text())["rows"]}
     names = {"vanilla fine-tuning": "vanilla", "FTP": "ftp", "DiGraP": "digrap", "pre-trained": "pre-trained"} | {
         "vanilla, WiSE-FT 0.5": "vanilla + WiSE 0.5",
@@ -58,7 +58,7 @@ def test_the_table_is_what_was_recorded():
 
 
 def test_the_large_learning_rate_is_what_was_recorded():
-    """Mean and standard deviation over the seeds of benchmarks/past_the_papers.py."""
+    """Mean and standard deviation over the seeds of `benchmarks/evidence.py past`."""
     with (ROOT / "benchmarks/results/past_the_papers.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["task"] == "digits" and float(row["rate"]) == 0.01]
     for column, shown in (("id_accuracy", "in domain"), ("ood_seen_accuracy", "on the six renderings")):
@@ -107,7 +107,7 @@ def test_the_few_labels_are_what_was_recorded():
 
 def emoji_lines(style):
     """The five-seed lines of the emoji by method, learning rate and mu."""
-    recorded = summary.groups(rows.read(ROOT / "benchmarks/results/robustness.csv"))
+    recorded = summary.groups(File(ROOT / "benchmarks/results/robustness.csv").read())
     lines = summary.settings(recorded[summary.Group("emoji", style, "efficientnet-lite0")])
     found = {(line.method, line.hyperparameters.get("lr"), line.hyperparameters.get("mu")): line for line in lines}
     return {key: line for key, line in found.items() if len(line.rows) == 5}
@@ -148,7 +148,8 @@ def test_the_gains_on_the_second_style_are_what_was_recorded():
 
 
 def test_dense_prediction_is_what_was_recorded():
-    lines = {line.method: line for line in summary.lines(dense_rows.read(ROOT / "benchmarks/results/dense.csv"))}
+    recorded = File(ROOT / "benchmarks/results/dense.csv", dense.COLUMNS).read()
+    lines = {line.method: line for line in summary.lines(recorded)}
     ftp, vanilla = lines["ftp"], lines["vanilla"]
     columns = ("id_miou", "ood_seen_miou", "ood_held_miou")
     found = [summary.paired(ftp, vanilla, column) for column in columns]

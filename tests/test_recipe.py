@@ -1,7 +1,6 @@
 """The study of one recipe: what chooses what, the forms of DiGraP that it adds, and the command at its smallest."""
 
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -15,16 +14,28 @@ import numpy as np
 import optax
 import pytest
 
-from choice import grid, problems, rows
-from choice.decide import Candidate, candidates, choose, nearest
-from choice.directional import held_out_strength, window_strength
-from choice.grid import KINDS, METHODS, PEER, Setting, settings
-from choice.results import BASE, Results, above_the_frontier
-from choice.rows import START, Row
-from choice.runs import SHARES
-from choice.study import Study
+from evidence import recipe, recipe_choice
+from evidence.directional import held_out_strength, window_strength
+from evidence.recipe import PROBLEMS, Study, weights
+from evidence.recipe_choice import (
+    KINDS,
+    METHODS,
+    PEER,
+    SHARES,
+    SMALLEST,
+    START,
+    Candidate,
+    Row,
+    Setting,
+    candidates,
+    choose,
+    family_weights,
+    nearest,
+    settings,
+)
+from evidence.recipe_results import BASE, Results, above_the_frontier
+from evidence.training import Knobs, Recipe
 from ftp_optax import averaged_params, smallest_share
-from robust.training import Knobs, Recipe
 from vision.errors import UserError
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -35,9 +46,9 @@ PLAN = (BENCHMARKS / "results" / "recipe_plan.md").read_text()
 
 def test_the_grid_and_the_tasks_are_those_of_the_plan():
     assert f"The grid has {len(settings())} runs a task" in PLAN
-    for name in (*problems.PROBLEMS, *METHODS):
+    for name in (*PROBLEMS, *METHODS):
         assert f"`{name}`" in PLAN
-    drawn = [problems.drawn_style(seed) for seed in range(10)]
+    drawn = [recipe.drawn_style(seed) for seed in range(10)]
     assert f"for seeds 0 to 9 {', '.join(drawn)} |" in PLAN
     assert not {"noto", "fluent-high-contrast"} & set(drawn)
     assert "at 0.3, 0.5, 0.7 and 0.9" in PLAN
@@ -45,7 +56,7 @@ def test_the_grid_and_the_tasks_are_those_of_the_plan():
 
 
 def test_every_family_counts_alike():
-    weights = problems.family_weights(problems.PROBLEMS)
+    weights = family_weights(PROBLEMS)
     assert sum(weights.values()) == pytest.approx(1)
     assert weights["dense"] == pytest.approx(0.2)
     assert weights["digits-5"] == pytest.approx(0.2 / 4)
@@ -63,7 +74,7 @@ def test_a_run_gives_the_last_weights_and_both_averages():
         updates, state = tx.update({"kernel": jnp.cos(params["kernel"] + step)}, state, params)
         params = optax.apply_updates(params, updates)
         path.append(np.asarray(params["kernel"], np.float64))
-    found = grid.weights(SimpleNamespace(params=params, opt_state=state))
+    found = weights(SimpleNamespace(params=params, opt_state=state))
     assert tuple(found) == KINDS
     np.testing.assert_array_equal(found["last"]["kernel"], path[-1])
     np.testing.assert_allclose(found["uniform"]["kernel"], np.mean(path, 0), rtol=1e-6)
@@ -157,7 +168,7 @@ def test_at_the_anchor_there_is_nothing_to_remove():
 # what chooses what
 
 SOME = (PEER, "l2_sp")
-TWO = {"one": problems.PROBLEMS["digits"], "other": problems.PROBLEMS["fashion"]}
+TWO = {"one": PROBLEMS["digits"], "other": PROBLEMS["fashion"]}
 
 
 def made(score, drift=lambda setting, kind: 1.0, seeds=(0,), images=400, start=0.5):
@@ -296,12 +307,12 @@ def test_the_peers_whole_path_is_measured_and_of_others_what_a_candidate_takes()
 def test_rows_come_back_as_they_were_and_a_line_cut_short_is_none(tmp_path):
     path, row = tmp_path / "rows.jsonl", next(iter(made(lambda *_: 0.125).values()))
     other = replace(row, seed=3, setting=Setting(PEER, 1e-3, 0.0, 0.0), strength=0.5, seconds=1.5)
-    rows.append(path, row)
+    recipe_choice.append(path, row)
     with open(path, "a") as file:
         file.write('{"method": "plain", "rate": 0.0')
-    rows.append(path, other)
-    assert rows.read(path) == [row, other]
-    assert rows.by_run([row, other, replace(other, seconds=9.0)])["one", 3, other.setting].seconds == 9.0
+    recipe_choice.append(path, other)
+    assert recipe_choice.read(path) == [row, other]
+    assert recipe_choice.by_run([row, other, replace(other, seconds=9.0)])["one", 3, other.setting].seconds == 9.0
 
 
 def test_the_choice_says_what_it_waits_for(tmp_path):
@@ -309,32 +320,31 @@ def test_the_choice_says_what_it_waits_for(tmp_path):
     with pytest.raises(UserError, match=r"over all tasks, and 22 of 22 rows are missing, such as start on one, seed 0"):
         study.choice()
     for row in made(lambda *_: 0.5).values():
-        rows.append(study.file, row)
+        recipe_choice.append(study.file, row)
     choice = study.choice()
     with pytest.raises(UserError, match="no seed of the report has the rows of all tasks"):
         study.results(choice)
 
 
 def test_the_command_runs_once_and_reports(tmp_path):
-    command = [sys.executable, BENCHMARKS / "recipe.py", "--smallest", "--results", tmp_path]
+    command = [sys.executable, BENCHMARKS / "evidence.py", "recipe", "--smallest", "--results", tmp_path]
     subprocess.run(command, check=True, capture_output=True)
-    found = rows.read(tmp_path / "recipe.jsonl")
+    found = recipe_choice.read(tmp_path / "recipe.jsonl")
     by_seed = {seed: [row for row in found if row.seed == seed] for seed in (0, 1, 2)}
-    assert len(by_seed[0]) == 1 + len(settings(grid.SMALLEST))
+    assert len(by_seed[0]) == 1 + len(settings(SMALLEST))
     assert not any(row.test for row in by_seed[0]), "no test image is looked at where something is chosen"
     assert all(row.test for seed in (1, 2) for row in by_seed[seed])
     lines = (tmp_path / "recipe.jsonl").read_text()
-    done = subprocess.run([*command, "--stage", "table"], check=True, capture_output=True, text=True)
+    done = subprocess.run([*command, "--report"], check=True, capture_output=True, text=True)
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "recipe.jsonl").read_text() == lines, "what is there is not run again"
-    data = json.loads((tmp_path / "recipe.json").read_text())
-    assert f"primary: {data['primary']}" in done.stdout
-    assert data["seeds"] == [1, 2]
+    assert "Seeds 1, 2." in done.stdout
     page = (tmp_path / "recipe.md").read_text()
-    for one in candidates(grid.SMALLEST):
+    assert page.count("The primary candidate is `") == 1
+    for one in candidates(SMALLEST):
         assert f"| `{one}` |" in page
     assert page.count("| yes |") + page.count("| no |") == 5
     assert (tmp_path / "recipe.png").stat().st_size > 10_000
-    unknown = subprocess.run([*command[:2], "--tasks", "x"], check=False, capture_output=True, text=True)
+    unknown = subprocess.run([*command[:3], "--tasks", "x"], check=False, capture_output=True, text=True)
     assert unknown.returncode == 2
     assert "--tasks x: unknown; the tasks are digits, " in unknown.stdout

@@ -137,16 +137,7 @@ def _startup(out: Path, cache: Path) -> float:
 
 
 def survive(folder: Path, kills: int, seed: int = 0) -> dict[str, object]:
-    """Kills and resumes until so many kills have fallen, over as many runs as that takes, each then run to its end.
-
-    Args:
-        folder: where the runs go.
-        kills: how many.
-        seed: of the moments.
-
-    Returns:
-        Counts: kills, those that fell into the writing of a checkpoint, runs, how many ended as the undisturbed one.
-    """
+    """Kills and resumes until so many kills have fallen, over as many runs as that takes, each then run to its end."""
     cache, rng, done = cache_of(folder), random.Random(seed), []
     status, errors = finish(folder / "undisturbed", cache)
     assert status == 0, errors

@@ -81,15 +81,7 @@ def _chmod(root: Path, *, writable: bool) -> None:
 
 
 def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
-    """Every way not to be able to write; each run is then finished, with the bits of an undisturbed one.
-
-    Args:
-        folder: where the runs go.
-        smallest: one run for all cases, not one for each.
-
-    Returns:
-        The errors by case, and how many runs ended as the undisturbed one.
-    """
+    """Every way not to be able to write; each run is then finished, with the bits of an undisturbed one."""
     cache, errors, outs = crashes.cache_of(folder), {}, []
     status, complaint = crashes.finish(folder / "undisturbed", cache)
     assert status == 0, complaint

@@ -28,17 +28,11 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How long a run is.
+    """How long a run is."""
 
-    Attributes:
-        steps: all of them.
-        chunk: steps in one call of the compiled program.
-        batch: images in a step.
-    """
-
-    steps: int = 100_000
-    chunk: int = 1_000
-    batch: int = 32
+    steps: int = 100_000  # all of them
+    chunk: int = 1_000  # steps in one call of the compiled program
+    batch: int = 32  # images in a step
 
 
 def method(steps: int | None) -> optax.GradientTransformationExtraArgs:
@@ -110,17 +104,7 @@ def _memory() -> tuple[int, int]:
 
 
 def train(dtype: Any, size: Size, *, sharded: bool, counters: int = 0) -> dict[str, Any]:
-    """One run.
-
-    Args:
-        dtype: of the parameters.
-        size: how long.
-        sharded: on two devices.
-        counters: what every step counter in the state starts from.
-
-    Returns:
-        Where it ended, and what it cost on the way.
-    """
+    """One run."""
     params, images, labels = _start(dtype)
     params = _placed(params) if sharded else params
     tx = method(None if counters else size.steps)  # a schedule would be past its end
