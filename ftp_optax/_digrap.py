@@ -1,6 +1,8 @@
 """DiGraP, Directional Gradient Projection: removes a learned share of the gradient that conflicts with the anchor."""
 
-from typing import Any, Literal, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,9 @@ from ftp_optax import _anchor, _ball, _checks, _hyper, _show, _units
 
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 @_show.readable
@@ -87,6 +92,22 @@ def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Ar
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
+def _without_base(make: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Says where a base optimizer goes, instead of Python's "takes 0 positional arguments"."""
+
+    @functools.wraps(make)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if args or "inner" in kwargs:
+            raise TypeError(
+                "digrap takes no base optimizer and no positional argument: it stands in front of the base optimizer, "
+                "optax.chain(digrap(), optax.adamw(1e-4))."
+            )
+        return make(*args, **kwargs)
+
+    return checked
+
+
+@_without_base
 def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
@@ -139,7 +160,8 @@ def digrap(
     Raises:
       ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
         an update without params.
-      TypeError: for constrained leaves that are not real floating-point arrays.
+      TypeError: for constrained leaves that are not real floating-point arrays, or a base optimizer, which follows in
+        the chain.
 
     Example:
       >>> import jax.numpy as jnp, optax
