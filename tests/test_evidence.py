@@ -56,7 +56,7 @@ def test_the_overview_says_what_the_figure_shows():
     assert all(found.values())
     shown = verdict(found, "ftp")
     assert shown.startswith(
-        "FTP against plain fine-tuning, of 12 tasks: ID better on 2, worse on 0; OOD seen better on 6,"
+        "FTP against plain fine-tuning on 12 tasks\nID better on 2, worse on 0; OOD seen better on 6,"
     )
     assert "FTP helps out-of-distribution on half of the tasks" in PAGES["evidence"]
     vit = found["emoji, ViT"].gain("ftp", 0)

@@ -121,18 +121,18 @@ def table(found: dict[str, Compared], methods: Sequence[str]) -> str:
 
 
 def verdict(found: dict[str, Compared], method: str) -> str:
-    """In how many tasks a method is above plain fine-tuning and below it, out of domain and in domain."""
+    """On how many tasks a method is above plain fine-tuning, and below it, by score."""
     clear = lambda column, sign: sum(
         gain is not None and gain.clear and sign * gain.mean > 0
         for gain in (one.gain(method, column) for one in found.values())
     )
     told = [f"{heading} better on {clear(c, 1)}, worse on {clear(c, -1)}" for c, heading in enumerate(HEADINGS)]
-    return f"{METHODS.get(method, method)} against plain fine-tuning, of {len(found)} tasks: {'; '.join(told)}"
+    return f"{METHODS.get(method, method)} against plain fine-tuning on {len(found)} tasks\n{'; '.join(told)}"
 
 
 def draw(found: dict[str, Compared], methods: Sequence[str], path: Path) -> None:
     """A forest plot: a row for each task, a panel for each score."""
-    figure, panels = plt.subplots(1, 3, figsize=(12, 0.42 * len(found) + 1.6), layout="constrained", sharey=True)
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.42 * len(found) + 1.9), layout="constrained", sharey=True)
     for column, axes in enumerate(panels):
         for offset, method in enumerate(methods):
             shift = 0.28 * (offset - (len(methods) - 1) / 2)
@@ -147,6 +147,6 @@ def draw(found: dict[str, Compared], methods: Sequence[str], path: Path) -> None
         style.clean(axes)
     panels[0].set_yticks(range(len(found)), list(found))
     panels[0].invert_yaxis()
-    panels[2].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(methods))
     figure.suptitle(verdict(found, methods[0]), fontsize=11)
     style.save(figure, path)
