@@ -122,6 +122,9 @@ def digrap(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Directional Gradient Projection: removes a learned share of the gradient that conflicts with the anchor.
 
+    With the defaults, which are the paper's, the strength seldom leaves 0 in an ordinary run, and training is that of
+    the base optimizer. For an effect use ``digrap(initial_strength=1.0, hyper_optimizer=optax.adam(0.01))``.
+
     The displacement :math:`c_t = W_t - W_0` is the gradient of :math:`\frac12 \|W - W_0\|^2`. The loss gradient
     :math:`g_t` conflicts with it where :math:`\langle g_t, c_t \rangle < 0`: there a descent step leads further away
     from the pre-trained weights :math:`W_0`. DiGraP removes a share :math:`\omega_t`, the strength, of the conflicting
