@@ -58,11 +58,9 @@ SOURCES = {
         depth=1,
         artwork=cache(partial(digit_artwork, smallest=True)),
     ),
-}
-"""By name."""
+}  # by name
 
-PER_PICTURE = 3
-"""Questions about each picture. The picture is the expensive part: they share its features."""
+PER_PICTURE = 3  # questions about each picture. The picture is the expensive part: they share its features.
 
 _OF_SINGLES = ("name", "presence", "colour")  # what is not the same for all of them
 
@@ -140,8 +138,7 @@ NEAR = (
     "new style",
     "new wording and style",
     "answer prior and new style",
-)
-"""Shifts of one kind, of the question or of the picture, and two at a time."""
+)  # shifts of one kind, of the question or of the picture, and two at a time
 
 FAR = ("more things", "other background", "untuned categories", "all at once")
 """Another composition, categories that fine-tuning did not show, and everything at a time."""

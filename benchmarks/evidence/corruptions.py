@@ -141,8 +141,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "elastic": (_elastic, (0.02, 0.03, 0.045, 0.06, 0.08)),
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg": (_jpeg, (25, 18, 15, 10, 7)),
-}
-"""By name: the corruption, and its strength at each severity."""
+}  # by name: the corruption, and its strength at each severity
 
 
 def _sampled(x: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:

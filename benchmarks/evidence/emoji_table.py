@@ -30,8 +30,7 @@ _SUBGROUPS = {
     "tool": "tool science lock",
 }
 
-CLASSES = tuple(_SUBGROUPS)
-"""Class names; a label is an index into them."""
+CLASSES = tuple(_SUBGROUPS)  # class names; a label is an index into them
 
 _SKIN_TONES = {f"1F3F{i:X}" for i in range(11, 16)}
 _GENDER_SIGNS = {"2640", "2642", "200D", "FE0F"}

@@ -14,8 +14,7 @@ from evidence.training import OnStep
 from vision.errors import UserError
 from writer import RESULTS
 
-DEFAULT_RATE = 1e-3
-"""The learning rate where none was tried."""
+DEFAULT_RATE = 1e-3  # the learning rate where none was tried
 
 Stage = Callable[[str], AbstractContextManager[OnStep]]
 """The context of each training run: takes its name and gives the callback for its steps."""

@@ -35,20 +35,16 @@ from writer import markdown
 class Options(Evidence):
     """Compares methods of robust fine-tuning; appends to the results what they lack, and reports."""
 
+    # Ten artists' emoji, which npm fetches, the embedded digits, or Fashion-MNIST, a Debian package.
     experiment: Literal["emoji", "digits", "fashion"] = "emoji"
-    """Ten artists' emoji, which npm fetches, the embedded digits, or Fashion-MNIST, a Debian package."""
-
+    # The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second.
     id_domain: str | None = None
-    """The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second."""
-
+    # The foundation model's network; by default efficientnet-lite0 for emoji, small-cnn for digits.
     backbone: Literal["small-cnn", "efficientnet-lite0", "resnet", "vit"] | None = None
-    """The foundation model's network; by default efficientnet-lite0 for emoji, small-cnn for digits."""
-
+    # Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other.
     methods: tuple[str, ...] = tuple(METHODS)
-    """Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other."""
-
+    # Settings tried for each method, on the first seed; 1 for every method's default, and the learning rate 1e-3.
     trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for every method's default, and the learning rate 1e-3."""
 
     def fill(self) -> None:
         task = classification(self.experiment, self.id_domain, backbone=self.backbone, smallest=self.smallest)
@@ -132,8 +128,7 @@ def _draw(rows: Sequence[Row], title: str, path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
     for axes, name in zip(panels, list(SCORES)[1:], strict=True):
         frontier(axes, rows, SCORES["ID"], SCORES[name])
-        axes.set_xlabel("accuracy on the domain fine-tuned on (%)")
-        axes.set_ylabel(f"mean accuracy, {name} (%)")
+        style.label(axes, "accuracy on the domain fine-tuned on (%)", f"mean accuracy, {name} (%)")
     legend(panels[1])
     figure.suptitle(title, fontsize=10)
     style.save(figure, path)
@@ -245,13 +240,9 @@ def _draw_walls(source: Path, path: Path) -> None:
         trajectory = np.maximum(layer["trajectory"], 1e-8)
         left.plot(np.linspace(0, 100, len(trajectory)), trajectory, color=colour, lw=1)
     left.set_yscale("log")
-    left.set_xlabel("share of training (%)")
-    left.set_ylabel(recorded["scalars"])
+    style.label(left, "share of training (%)", recorded["scalars"])
     left.set_title("one line a kernel, first layer dark, last light", fontsize=9)
     right.bar(range(len(layers)), [100 * layer["units_at_wall"] for layer in layers], color=colours)
-    right.set_xlabel("kernel, from the input to the output")
-    right.set_ylabel("units at the wall at the end (%)")
+    style.label(right, "kernel, from the input to the output", "units at the wall at the end (%)")
     right.set_ylim(0, 100)
-    for axes in (left, right):
-        style.clean(axes)
     style.save(figure, path)

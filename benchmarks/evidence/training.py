@@ -19,13 +19,11 @@ import optax
 from vision.data import Domain, Example, eval_batches, train_batches
 from vision.networks import Network, Params
 
-SHIFT = 4
-"""Pixels by which a training image is moved, at most, in each direction."""
+SHIFT = 4  # pixels by which a training image is moved, at most, in each direction
 
 _RECORDS = 20  # of the learned scalars over a run
 
-OnStep = Callable[[int, int, float], None]
-"""Called with steps done, steps in all and the last loss."""
+OnStep = Callable[[int, int, float], None]  # called with steps done, steps in all and the last loss
 
 
 @dataclass(frozen=True, eq=False)

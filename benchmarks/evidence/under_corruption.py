@@ -24,16 +24,14 @@ from style import plt
 from vision.data import ArrayDomain
 from vision.networks import Params
 
-COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")
-"""`kinds`: accuracy by kind, in the order of severity."""
+COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")  # `kinds`: accuracy by kind, in the order of severity
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic", "pixelate", "jpeg"),
-}
-"""ImageNet-C's."""
+}  # ImageNet-C's
 
 ALPHA = 0.7  # of the interpolations: where the main benchmark's validation images put it on the digits
 
@@ -42,11 +40,10 @@ ALPHA = 0.7  # of the interpolations: where the main benchmark's validation imag
 class Options(Evidence):
     """Measures accuracy under natural corruptions."""
 
+    # The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist.
     experiment: Literal["digits", "emoji", "fashion"] = "digits"
-    """The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist."""
-
+    # Which methods; the foundation model and interpolations come with them.
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap")
-    """Which methods; the foundation model and interpolations come with them."""
 
     def fill(self) -> None:
         task = classification(self.experiment, smallest=self.smallest)
@@ -136,12 +133,9 @@ def _draw(found: Sequence[Row], path: Path) -> None:
         places = [place + 0.14 * (i - len(others) / 2) for place in range(len(kinds))]
         bars = [gap.half or 0.0 for gap in gaps]
         right.errorbar(places, [gap.mean for gap in gaps], bars, lw=0.8, ls="", **style.of(method))
-    left.set_xlabel("severity, 0 for clean images")
-    left.set_ylabel("accuracy, mean over kinds (%)")
+    style.label(left, "severity, 0 for clean images", "accuracy, mean over kinds (%)")
     left.legend(frameon=False, fontsize=8)
     right.axhline(0, color="#444444", lw=0.8)
     right.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], fontsize=8, rotation=40, ha="right")
     right.set_ylabel("points above plain fine-tuning")
-    for axes in (left, right):
-        style.clean(axes)
     style.save(figure, path)
