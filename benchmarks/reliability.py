@@ -21,7 +21,7 @@ import tyro
 from rich.console import Console
 
 import writer as report
-from trust import counts, crashes, disks, long_run
+from reliability import counts, crashes, disks, long_run
 
 ROOT = Path(__file__).parents[1]
 

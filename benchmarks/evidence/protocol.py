@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from evidence.methods import METHODS, RATE
 from evidence.rows import File, Row
@@ -20,20 +20,6 @@ Stage = Callable[[str], AbstractContextManager[OnStep]]
 """The context of each training run: takes its name and gives the callback for its steps."""
 
 
-class Tunable(Protocol):
-    """A method as far as choosing goes."""
-
-    @property
-    def knob(self) -> str:
-        """What is chosen; `RATE` for the learning rate itself."""
-        ...
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """What is tried, the default first."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """Runs of many methods and seeds on one task. A benchmark may say otherwise what a run is and what it measures."""
@@ -42,7 +28,9 @@ class Study:
     results: File  # the final rows
     trials: File | None = None  # the trials' rows; None to try nothing: every method runs at its `default`
     tried: int = 3  # how many settings of each method's knob are tried
-    methods: Mapping[str, Any] = field(default_factory=lambda: METHODS)  # each `Tunable`
+    methods: Mapping[str, Any] = field(
+        default_factory=lambda: METHODS
+    )  # each with a `knob` and its `values`, the default first
     alphas: tuple[float, ...] = ()  # WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)
     few_alphas: tuple[float, ...] = ()  # what all other methods are interpolated with
     like: "Study | None" = None  # whose choice is the default
@@ -85,7 +73,7 @@ class Study:
         """The hyper-parameters of a method of which nothing was tried."""
         if self.like is not None:
             return self.like.chosen(name)
-        method: Tunable = self.methods[name]
+        method = self.methods[name]
         return {RATE: DEFAULT_RATE, method.knob: method.values[0]}
 
     def title(self) -> str:
