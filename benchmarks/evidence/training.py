@@ -45,9 +45,8 @@ class Recipe(NamedTuple):
     # length of the schedule: linear warm-up over the first tenth, then cosine decay as far as `Knobs` say. A state that
     # is taken on to the next task begins it anew
     steps: int
-    after_adam: bool = (
-        False  # whether the method comes between Adam's moments and the learning rate, and not before both
-    )
+    # whether the method comes between Adam's moments and the learning rate, and not before both
+    after_adam: bool = False
 
     def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
         """AdamW with clipped gradients, within the method."""
