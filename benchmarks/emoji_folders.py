@@ -31,11 +31,8 @@ LISTS = {"train": ("train", "validation"), "test": ("test",)}
 class Options:
     """Writes the emoji, which npm fetches, as folders of images with lists of them."""
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Directory to make."""
-
-    seed: int = 0
-    """Of the split."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]  # Directory to make.
+    seed: int = 0  # Of the split.
 
 
 def main() -> None:

@@ -38,6 +38,12 @@ def clean(axes: Any) -> None:
     tidy(axes)
 
 
+def label(axes: Any, across: str, up: str) -> None:
+    """Says what the axes are, and cleans."""
+    axes.set(xlabel=across, ylabel=up)
+    tidy(axes)
+
+
 def save(figure: Any, path: Path) -> None:
     """Writes the figure and frees it."""
     path.parent.mkdir(parents=True, exist_ok=True)

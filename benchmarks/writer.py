@@ -25,14 +25,9 @@ RESULTS = Path(__file__).parent / "results"
 class Recorded:
     """The options of every part of what is recorded."""
 
-    results: Path = RESULTS
-    """Where rows, table and figure are written."""
-
-    report: bool = False
-    """Measure nothing; make table and figure of the rows that are there."""
-
-    smallest: bool = False
-    """Tiny sizes and few rounds; timings mean nothing."""
+    results: Path = RESULTS  # Where rows, table and figure are written.
+    report: bool = False  # Measure nothing; make table and figure of the rows that are there.
+    smallest: bool = False  # Tiny sizes and few rounds; timings mean nothing.
 
 
 def run_part(package: str, modules: Mapping[str, str], about: str | None) -> None:

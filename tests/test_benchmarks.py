@@ -181,6 +181,6 @@ def test_the_arithmetic_on_paper_agrees_with_the_programs_of_a_small_model(tmp_p
 
 def test_an_error_in_the_arithmetic_on_paper_is_found(monkeypatch):
     case = paper._case((8, 1), "small", **paper.SMALL)
-    monkeypatch.setitem(paper.SUMS, "ftp", paper.Sums(2, 2, 0))
+    monkeypatch.setitem(paper.SUMS, "ftp", paper.Sums(2, 2))
     with pytest.raises(SystemExit, match="bytes sent: the arithmetic says"):
         paper._row("ftp", case)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from evidence import summary
+from evidence import summary, vqa
 from evidence.backbones import BACKBONES, create_backbone
 from evidence.methods import METHODS, RATE
 from evidence.protocol import ALPHAS
@@ -60,7 +60,7 @@ def test_other_columns_are_refused(tmp_path):
 
 
 def test_every_method_gets_as_many_trials():
-    assert {len(method.values) for method in METHODS.values()} == {3}
+    assert {len(method.values) for method in (METHODS | vqa.METHODS).values()} == {3}
 
 
 def test_backbones_are_other_runs_with_tables_of_their_own():

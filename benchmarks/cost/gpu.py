@@ -58,14 +58,9 @@ device_description_str: "{NAME}"
 class Options(writer.Recorded):
     """Compiles every method's step for an H100 and says what the program costs."""
 
-    trees: tuple[TreeName, ...] = TREES
-    """Models that give the parameters' shapes."""
-
-    methods: tuple[Method, ...] = get_args(Method)
-    """Methods round adamw."""
-
-    dtypes: tuple[Dtype, ...] = get_args(Dtype)
-    """Dtypes of the parameters; lean memory is for float32 alone."""
+    trees: tuple[TreeName, ...] = TREES  # Models that give the parameters' shapes.
+    methods: tuple[Method, ...] = get_args(Method)  # Methods round adamw.
+    dtypes: tuple[Dtype, ...] = get_args(Dtype)  # Dtypes of the parameters; lean memory is for float32 alone.
 
     def run(self) -> None:
         """Compiles, then tabulates."""

@@ -30,26 +30,17 @@ _SMALLEST: Any = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1
 class Options(writer.Recorded):
     """Measures how the cost of methods round adamw grows."""
 
-    methods: tuple[MethodName, ...] = ("ftp", "digrap")
-    """Methods to compare with adamw alone."""
-
+    methods: tuple[MethodName, ...] = ("ftp", "digrap")  # Methods to compare with adamw alone.
+    # Numbers of parameters, in 20 leaves.
     parameters: tuple[int, ...] = (10**6, 3 * 10**6, 10**7, 3 * 10**7, 10**8, 3 * 10**8, 10**9)
-    """Numbers of parameters, in 20 leaves."""
-
-    leaves: tuple[int, ...] = (10, 30, 100, 300, 600, 1000, 2000)
-    """Numbers of leaves, of 10 M parameters in all."""
-
+    leaves: tuple[int, ...] = (10, 30, 100, 300, 600, 1000, 2000)  # Numbers of leaves, of 10 M parameters in all.
+    # Numbers of devices, at most 8, that 12 leaves of 4 M parameters in all are sharded over.
     devices: tuple[int, ...] = (1, 2, 4, 8)
-    """Numbers of devices, at most 8, that 12 leaves of 4 M parameters in all are sharded over."""
-
-    runs: int = 20
-    """Rounds; each runs adamw and the method once."""
-
+    runs: int = 20  # Rounds; each runs adamw and the method once.
+    # How often the steps for each number of leaves up to 600 are compiled, in turn; for more leaves once.
     compiles: int = 3
-    """How often the steps for each number of leaves up to 600 are compiled, in turn; for more leaves once."""
-
+    # Run what fits into this much memory, analyse the rest; by default 0.6 of the device's.
     memory_gb: float | None = None
-    """Run what fits into this much memory, analyse the rest; by default 0.6 of the device's."""
 
     def run(self) -> None:
         """Measures, then tabulates and draws."""

@@ -34,11 +34,8 @@ CAPTION = "In MB, for a batch of {batch} images of {size} pixels."
 class Options(writer.Recorded):
     """Counts the memory of fine-tuning a ViT-B/16; smallest is a narrow transformer of one block, and two methods."""
 
-    methods: tuple[str, ...] = ("vanilla", "ftp", "ftp_lean", "digrap", "tpgm")
-    """Methods of the main job."""
-
-    batch_size: int = 32
-    """Images in a step."""
+    methods: tuple[str, ...] = ("vanilla", "ftp", "ftp_lean", "digrap", "tpgm")  # Methods of the main job.
+    batch_size: int = 32  # Images in a step.
 
     def run(self) -> None:
         """Counts, then tabulates."""

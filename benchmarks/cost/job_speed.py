@@ -45,20 +45,11 @@ PLAIN = "plain optax loop"
 class Options(writer.Recorded):
     """Measures the main job's loop against a plain one; smallest is a tiny transformer, one method, two rounds."""
 
-    methods: tuple[str, ...] = ("vanilla", "ftp")
-    """Methods of the main job."""
-
-    workers: int = 0
-    """Processes that decode; 0 decodes in threads."""
-
-    batch_size: int = 16
-    """Images in a step."""
-
-    steps: int = 9
-    """Steps in a round."""
-
-    rounds: int = 4
-    """Rounds, each with every loop once."""
+    methods: tuple[str, ...] = ("vanilla", "ftp")  # Methods of the main job.
+    workers: int = 0  # Processes that decode; 0 decodes in threads.
+    batch_size: int = 16  # Images in a step.
+    steps: int = 9  # Steps in a round.
+    rounds: int = 4  # Rounds, each with every loop once.
 
     def run(self) -> None:
         """Measures, then tabulates."""

@@ -36,14 +36,11 @@ OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the paramete
 class Options(writer.Recorded):
     """Counts the bytes of optimizer state a parameter."""
 
+    # Model that gives the parameters' shapes; by default ViT-B/16 with two blocks, which are enough to count on.
     tree: TreeName | None = None
-    """Model that gives the parameters' shapes; by default ViT-B/16 with two blocks, which are enough to count on."""
-
-    bases: tuple[BaseName, ...] = BASES
-    """Base optimizers."""
-
+    bases: tuple[BaseName, ...] = BASES  # Base optimizers.
+    # Allocate no more than this, count the rest by shapes alone; by default 0.6 of the device's.
     memory_gb: float | None = None
-    """Allocate no more than this, count the rest by shapes alone; by default 0.6 of the device's."""
 
     def run(self) -> None:
         """Counts, then tabulates and draws."""

@@ -21,12 +21,7 @@ from cost import compiled, methods, trees
 from ftp_optax import flax_fibers, flax_units, state_shardings
 
 METHODS = (methods.BASE, "ftp", "ftp-lean", "digrap")
-BUFFERS = {
-    methods.BASE: 2,
-    "ftp": 4,
-    "ftp-lean": 3,
-    "digrap": 4,
-}  # float32 arrays like the parameters, adamw's two among them
+BUFFERS = {methods.BASE: 2, "ftp": 4, "ftp-lean": 3, "digrap": 4}  # float32 arrays like the parameters, adamw's too
 UNITS = {"ftp": flax_units, "ftp-lean": flax_units, "digrap": flax_fibers}
 _DTYPE_BYTES = {"f32": 4, "s32": 4, "pred": 1}
 
@@ -67,15 +62,14 @@ class Sums(NamedTuple):
 
     unit: int  # for each unit that is cut into parts
     units: int  # for each layer whose units lie on several devices
-    layer: int  # for each layer, over every axis of the mesh that cuts it
 
 
 SUMS = {
     # |c_i| before and after the step and <g_i, c_i>; the hyper-gradient and the greatest norm
-    "ftp": Sums(3, 2, 0),
-    "ftp-lean": Sums(3, 2, 0),  # the same
+    "ftp": Sums(3, 2),
+    "ftp-lean": Sums(3, 2),  # the same
     # |g_i|, and |c_i| and <g_i, c_i> of the last displacement and of this one; the hyper-gradient, <g, c> and |c|
-    "digrap": Sums(5, 3, 0),
+    "digrap": Sums(5, 3),
 }
 SMALL = {"width": 128, "depth": 2, "hidden": 256, "heads": 8, "shared": 8, "tokens": 512}
 LARGE = {
@@ -84,12 +78,9 @@ LARGE = {
 }
 MESHES = ((8, 1), (8, 8), (64, 8))
 SPECS = {  # the usual layout: what is as wide as the model over `fsdp`, heads, hidden units and tokens over `tensor`
-    "query": P(None, "fsdp", "tensor", None),
-    "key": P(None, "fsdp", "tensor", None),
-    "value": P(None, "fsdp", "tensor", None),
+    **dict.fromkeys(("query", "key", "value"), P(None, "fsdp", "tensor", None)),
     "out": P(None, "tensor", None, "fsdp"),
-    "gate": P(None, "fsdp", "tensor"),
-    "up": P(None, "fsdp", "tensor"),
+    **dict.fromkeys(("gate", "up"), P(None, "fsdp", "tensor")),
     "down": P(None, "tensor", "fsdp"),
     "tokens": P("tensor", "fsdp"),
 }
@@ -106,12 +97,8 @@ def _leaves(case: Case) -> list[tuple[str, tuple[int, ...], P]]:
     """Path, shape and spec of every parameter."""
     found = jax.tree.leaves_with_path(case.shapes)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in found]
-    return [(p, leaf.shape, _spec(p, len(leaf.shape))) for p, (_, leaf) in zip(paths, found, strict=True)]
-
-
-def _spec(path: str, ndim: int) -> P:
-    name = path.split("/")[-2]
-    return P(*(*SPECS.get(name, P()), *[None] * ndim)[:ndim])
+    spec = lambda path, ndim: P(*(*SPECS.get(path.split("/")[-2], P()), *[None] * ndim)[:ndim])
+    return [(p, leaf.shape, spec(p, leaf.ndim)) for p, (_, leaf) in zip(paths, found, strict=True)]
 
 
 def _cut(case: Case, axis: str | None) -> int:
@@ -150,7 +137,6 @@ def sent_by_one(method: str, case: Case) -> int:
             numbers += sums.unit * math.prod(shape[a] // _cut(case, spec[a]) for a in kept)
         if any(axis in kept for axis in cut):
             numbers += sums.units * math.prod(shape[:depth])
-        numbers += sums.layer * len(cut) * math.prod(shape[:depth])
     return 4 * numbers
 
 
@@ -160,17 +146,12 @@ def sent_by_one(method: str, case: Case) -> int:
 def program_of(method: str, case: Case) -> Any:
     """The step of the optimizer alone, compiled for that many host devices out of shapes."""
     tx = methods.method(method, optax.adamw(1e-3))
-    mesh = jax.make_mesh(
-        (case.fsdp, case.tensor),
-        ("fsdp", "tensor"),
-        devices=jax.devices()[: case.devices],
-        axis_types=(AxisType.Auto,) * 2,
-    )
+    axes: Any = {"devices": jax.devices()[: case.devices], "axis_types": (AxisType.Auto,) * 2}
+    mesh = jax.make_mesh((case.fsdp, case.tensor), ("fsdp", "tensor"), **axes)
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     specs = [NamedSharding(mesh, spec) for _, _, spec in _leaves(case)]
     params = jax.tree.map(place, case.shapes, jax.tree.unflatten(jax.tree.structure(case.shapes), specs))
     state = jax.tree.map(place, jax.eval_shape(tx.init, params), state_shardings(tx, params))
-
     places = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
     return compiled.donated(tx, places).lower(params, state, params).compile()
 

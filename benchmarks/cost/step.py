@@ -29,23 +29,13 @@ _LOOKS = dict(zip(TREES, (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"), 
 class Options(writer.Recorded):
     """Measures what one optimizer step costs, each method over its base optimizer."""
 
-    trees: tuple[TreeName, ...] = TREES
-    """Models that give the parameters' shapes."""
-
-    bases: tuple[BaseName, ...] = BASES
-    """Base optimizers."""
-
-    methods: tuple[MethodName, ...] = METHODS
-    """Methods round each of them."""
-
-    runs: int = 30
-    """Rounds; each runs the base and the method once."""
-
+    trees: tuple[TreeName, ...] = TREES  # Models that give the parameters' shapes.
+    bases: tuple[BaseName, ...] = BASES  # Base optimizers.
+    methods: tuple[MethodName, ...] = METHODS  # Methods round each of them.
+    runs: int = 30  # Rounds; each runs the base and the method once.
+    # Run what fits into this much memory, analyse the rest; by default 0.6 of the device's.
     memory_gb: float | None = None
-    """Run what fits into this much memory, analyse the rest; by default 0.6 of the device's."""
-
-    resume: bool = False
-    """Keep the rows that an earlier run on this machine left, and add what is missing."""
+    resume: bool = False  # Keep the rows that an earlier run on this machine left, and add what is missing.
 
     def run(self) -> None:
         """Measures, then tabulates and draws."""

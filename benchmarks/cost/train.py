@@ -30,17 +30,11 @@ COLUMNS = ("network", "step", "ms", "over adamw", "10-90 %", "least", "over tpgm
 class Options(writer.Recorded):
     """Measures whole training steps, each method over adamw."""
 
-    cases: tuple[str, ...] = CASES
-    """What to train, as network:image size:batch size."""
-
+    cases: tuple[str, ...] = CASES  # What to train, as network:image size:batch size.
+    # Methods round adamw.
     methods: tuple[MethodName, ...] = ("ftp", "ftp-lean", "digrap", "spd", "pgm", "l2-sp", "tpgm")
-    """Methods round adamw."""
-
-    runs: int = 20
-    """Rounds; each runs every step of a case once."""
-
-    resume: bool = False
-    """Keep the cases that an earlier run on this machine left, and add what is missing."""
+    runs: int = 20  # Rounds; each runs every step of a case once.
+    resume: bool = False  # Keep the cases that an earlier run on this machine left, and add what is missing.
 
     def run(self) -> None:
         """Measures, then tabulates and draws."""

@@ -12,8 +12,7 @@ from evidence.emoji import load_style
 from evidence.emoji_table import emoji_table
 from evidence.emoji_task import SPLITS, identities
 
-OPAQUE = 128
-"""From this opacity on a pixel belongs to the drawing."""
+OPAQUE = 128  # from this opacity on a pixel belongs to the drawing
 
 _DIGIT_SIZE = 32
 _DIGIT_SPLITS = {"pretrain": 800, "train": 300, "validation": 100, "test": 597}
@@ -85,5 +84,4 @@ DIGIT_STYLES = {
     "coloured": _one_colour(0.0, 1.0),
     "black": _one_colour(0.0, 0.0),
     "striped": _striped,
-}
-"""By name: from the drawings' shape and a generator to their colours, in 0..1."""
+}  # by name: from the drawings' shape and a generator to their colours, in 0..1

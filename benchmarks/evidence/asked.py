@@ -1,7 +1,7 @@
 """Domains of pictures and questions: the one that is fine-tuned on, and its shifts by kind and degree."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -35,34 +35,16 @@ class Source(NamedTuple):
 
 SOURCES = {
     "emoji": Source(
-        "emoji",
-        CLASSES,
-        side=64,
-        id_style="fluent-high-contrast",
-        seen=SEEN,
-        held=HELD_OUT,
-        withheld=("plant", "clothing", "music", "office"),
-        width=64,
-        depth=2,
-        artwork=cache(emoji_artwork),
+        "emoji", CLASSES, side=64, id_style="fluent-high-contrast", seen=SEEN, held=HELD_OUT,
+        withheld=("plant", "clothing", "music", "office"), width=64, depth=2, artwork=cache(emoji_artwork),
     ),
     "digits": Source(
-        "digits",
-        tuple("0123456789"),
-        side=32,
-        id_style="black",
-        seen=("bright", "coloured"),
-        held=("striped",),
-        withheld=("3", "7"),
-        width=32,
-        depth=1,
-        artwork=cache(partial(digit_artwork, smallest=True)),
+        "digits", tuple("0123456789"), side=32, id_style="black", seen=("bright", "coloured"), held=("striped",),
+        withheld=("3", "7"), width=32, depth=1, artwork=cache(partial(digit_artwork, smallest=True)),
     ),
-}
-"""By name."""
+}  # by name  # fmt: skip
 
-PER_PICTURE = 3
-"""Questions about each picture. The picture is the expensive part: they share its features."""
+PER_PICTURE = 3  # questions about each picture. The picture is the expensive part: they share its features.
 
 _OF_SINGLES = ("name", "presence", "colour")  # what is not the same for all of them
 
@@ -132,17 +114,8 @@ def looks(source: Source) -> dict[str, Look]:
     return found
 
 
-NEAR = (
-    "general wording",
-    "new wording",
-    "answer prior",
-    "seen style",
-    "new style",
-    "new wording and style",
-    "answer prior and new style",
-)
-"""Shifts of one kind, of the question or of the picture, and two at a time."""
-
+NEAR = ("general wording", "new wording", "answer prior", "seen style", "new style")  # shifts of one kind
+NEAR += ("new wording and style", "answer prior and new style")  # and two at a time
 FAR = ("more things", "other background", "untuned categories", "all at once")
 """Another composition, categories that fine-tuning did not show, and everything at a time."""
 
@@ -152,8 +125,7 @@ def asked(source: Source, name: str, look: Look, split: str, seed: int, sizes: S
 
     The same seed and split give the same scenes, but for what the look changes.
     """
-    studio = _Studio(source, look, split, seed)
-    singles, scenes = studio.singles(sizes.singles), [studio.scene(i) for i in range(sizes.scenes)]
+    singles, scenes = _composed(source, look, split, seed, sizes)
     words, replies = vocabulary(source.classes), ask.answers(source.classes)
     rows: Mapping[str, list[object]] = {"words": [], "labels": [], "kinds": []}
     for number, scene in enumerate([*singles, *scenes]):
@@ -170,43 +142,23 @@ def asked(source: Source, name: str, look: Look, split: str, seed: int, sizes: S
     return Asked(name, np.stack([scene.image for scene in (*singles, *scenes)]), **columns)
 
 
-@dataclass(frozen=True)
-class _Studio:
-    """Composes the pictures of one domain."""
-
-    source: Source
-    look: Look
-    split: str
-    seed: int
-    artworks: Sequence[Artwork] = field(init=False)
-    photos: Sequence[np.ndarray] = field(init=False)
-
-    def __post_init__(self) -> None:
-        drawn = [self.source.artwork(style, self.split, self.seed) for style in self.look.styles]
-        kept = [_subset(one, np.isin(one.label, self.look.labels)) for one in drawn]
-        object.__setattr__(self, "artworks", kept)
-        photos = photographs("test" if self.split == "test" else "train")
-        object.__setattr__(self, "photos", [photos[i] for i in self.look.photos])
-
-    def scene(self, number: int) -> Scene:
-        fewest, most = self.look.things
-        how = Composition(side=self.source.side, fewest=fewest, most=most)
-        return compose(self.artworks[number % len(self.artworks)], self.photos, self._seed(number), how)
-
-    def singles(self, number: int) -> list[Scene]:
-        """One thing that fills the picture: the images of the classification benchmark."""
-        side = self.source.side
-        how = Composition(side=side, fewest=1, most=1, smallest=1.0, largest=1.0)
-        behind = [np.full((side, side, 3), 255, np.uint8)] if self.look.on_paper else self.photos
-        shown = [(a, i) for a, artwork in enumerate(self.artworks) for i in range(len(artwork.label))]
-        order = np.random.default_rng((self.seed, list(SPLITS).index(self.split))).permutation(len(shown))
-        return [
-            compose(_subset(self.artworks[a], np.array([i])), behind, self._seed(a, i), how)
-            for a, i in (shown[place] for place in order[:number])
-        ]
-
-    def _seed(self, *numbers: int) -> tuple[int, ...]:
-        return (self.seed, list(SPLITS).index(self.split), *numbers)
+def _composed(source: Source, look: Look, split: str, seed: int, sizes: Sizes) -> tuple[list[Scene], list[Scene]]:
+    """Pictures of one thing that fills them, the images of the classification benchmark; and scenes."""
+    side, own = source.side, (seed, list(SPLITS).index(split))
+    drawn = [source.artwork(style, split, seed) for style in look.styles]
+    artworks = [_subset(one, np.isin(one.label, look.labels)) for one in drawn]
+    photos = [photographs("test" if split == "test" else "train")[i] for i in look.photos]
+    behind = [np.full((side, side, 3), 255, np.uint8)] if look.on_paper else photos
+    how = Composition(side=side, fewest=1, most=1, smallest=1.0, largest=1.0)
+    shown = [(a, i) for a, artwork in enumerate(artworks) for i in range(len(artwork.label))]
+    order = np.random.default_rng(own).permutation(len(shown))
+    singles = [
+        compose(_subset(artworks[a], np.array([i])), behind, (*own, a, i), how)
+        for a, i in (shown[place] for place in order[: sizes.singles])
+    ]
+    how = Composition(side=side, fewest=look.things[0], most=look.things[1])
+    scenes = [compose(artworks[i % len(artworks)], photos, (*own, i), how) for i in range(sizes.scenes)]
+    return singles, scenes
 
 
 def _subset(artwork: Artwork, which: np.ndarray) -> Artwork:

@@ -109,8 +109,7 @@ class ViT(nnx.Module):
         return self.head(self.norm(x).mean(1))
 
 
-BACKBONES = {"resnet": ResNet, "vit": ViT}
-"""By name."""
+BACKBONES = {"resnet": ResNet, "vit": ViT}  # by name
 
 
 def create_backbone(name: str, num_classes: int, image_size: int, seed: int) -> nnx.Module:

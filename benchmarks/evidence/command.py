@@ -16,11 +16,8 @@ from vision.progress import make_console, track
 class Evidence(writer.Recorded):
     """The options of every task."""
 
-    methods: tuple[str, ...] = ()
-    """Which methods."""
-
-    seeds: int = 5
-    """Number of seeds, from 0: of split, foundation model and training."""
+    methods: tuple[str, ...] = ()  # Which methods.
+    seeds: int = 5  # Number of seeds, from 0: of split, foundation model and training.
 
     def run(self) -> None:
         """Runs what has no row yet, then reports."""

@@ -28,8 +28,7 @@ _FOCAL = {
     "brown": (130, 85, 60),
 }
 
-COLOURS = tuple(_FOCAL)
-"""Names."""
+COLOURS = tuple(_FOCAL)  # names
 
 
 def colour_of(rgba: np.ndarray) -> str:
@@ -42,8 +41,7 @@ def colour_of(rgba: np.ndarray) -> str:
     return COLOURS[int(np.bincount(nearest, minlength=len(COLOURS)).argmax())]
 
 
-BACKGROUND = 0
-"""The mask's value where nothing is; a class is its label plus one."""
+BACKGROUND = 0  # the mask's value where nothing is; a class is its label plus one
 
 _IDENTITIES = 4096  # more than any artwork has
 _ATTEMPTS = 10  # at a place for one thing, before the scene goes without it

@@ -41,14 +41,12 @@ COLUMNS = (
     "learned_accuracy",
     "seconds",
     "accuracies",
-)
-"""`accuracies`: a list for each task, those on all tasks after it was learned."""
+)  # `accuracies`: a list for each task, those on all tasks after it was learned
 
 SEQUENCES = {
     "digits": ("clean", "inverted", "rotated", "coloured", "photo"),
     "emoji": ("six colour styles", "fluent-high-contrast", "openmoji", "emojione-monotone"),
-}
-"""The tasks in turn; the first one is what the foundation model knows."""
+}  # the tasks in turn; the first one is what the foundation model knows
 
 LENGTHS = {"digits": {"epochs": 8, "batch_size": 20}, "emoji": {"epochs": 5, "batch_size": 32}}
 _IMAGES = 100  # of each later task of the digits
@@ -93,22 +91,17 @@ LEARNERS = {
     "ftp, reanchored": Learner("ftp", reanchored=True, settings=_FAST),
     "ftp_scale_free, reanchored": Learner("ftp_scale_free", reanchored=True, settings=(3.0, 1.0, 10.0)),
     "digrap, reanchored": Learner("digrap", reanchored=True),
-}
-"""By name. Without `reanchored` a method is held near the foundation model through all tasks."""
+}  # by name. Without `reanchored` a method is held near the foundation model through all tasks.
 
 
 @dataclass(frozen=True)
 class Options(Evidence):
     """Learns tasks in turn with every method."""
 
+    # Appearances of the embedded digits, or emoji in three artists' styles.
     experiment: Literal["digits", "emoji"] = "digits"
-    """Appearances of the embedded digits, or emoji in three artists' styles."""
-
-    methods: tuple[str, ...] = tuple(LEARNERS)
-    """Which methods."""
-
-    trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for what the main benchmark chose."""
+    methods: tuple[str, ...] = tuple(LEARNERS)  # Which methods.
+    trials: int = 3  # Settings tried for each method, on the first seed; 1 for what the main benchmark chose.
 
     def fill(self) -> None:
         files = [File(self.results / f"continual{part}.csv", COLUMNS) for part in ("", "_trials")]
@@ -302,11 +295,7 @@ def _draw(found: Sequence[Row], path: Path) -> None:
         right.errorbar(x, y, xerr=x_bar, yerr=y_bar, lw=0.6, ls="", label=method, **look)
     names = SEQUENCES[found[0]["experiment"]]
     left.set_xticks(range(len(names)), names, fontsize=8)
-    left.set_xlabel("after learning")
-    left.set_ylabel(f"accuracy on {names[0]} (%)")
-    right.set_xlabel("accuracy on each task when learned, mean (%)")
-    right.set_ylabel("accuracy on all tasks at the end, mean (%)")
+    style.label(left, "after learning", f"accuracy on {names[0]} (%)")
+    style.label(right, "accuracy on each task when learned, mean (%)", "accuracy on all tasks at the end, mean (%)")
     legend(right)
-    for axes in (left, right):
-        style.clean(axes)
     style.save(figure, path)

@@ -42,8 +42,7 @@ def _impulse_noise(x: np.ndarray, share: float, rng: np.random.Generator) -> np.
     return np.where(rng.random(x.shape) < share, rng.integers(0, 2, x.shape), x)
 
 
-def _defocus_blur(x: np.ndarray, radius: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _defocus_blur(x: np.ndarray, radius: float, _: np.random.Generator) -> np.ndarray:
     reach = max(1, int(np.ceil(radius * x.shape[1])))
     rows, columns = np.indices((2 * reach + 1, 2 * reach + 1)) - reach
     # The rim is soft, so that radii between whole pixels differ.
@@ -64,8 +63,7 @@ def _motion_blur(x: np.ndarray, length: float, rng: np.random.Generator) -> np.n
     return np.mean([_sampled(x, s * np.sin(angle) * ones, s * np.cos(angle) * ones) for s in steps], axis=0)
 
 
-def _zoom_blur(x: np.ndarray, most: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _zoom_blur(x: np.ndarray, most: float, _: np.random.Generator) -> np.ndarray:
     rows, columns = (index - (x.shape[1] - 1) / 2 for index in np.indices(x.shape[1:3]))
     ones = np.ones(x.shape[:3])
     factors = 1 / np.linspace(1, 1 + most, 7) - 1
@@ -87,13 +85,11 @@ def _fog(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray
     return (x + strength * _clouds(x, rng)[..., None]) / (1 + strength)
 
 
-def _brightness(x: np.ndarray, delta: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _brightness(x: np.ndarray, delta: float, _: np.random.Generator) -> np.ndarray:
     return np.asarray(pix.adjust_brightness(jnp.asarray(x), delta))
 
 
-def _contrast(x: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _contrast(x: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
     return np.asarray(pix.adjust_contrast(jnp.asarray(x), factor))
 
 
@@ -104,8 +100,7 @@ def _elastic(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.nda
     return _sampled(x, moved[0], moved[1])
 
 
-def _pixelate(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _pixelate(x: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray:
     side = x.shape[1]
     small = max(2, round(side * share))
     resized = [
@@ -115,8 +110,7 @@ def _pixelate(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarr
     return np.stack(resized) / 255
 
 
-def _jpeg(x: np.ndarray, quality: float, rng: np.random.Generator) -> np.ndarray:
-    del rng
+def _jpeg(x: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
     decoded = []
     for image in (x * 255).astype(np.uint8):
         file = io.BytesIO()
@@ -141,8 +135,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "elastic": (_elastic, (0.02, 0.03, 0.045, 0.06, 0.08)),
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg": (_jpeg, (25, 18, 15, 10, 7)),
-}
-"""By name: the corruption, and its strength at each severity."""
+}  # by name: the corruption, and its strength at each severity
 
 
 def _sampled(x: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:

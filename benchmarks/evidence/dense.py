@@ -62,11 +62,10 @@ _VERSION = 3  # to be raised when a change of the code makes old cache entries s
 class Options(Evidence):
     """Compares methods of robust fine-tuning on segmentation; appends to the results what they lack, and reports."""
 
+    # Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other.
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap", "ftp+digrap", "l2_sp", "spd", "mars_pgm", "ftp_exact")
-    """Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other."""
-
+    # Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose.
     trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose."""
 
     def fill(self) -> None:
         """Runs what is missing."""
@@ -81,8 +80,7 @@ class Options(Evidence):
         titles = "styles of the foundation model", "styles held out", "corrupted"
         for axes, column, title in zip(panels, list(SCORES.values())[1:], titles, strict=True):
             frontier(axes, found, SCORES["ID"], column)
-            axes.set_xlabel("mean IoU, style fine-tuned on (%)")
-            axes.set_ylabel(f"mean IoU, {title} (%)")
+            style.label(axes, "mean IoU, style fine-tuned on (%)", f"mean IoU, {title} (%)")
         legend(panels[-1])
         style.save(figure, self.results / "dense.png")
         if (self.results / _SCENES_FILE).exists():

@@ -25,11 +25,8 @@ COLUMNS = ("ID", "OOD seen", "OOD held out")
 class Options(Evidence):
     """Runs the main job over several seeds and draws the README's table and figure."""
 
-    runs: Path = ROOT / "runs" / "digits"
-    """Where the runs are kept."""
-
-    methods: tuple[str, ...] = ()
-    """Which methods; by default the main job's."""
+    runs: Path = ROOT / "runs" / "digits"  # Where the runs are kept.
+    methods: tuple[str, ...] = ()  # Which methods; by default the main job's.
 
     def fill(self) -> None:
         for seed in self.range():
@@ -87,11 +84,9 @@ def _draw(reports: list[dict[str, Any]], path: Path) -> None:
         axes.errorbar(*mean[-1], xerr=errors[0], yerr=errors[1], capsize=3, ls="", label=method, **look)
         start = mean[0]
     axes.plot(*start, label="pre-trained", **style.of("zero_shot") | {"ms": 16, "ls": ""})
-    axes.set_xlabel("accuracy on the domain fine-tuned on (%)")
-    axes.set_ylabel("mean accuracy on 8 other domains (%)")
+    style.label(axes, "accuracy on the domain fine-tuned on (%)", "mean accuracy on 8 other domains (%)")
     seeds = f"mean of {count} seeds; bars: standard error" if count > 1 else "one seed"
     axes.set_title(f"Digits on photographs, {seeds}", fontsize=10)
-    style.clean(axes)
     axes.legend(frameon=False, title="lines: WiSE-FT to the pre-trained weights", title_fontsize=8, loc="lower left")
     style.save(figure, path)
 

@@ -45,8 +45,7 @@ _ALL = (
     Style("emojione-monotone", "emojione-monotone", "1.2.1", "EmojiTwo contributors", "CC-BY-4.0"),
 )
 
-STYLES = {style.name: style for style in _ALL}
-"""All styles by name."""
+STYLES = {style.name: style for style in _ALL}  # all styles by name
 
 SEEN = ("noto", "noto-v1", "twemoji", "fluent-flat", "fxemoji", "emojione")
 """The colour styles that the foundation model is trained on."""

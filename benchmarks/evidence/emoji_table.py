@@ -1,39 +1,22 @@
-"""Which emoji belong to which class: a table made once from Unicode's own list, and kept beside this file."""
+"""Which emoji belong to which class: a table made once from Unicode's emoji-test.txt, and kept beside this file.
+
+A class is some of its subgroups. Emoji are fully qualified and without a skin tone: the sequence with one is the same
+drawing in another colour.
+"""
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 TABLE = Path(__file__).with_name("emoji_classes.tsv")
 
-# The subgroups of Unicode's emoji-test.txt that make each class.
-_SUBGROUPS = {
-    "animal": "animal-mammal animal-bird animal-amphibian animal-reptile animal-marine animal-bug",
-    "plant": "plant-flower plant-other",
-    "food": "food-fruit food-vegetable food-prepared food-asian food-marine food-sweet",
-    "drink": "drink",
-    "building": "place-building place-religious place-other",
-    "vehicle": "transport-ground transport-water transport-air",
-    "clothing": "clothing",
-    "clock": "time",
-    "face": "face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat "
-    "face-glasses face-concerned face-negative face-costume cat-face monkey-face",
-    "person": "person person-gesture person-role person-fantasy person-activity person-sport person-resting",
-    "hand": "hand-fingers-open hand-fingers-partial hand-single-finger hand-fingers-closed hands hand-prop",
-    "music": "music musical-instrument",
-    "sport": "sport",
-    "sky": "sky_&_weather",
-    "office": "office writing mail book-paper phone computer",
-    "tool": "tool science lock",
-}
+CLASSES = (
+    "animal", "plant", "food", "drink", "building", "vehicle", "clothing", "clock", "face",
+    "person", "hand", "music", "sport", "sky", "office", "tool",
+)  # a label is an index into them  # fmt: skip
 
-CLASSES = tuple(_SUBGROUPS)
-"""Class names; a label is an index into them."""
-
-_SKIN_TONES = {f"1F3F{i:X}" for i in range(11, 16)}
 _GENDER_SIGNS = {"2640", "2642", "200D", "FE0F"}
 _ADULTS = {"1F468", "1F469"}
 
@@ -72,25 +55,3 @@ def emoji_table() -> tuple[Emoji, ...]:
     """All emoji of the sixteen classes, in Unicode's order."""
     lines = (line.split("\t") for line in TABLE.read_text("utf-8").splitlines() if not line.startswith("#"))
     return tuple(Emoji(tuple(codes.split()), CLASSES.index(kind), name) for codes, kind, name in lines)
-
-
-def make_table(emoji_test: Path) -> str:
-    """The text of the table, from Unicode's emoji-test.txt (Debian's package unicode-data has it).
-
-    Fully-qualified emoji without a skin tone; the sequence with one is the same drawing in another colour.
-    """
-    text = emoji_test.read_text("utf-8")
-    version = re.findall(r"# Version: (\S+)", text)[0]
-    header = f"# From Unicode's emoji-test.txt, version {version}. Copyright Unicode, Inc.; see NOTICE.\n"
-    return header + "".join(f"{' '.join(codes)}\t{kind}\t{name}\n" for codes, kind, name in _entries(text))
-
-
-def _entries(text: str) -> Iterator[tuple[list[str], str, str]]:
-    kinds = {sub.replace("_", " "): kind for kind, subs in _SUBGROUPS.items() for sub in subs.split()}
-    subgroup = ""
-    for line in text.splitlines():
-        if line.startswith("# subgroup:"):
-            subgroup = line.removeprefix("# subgroup:").strip()
-        match = re.match(r"([0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[\d.]+ (.*)", line)
-        if match and subgroup in kinds and not _SKIN_TONES & set(match[1].split()):
-            yield match[1].split(), kinds[subgroup], match[2]

@@ -7,6 +7,7 @@ import style
 from evidence import summary
 from evidence.rows import Row
 from evidence.summary import ENOUGH_SEEDS, Line, paired
+from evidence.tables import Values
 
 
 def frontier(axes: Any, rows: Sequence[Row], across: str, up: str) -> None:
@@ -33,6 +34,20 @@ def paired_bar(line: Line, vanilla: Line, column: str) -> float:
     gap = paired(line, vanilla, column)
     shown = line.method != "zero_shot" and len(line.rows) >= ENOUGH_SEEDS
     return gap.half if shown and gap is not None and gap.half is not None else 0.0
+
+
+def above_plain(axes: Any, values: Values, up: str) -> None:
+    """What each method adds to plain fine-tuning, paired by seed, condition by condition."""
+    others = [method for method in values if method not in ("vanilla", "zero_shot")]
+    names = list(values["vanilla"])
+    for i, method in enumerate(others):
+        gaps = [summary.gap(values[method][name], values["vanilla"][name]) for name in names]
+        places = [place + 0.13 * (i - (len(others) - 1) / 2) for place in range(len(names))]
+        bars = [gap.half or 0.0 for gap in gaps]
+        axes.errorbar(places, [gap.mean for gap in gaps], bars, lw=0.8, ls="", label=method, **style.of(method))
+    axes.axhline(0, color="#444444", lw=0.8)
+    axes.set_xticks(range(len(names)), names)
+    style.label(axes, "", up)
 
 
 def legend(axes: Any) -> None:

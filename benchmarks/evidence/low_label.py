@@ -32,14 +32,10 @@ COLUMNS = (*MAIN_COLUMNS[:3], "share", "images", *MAIN_COLUMNS[3:])
 class Options(Evidence):
     """Compares methods on shares of the fine-tuning labels."""
 
-    experiment: Literal["digits", "emoji"] = "digits"
-    """The embedded digits, or emoji in the main ID style."""
-
-    shares: tuple[float, ...] = (0.01, 0.05, 0.1, 0.5, 1.0)
-    """Shares of the fine-tuning images."""
-
+    experiment: Literal["digits", "emoji"] = "digits"  # The embedded digits, or emoji in the main ID style.
+    shares: tuple[float, ...] = (0.01, 0.05, 0.1, 0.5, 1.0)  # Shares of the fine-tuning images.
+    # Which methods; zero-shot and WiSE-FT come with vanilla.
     methods: tuple[str, ...] = ("vanilla", "l2_sp", "ftp", "ftp_scale_free", "digrap")
-    """Which methods; zero-shot and WiSE-FT come with vanilla."""
 
     def fill(self) -> None:
         task = classification(self.experiment, smallest=self.smallest)
@@ -122,8 +118,6 @@ def _draw(by_score: dict[str, tables.Values], path: Path) -> None:
             ls = ":" if method.startswith("wise_ft") else "-"
             axes.errorbar(x, means, bars, label=method, lw=1, elinewidth=0.6, ls=ls, **style.of(method))
         axes.set_xticks(range(len(places)), [place.replace(" (", "\n(") for place in places], fontsize=8)
-        axes.set_xlabel("share of the labels (images)")
-        axes.set_ylabel(f"accuracy, {title} (%)")
-        style.clean(axes)
+        style.label(axes, "share of the labels (images)", f"accuracy, {title} (%)")
     legend(panels[-1])
     style.save(figure, path)

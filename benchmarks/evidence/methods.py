@@ -10,8 +10,7 @@ from evidence.directional import held_out_strength, window_strength
 from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, scale_free, spd, tpgm
 from vision.networks import Params, path_of
 
-RATE = "lr"
-"""The name of the knob that is the learning rate itself."""
+RATE = "lr"  # the name of the knob that is the learning rate itself
 
 Build = Callable[[optax.GradientTransformation, Any], optax.GradientTransformation]
 """From the base optimizer and a knob to the method. Runs with the very same function share their compiled program."""
@@ -70,8 +69,7 @@ METHODS: dict[str, Method] = {
     "tpgm": Method("mu", _RADII, lambda adamw, mu: tpgm(adamw, hyper_optimizer=optax.adam(mu)), held_out=True),
     "linear_probe": Method(RATE, (3e-3, 1e-3, 1e-2), _head_only),
     "lp_ft": Method(RATE, _RATES, lambda adamw, _: adamw, probe_first=True),
-}
-"""By name, in the order in which they are run."""
+}  # by name, in the order in which they are run
 
 FORMS: dict[str, Method] = {
     "ftp_smoothed": Method(
@@ -84,7 +82,6 @@ FORMS: dict[str, Method] = {
     "digrap_held_out": Method(
         "mu", (0.05,), lambda adamw, mu: optax.chain(held_out_strength(mu), adamw), held_out=True
     ),
-}
-"""Other forms of FTP and DiGraP, which single tasks compare."""
+}  # other forms of FTP and DiGraP, which single tasks compare
 
 ALL = METHODS | FORMS

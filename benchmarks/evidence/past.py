@@ -39,8 +39,7 @@ METHODS = {
     "digrap after adam from 1": ALL["digrap_from_1"]._replace(after_adam=True),
     "digrap after adam fixed": ALL["digrap_fixed"]._replace(after_adam=True),
     "digrap+ftp": ALL["ftp+digrap"],
-}
-"""By the name that tables show. The knob is the learning rate of the learned scalars, or the fixed strength."""
+}  # by the name that tables show. The knob is the learning rate of the learned scalars, or the fixed strength.
 
 SCALE_KNOBS = {"vanilla": 0.0, "ftp": 0.03, "ftp scale-free": 1.0}
 """Settings of about the same strength at the standard point; the question is whether it stays the same elsewhere."""
@@ -103,17 +102,12 @@ Question = Literal["scale", "judges", "strengths"]
 class Options(Evidence):
     """Measures what the papers leave open."""
 
+    # Which questions: do settings carry over, which hyper-gradient, when does DiGraP act.
     questions: tuple[Question, ...] = ("scale", "judges", "strengths")
-    """Which questions: do settings carry over, which hyper-gradient, when does DiGraP act."""
-
+    # The embedded task, or the emoji benchmark, whose drawings npm fetches.
     experiment: Literal["digits", "emoji"] = "digits"
-    """The embedded task, or the emoji benchmark, whose drawings npm fetches."""
-
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Which methods to run; the tables have all."""
-
-    seeds: int = 3
-    """Number of seeds, from 0."""
+    methods: tuple[str, ...] = tuple(METHODS)  # Which methods to run; the tables have all.
+    seeds: int = 3  # Number of seeds, from 0.
 
     def fill(self) -> None:
         file = results_file(self.results)
@@ -383,11 +377,9 @@ def _frontier(axes: Any, rows: Sequence[Result], title: str) -> None:
         points = [[100 * mean_of(of, field) for _, of in groups] for field in ("id_accuracy", "ood")]
         look = style.of(name) if name == "vanilla" else {"color": next(others), "marker": "o", "ms": 5}
         axes.plot(*points, label=name, **look)
-    axes.set_xlabel("ID test accuracy (%)")
-    axes.set_ylabel("mean of OOD seen and OOD held out (%)")
+    style.label(axes, "ID test accuracy (%)", "mean of OOD seen and OOD held out (%)")
     axes.set_title(title, fontsize=10)
     axes.legend(frameon=False, fontsize=8)
-    style.clean(axes)
 
 
 def _draw_strengths(rows: Sequence[Result], task: str) -> Any:
@@ -404,9 +396,7 @@ def _draw_strengths(rows: Sequence[Result], task: str) -> Any:
             left.plot(x, y, dashes, color=colour, marker="o", ms=4, label=f"{name}, {length:g} epochs")
     left.set_xscale("log")
     left.set_ylim(-0.02, 1.02)
-    left.set_xlabel("mu, the learning rate of the strengths")
-    left.set_ylabel("mean strength in the second half")
+    style.label(left, "mu, the learning rate of the strengths", "mean strength in the second half")
     left.legend(frameon=False, fontsize=7)
-    style.clean(left)
     _frontier(right, [row for row in at_rate if row.epochs == shortest], f"{task}, {shortest:g} epochs")
     return figure

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from evidence.methods import METHODS, RATE
 from evidence.rows import File, Row
@@ -14,25 +14,10 @@ from evidence.training import OnStep
 from vision.errors import UserError
 from writer import RESULTS
 
-DEFAULT_RATE = 1e-3
-"""The learning rate where none was tried."""
+DEFAULT_RATE = 1e-3  # the learning rate where none was tried
 
 Stage = Callable[[str], AbstractContextManager[OnStep]]
 """The context of each training run: takes its name and gives the callback for its steps."""
-
-
-class Tunable(Protocol):
-    """A method as far as choosing goes."""
-
-    @property
-    def knob(self) -> str:
-        """What is chosen; `RATE` for the learning rate itself."""
-        ...
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """What is tried, the default first."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +28,9 @@ class Study:
     results: File  # the final rows
     trials: File | None = None  # the trials' rows; None to try nothing: every method runs at its `default`
     tried: int = 3  # how many settings of each method's knob are tried
-    methods: Mapping[str, Any] = field(default_factory=lambda: METHODS)  # each `Tunable`
+    methods: Mapping[str, Any] = field(
+        default_factory=lambda: METHODS
+    )  # each with a `knob` and its `values`, the default first
     alphas: tuple[float, ...] = ()  # WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)
     few_alphas: tuple[float, ...] = ()  # what all other methods are interpolated with
     like: "Study | None" = None  # whose choice is the default
@@ -86,7 +73,7 @@ class Study:
         """The hyper-parameters of a method of which nothing was tried."""
         if self.like is not None:
             return self.like.chosen(name)
-        method: Tunable = self.methods[name]
+        method = self.methods[name]
         return {RATE: DEFAULT_RATE, method.knob: method.values[0]}
 
     def title(self) -> str:

@@ -98,8 +98,7 @@ PROBLEMS: dict[str, Problem] = {
     "emoji-noto": _one("emoji", classification("emoji", "noto")),
     "emoji-drawn": Problem("emoji", lambda seed: classification("emoji", drawn_style(seed))),
     "dense": _one("dense", scenes_task("emoji")),
-}
-"""By name."""
+}  # by name
 
 SMALLEST_PROBLEMS = {"digits": _one("digits", classification("digits", smallest=True))}
 
@@ -108,17 +107,12 @@ SMALLEST_PROBLEMS = {"digits": _one("digits", classification("digits", smallest=
 class Options(Evidence):
     """Chooses one setting for all tasks, and reports on other seeds."""
 
-    tasks: tuple[str, ...] = tuple(PROBLEMS)
-    """Which tasks to run; the choice and the tables are over all of them."""
-
-    methods: tuple[str, ...] = tuple(GRID)
-    """What is compared."""
-
+    tasks: tuple[str, ...] = tuple(PROBLEMS)  # Which tasks to run; the choice and the tables are over all of them.
+    methods: tuple[str, ...] = tuple(GRID)  # What is compared.
+    # choose runs the grid on the seeds that choose, and tabulates nothing; report runs what they chose on others.
     stage: Literal["all", "choose", "report"] = "all"
-    """choose runs the grid on the seeds that choose, and tabulates nothing; report runs what they chose on others."""
-
+    # Seeds of the report. 0 to 2 choose.
     seeds: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9)  # pyright: ignore[reportIncompatibleVariableOverride]
-    """Seeds of the report. 0 to 2 choose."""
 
     def study(self) -> "Study":
         """What is run, and where its rows are."""
@@ -153,8 +147,7 @@ class Options(Evidence):
             recipe_results.draw(found, self.results / "recipe.png")
 
 
-OnRow = Callable[[int, int, Row], None]
-"""Called with runs done, runs in all, and the last row."""
+OnRow = Callable[[int, int, Row], None]  # called with runs done, runs in all, and the last row
 
 Key = tuple[str, int, Setting]
 

@@ -13,12 +13,10 @@ from evidence.methods import ALL, Method
 from evidence.rows import rounded
 from ftp_optax import averaged
 
-SHARES = (0.3, 0.5, 0.7, 0.9, 1.0)
-"""Where on the way from the foundation model to a run's weights they are measured."""
+SHARES = (0.3, 0.5, 0.7, 0.9, 1.0)  # where on the way from the foundation model to a run's weights they are measured
 
 AVERAGES = ("uniform", "polynomial")
-KINDS = ("last", *AVERAGES)
-"""The weights that one run gives."""
+KINDS = ("last", *AVERAGES)  # the weights that one run gives
 
 PEER = "plain"
 _BOTH = (1e-3, 3e-3)
@@ -35,8 +33,7 @@ GRID: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digrap_fixed": (_ONE, (0.5,)),
     "digrap_window": (_ONE, (0.95,)),
     "digrap_held_out": (_ONE, (0.05,)),
-}
-"""By method: peak learning rates, and values of the one knob, a single 0 where there is none."""
+}  # by method: peak learning rates, and values of the one knob, a single 0 where there is none
 
 SMALLEST = (PEER, "ftp", "digrap_held_out")
 
@@ -137,8 +134,7 @@ RULES = ("none", "own", "best", "fixed")
 validation images choose, the nearest within one standard error of the best score, or the nearest that has it; or at one
 point for all tasks."""
 
-ERRORS = {"own": 1.0, "best": 0.0}
-"""How many standard errors below the best score a rule lets a point be."""
+ERRORS = {"own": 1.0, "best": 0.0}  # how many standard errors below the best score a rule lets a point be
 
 WEIGHTS = {"last": ("last",), "averaged": AVERAGES, "any": KINDS}
 """Which of a run's weights a candidate takes; of `any` the run's own validation images choose."""

@@ -27,8 +27,7 @@ from writer import markdown
 _SIZES = {"own": 4, "best": 5, "fixed": 6, "none": 8}  # of markers, by rule
 
 COLUMNS = ("ID", "OOD seen", "OOD held out")
-BASE = Candidate(PEER, "last", "none")
-"""What all are compared with."""
+BASE = Candidate(PEER, "last", "none")  # what all are compared with
 
 
 class Criterion(NamedTuple):
@@ -239,9 +238,7 @@ def draw(found: Results, path: Path) -> None:
             axes.errorbar(across.mean, up.mean, **bars, ls="", lw=1, label=label, **look)
         axes.axhline(0, color="#bbbbbb", lw=0.7)
         axes.axvline(0, color="#bbbbbb", lw=0.7)
-        axes.set_xlabel(f"ID, points above {BASE}")
-        axes.set_ylabel(f"{COLUMNS[column]}, points above {BASE}")
-        style.clean(axes)
+        style.label(axes, f"ID, points above {BASE}", f"{COLUMNS[column]}, points above {BASE}")
     legend(panels[1])
     figure.suptitle(
         f"One setting for all tasks, {len(found.seeds)} seeds. White: last weights, filled: averaged, grey: any. "

@@ -13,21 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 
 import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
-from evidence.figures import frontier, legend
+from evidence.figures import above_plain, frontier, legend
 from evidence.methods import METHODS, RATE
 from evidence.protocol import DEFAULT_RATE, main_study
 from evidence.rows import COLUMNS, File, Row
 from evidence.summary import SCORES, Group
 from evidence.tasks import Classification, Run, classification, main_backbone
-from ftp_optax import drift, flax_units, radii, strengths
+from ftp_optax import layer_table
 from style import plt
-from vision.networks import Params, depth_order, path_of
+from vision.networks import depth_order
 from writer import markdown
 
 
@@ -35,20 +34,16 @@ from writer import markdown
 class Options(Evidence):
     """Compares methods of robust fine-tuning; appends to the results what they lack, and reports."""
 
+    # Ten artists' emoji, which npm fetches, the embedded digits, or Fashion-MNIST, a Debian package.
     experiment: Literal["emoji", "digits", "fashion"] = "emoji"
-    """Ten artists' emoji, which npm fetches, the embedded digits, or Fashion-MNIST, a Debian package."""
-
+    # The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second.
     id_domain: str | None = None
-    """The emoji style that is fine-tuned on: fluent-high-contrast, the main one, or noto, the second."""
-
+    # The foundation model's network; by default efficientnet-lite0 for emoji, small-cnn for digits.
     backbone: Literal["small-cnn", "efficientnet-lite0", "resnet", "vit"] | None = None
-    """The foundation model's network; by default efficientnet-lite0 for emoji, small-cnn for digits."""
-
+    # Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other.
     methods: tuple[str, ...] = tuple(METHODS)
-    """Which methods; zero-shot and WiSE-FT's curve come with vanilla, two interpolations with every other."""
-
+    # Settings tried for each method, on the first seed; 1 for every method's default, and the learning rate 1e-3.
     trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for every method's default, and the learning rate 1e-3."""
 
     def fill(self) -> None:
         task = classification(self.experiment, self.id_domain, backbone=self.backbone, smallest=self.smallest)
@@ -132,8 +127,7 @@ def _draw(rows: Sequence[Row], title: str, path: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
     for axes, name in zip(panels, list(SCORES)[1:], strict=True):
         frontier(axes, rows, SCORES["ID"], SCORES[name])
-        axes.set_xlabel("accuracy on the domain fine-tuned on (%)")
-        axes.set_ylabel(f"mean accuracy, {name} (%)")
+        style.label(axes, "accuracy on the domain fine-tuned on (%)", f"mean accuracy, {name} (%)")
     legend(panels[1])
     figure.suptitle(title, fontsize=10)
     style.save(figure, path)
@@ -179,60 +173,37 @@ def _draw_backbones(groups: dict[str, list[Row]], path: Path) -> None:
     figure, panels = plt.subplots(1, len(SCORES), figsize=(12, 3.8), layout="constrained")
     networks = [of_network(found) for found in groups.values()]
     for axes, title in zip(panels, SCORES, strict=True):
-        for i, method in enumerate(name for name in NETWORKS_METHODS if name not in ("vanilla", "zero_shot")):
-            gaps = [summary.gap(shown[method][title], shown["vanilla"][title]) for shown in networks]
-            places = [place + 0.12 * (i - 1.5) for place in range(len(gaps))]
-            bars = [gap.half or 0.0 for gap in gaps]
-            axes.errorbar(places, [gap.mean for gap in gaps], bars, lw=1, ls="", label=method, **style.of(method))
-        axes.axhline(0, color="#444444", lw=0.8)
-        axes.set_xticks(range(len(groups)), list(groups))
-        axes.set_ylabel(f"points above plain fine-tuning, {title}")
-        style.clean(axes)
+        methods = [name for name in NETWORKS_METHODS if name in networks[0]]
+        values = {m: {n: own[m][title] for n, own in zip(groups, networks, strict=True)} for m in methods}
+        above_plain(axes, values, f"points above plain fine-tuning, {title}")
     legend(panels[-1])
     style.save(figure, path)
 
 
 # what the radii did in training, and which layers ended at the wall
 
-_WALL = 0.999  # of the radius: projection puts a unit on the wall up to rounding
-
 
 def _record_walls(results: Path, task: Classification, method: str, seed: int, run: Run) -> None:
     """Writes `robustness_walls/EXPERIMENT-ID-METHOD.json`: main network, first seed, methods that learn scalars."""
     if seed or task.backbone != main_backbone(task.experiment) or not run.trained.scalars:
         return
-    params, state = run.trained.params, run.trained.opt_state
     name, trajectory = next(iter(run.trained.scalars.items()))
-    final = (radii if name == "radii" else strengths)(state, params)
-    columns = dict(zip(final, trajectory.T, strict=True))
-    far = {path: np.ravel(value).max() for path, value in drift(state, params).items()}
-    at_wall = _share_at_wall(params, run.start.params, final) if name == "radii" else {}
+    table = layer_table(run.trained.opt_state, run.trained.params)
+    columns = {row.path: (row, values) for row, values in zip(table, trajectory.T, strict=True)}
     layers = [
         {
             "path": path,
-            "final": float(np.ravel(final[path]).max()),
-            "drift": float(far[path]),
-            "units_at_wall": at_wall.get(path),
-            "trajectory": [float(f"{value:.4g}") for value in columns[path]],
+            "final": row.radius if name == "radii" else row.strength,
+            "drift": row.drift,
+            "units_at_wall": row.held,
+            "trajectory": [float(f"{value:.4g}") for value in values],
         }
         for path in depth_order(task.backbone)
-        if path in final
+        for row, values in ([columns[path]] if path in columns else [])
     ]
     path = results / "robustness_walls" / f"{task.experiment}-{task.id_domain}-{method}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"scalars": name, "seed": seed, "layers": layers}, indent=1) + "\n")
-
-
-def _share_at_wall(params: Params, anchor: Params, final: dict[str, Any]) -> dict[str, float]:
-    """The share of each layer's units whose distance from the anchor is the radius."""
-    gaps = jax.tree.map(lambda new, old: np.asarray(new) - np.asarray(old), params, anchor)
-    shares = {}
-    for key_path, gap in jax.tree_util.tree_leaves_with_path(gaps):
-        path = path_of(key_path)
-        kept = flax_units(path, gap.shape)
-        norms = np.abs(gap).sum(tuple(axis for axis in range(gap.ndim) if axis not in kept))
-        shares[path] = float((norms >= _WALL * float(np.ravel(final[path]).max())).mean())
-    return shares
 
 
 def _draw_walls(source: Path, path: Path) -> None:
@@ -245,13 +216,9 @@ def _draw_walls(source: Path, path: Path) -> None:
         trajectory = np.maximum(layer["trajectory"], 1e-8)
         left.plot(np.linspace(0, 100, len(trajectory)), trajectory, color=colour, lw=1)
     left.set_yscale("log")
-    left.set_xlabel("share of training (%)")
-    left.set_ylabel(recorded["scalars"])
+    style.label(left, "share of training (%)", recorded["scalars"])
     left.set_title("one line a kernel, first layer dark, last light", fontsize=9)
     right.bar(range(len(layers)), [100 * layer["units_at_wall"] for layer in layers], color=colours)
-    right.set_xlabel("kernel, from the input to the output")
-    right.set_ylabel("units at the wall at the end (%)")
+    style.label(right, "kernel, from the input to the output", "units at the wall at the end (%)")
     right.set_ylim(0, 100)
-    for axes in (left, right):
-        style.clean(axes)
     style.save(figure, path)

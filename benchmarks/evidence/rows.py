@@ -11,8 +11,7 @@ from vision.errors import UserError
 
 Row = dict[str, Any]
 
-KEY = ("experiment", "backbone", "id_domain", "method", "hyperparameters", "seed")
-"""What tells runs apart."""
+KEY = ("experiment", "backbone", "id_domain", "method", "hyperparameters", "seed")  # what tells runs apart
 
 COLUMNS = (
     *KEY,
@@ -23,8 +22,7 @@ COLUMNS = (
     "drift",
     "seconds",
     "domains",
-)
-"""Of robustness.csv. Scores are shares; those on test images are empty in trials, which look at validation alone."""
+)  # of robustness.csv. Scores are shares; those on test images are empty in trials, which look at validation alone.
 
 _TEXTS = ("experiment", "backbone", "id_domain", "method", "task")
 _DATA = ("hyperparameters", "domains", "accuracies", "kinds")  # JSON

@@ -16,8 +16,7 @@ from flax import nnx
 from vision.efficientnet import STAGES, EfficientNetLite0, load_imagenet
 
 _NEVER = -1e9
-WIDTH = 48
-"""Of the decoder at strides 4 to 32, in channels."""
+WIDTH = 48  # of the decoder at strides 4 to 32, in channels
 
 _FINE_WIDTH = 16  # at stride 2
 

@@ -50,8 +50,7 @@ WORLDS = {
         Composition(side=32, most=2, smallest=0.5, largest=0.8),
         {"pretrain": 192, "train": 64, "validation": 32, "test": 32},
     ),
-}  # fmt: skip
-"""By name."""
+}  # fmt: skip  # by name
 
 
 def scene_task(world: World, seed: int) -> Task:

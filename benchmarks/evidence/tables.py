@@ -8,15 +8,13 @@ from evidence.rows import Row
 from evidence.summary import ENOUGH_SEEDS, Line, estimate, paired
 from writer import markdown
 
-PEERS = ("vanilla", "wise_ft")
-"""What every method is compared with."""
+PEERS = ("vanilla", "wise_ft")  # what every method is compared with
 
 _UNEVEN = """Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired
 differences below.
 """
 
-Columns = Mapping[str, str]
-"""Columns of the rows, by heading."""
+Columns = Mapping[str, str]  # columns of the rows, by heading
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 """By method and by condition (the table's columns): one number, a share, for each seed."""

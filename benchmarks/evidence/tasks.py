@@ -27,8 +27,7 @@ from vision.foundation import pretrained_digits_model
 from vision.metrics import accuracy
 from vision.networks import Network, Params, split_model
 
-Settings = dict[str, float]
-"""Hyper-parameters: the learning rate, and the method's own knob if that is another."""
+Settings = dict[str, float]  # hyper-parameters: the learning rate, and the method's own knob if that is another
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +85,7 @@ class Task(ABC):
     augment: bool = False  # whether training images are shifted and mirrored
     smallest: bool = False  # little data and few epochs, to see that everything works
 
-    validation: ClassVar[str] = "validation_accuracy"
-    """The column by which settings are chosen."""
+    validation: ClassVar[str] = "validation_accuracy"  # the column by which settings are chosen
 
     @abstractmethod
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:

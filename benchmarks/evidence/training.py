@@ -19,13 +19,11 @@ import optax
 from vision.data import Domain, Example, eval_batches, train_batches
 from vision.networks import Network, Params
 
-SHIFT = 4
-"""Pixels by which a training image is moved, at most, in each direction."""
+SHIFT = 4  # pixels by which a training image is moved, at most, in each direction
 
 _RECORDS = 20  # of the learned scalars over a run
 
-OnStep = Callable[[int, int, float], None]
-"""Called with steps done, steps in all and the last loss."""
+OnStep = Callable[[int, int, float], None]  # called with steps done, steps in all and the last loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +45,8 @@ class Recipe(NamedTuple):
     # length of the schedule: linear warm-up over the first tenth, then cosine decay as far as `Knobs` say. A state that
     # is taken on to the next task begins it anew
     steps: int
-    after_adam: bool = (
-        False  # whether the method comes between Adam's moments and the learning rate, and not before both
-    )
+    # whether the method comes between Adam's moments and the learning rate, and not before both
+    after_adam: bool = False
 
     def optimizer(self, knobs: "Knobs") -> optax.GradientTransformationExtraArgs:
         """AdamW with clipped gradients, within the method."""

@@ -17,6 +17,7 @@ import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
 from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from evidence.figures import above_plain
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
 from evidence.tasks import Run, Settings, Start, classification
@@ -24,16 +25,14 @@ from style import plt
 from vision.data import ArrayDomain
 from vision.networks import Params
 
-COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")
-"""`kinds`: accuracy by kind, in the order of severity."""
+COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")  # `kinds`: accuracy by kind, in the order of severity
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic", "pixelate", "jpeg"),
-}
-"""ImageNet-C's."""
+}  # ImageNet-C's
 
 ALPHA = 0.7  # of the interpolations: where the main benchmark's validation images put it on the digits
 
@@ -42,11 +41,10 @@ ALPHA = 0.7  # of the interpolations: where the main benchmark's validation imag
 class Options(Evidence):
     """Measures accuracy under natural corruptions."""
 
+    # The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist.
     experiment: Literal["digits", "emoji", "fashion"] = "digits"
-    """The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist."""
-
+    # Which methods; the foundation model and interpolations come with them.
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap")
-    """Which methods; the foundation model and interpolations come with them."""
 
     def fill(self) -> None:
         task = classification(self.experiment, smallest=self.smallest)
@@ -130,18 +128,9 @@ def _draw(found: Sequence[Row], path: Path) -> None:
         left.plot(means, label=method, lw=1, **style.of(method))
     kinds = [kind for family in FAMILIES.values() for kind in family]
     by_kind = tables.values(found, {kind: lambda row, kind=kind: fmean(row["kinds"][kind]) for kind in kinds})
-    others = [method for method in names if method not in ("vanilla", "zero_shot")]
-    for i, method in enumerate(others):
-        gaps = [summary.gap(by_kind[method][kind], by_kind["vanilla"][kind]) for kind in kinds]
-        places = [place + 0.14 * (i - len(others) / 2) for place in range(len(kinds))]
-        bars = [gap.half or 0.0 for gap in gaps]
-        right.errorbar(places, [gap.mean for gap in gaps], bars, lw=0.8, ls="", **style.of(method))
-    left.set_xlabel("severity, 0 for clean images")
-    left.set_ylabel("accuracy, mean over kinds (%)")
+    above_plain(right, by_kind, "points above plain fine-tuning")
+    names = [kind.replace("_", " ") for kind in kinds]
+    right.set_xticks(range(len(kinds)), names, fontsize=8, rotation=40, ha="right")
+    style.label(left, "severity, 0 for clean images", "accuracy, mean over kinds (%)")
     left.legend(frameon=False, fontsize=8)
-    right.axhline(0, color="#444444", lw=0.8)
-    right.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds], fontsize=8, rotation=40, ha="right")
-    right.set_ylabel("points above plain fine-tuning")
-    for axes in (left, right):
-        style.clean(axes)
     style.save(figure, path)

@@ -48,11 +48,9 @@ SCORES = {"ID": "id_accuracy", "near": "near_accuracy", "far": "far_accuracy"}
 METHODS = {
     name: ALL[name] for name in ("vanilla", "ftp", "digrap", "digrap_from_1", "ftp+digrap", "l2_sp", "spd")
 }  # digrap_from_1 is the form that acts in short runs
-SPACES = Embeddings._fields
-"""Of the picture alone, of the question alone, and of both."""
+SPACES = Embeddings._fields  # of the picture alone, of the question alone, and of both
 
-Kinds = Sequence[float | None]
-"""Accuracy in each kind of question; None where none was asked."""
+Kinds = Sequence[float | None]  # accuracy in each kind of question; None where none was asked
 
 _PICTURES = 80  # at a time; of one size, so that one compiled program serves all domains
 _RATE = 1e-3  # of the foundation stage
@@ -76,14 +74,9 @@ SMALLEST = Amounts(Sizes(16, 48), 1, Sizes(16, 48), Sizes(8, 24), Sizes(8, 24))
 class Options(Evidence):
     """Compares methods of robust fine-tuning on question answering; appends what the results lack, and reports."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Which methods; zero-shot and WiSE-FT's curve come with vanilla."""
-
-    seeds: int = 3
-    """Number of seeds, from 0: of split, scenes, foundation model and training."""
-
-    trials: int = 3
-    """Settings tried for each method, on the first seed; 1 for the defaults, untried."""
+    methods: tuple[str, ...] = tuple(METHODS)  # Which methods; zero-shot and WiSE-FT's curve come with vanilla.
+    seeds: int = 3  # Number of seeds, from 0: of split, scenes, foundation model and training.
+    trials: int = 3  # Settings tried for each method, on the first seed; 1 for the defaults, untried.
 
     def fill(self) -> None:
         files = [File(self.results / name, COLUMNS) for name in ("vqa.csv", "vqa_trials.csv")]
@@ -350,8 +343,7 @@ def _draw(rows: Sequence[Row], distances: Mapping[str, Shift], path: Path) -> No
     figure, panels = plt.subplots(1, 3, figsize=(15, 4.8), layout="constrained")
     for axes, name in zip(panels, ("near", "far"), strict=False):
         frontier(axes, found, SCORES["ID"], SCORES[name])
-        axes.set_xlabel("accuracy in domain (%)")
-        axes.set_ylabel(f"mean accuracy under {name} shifts (%)")
+        style.label(axes, "accuracy in domain (%)", f"mean accuracy under {name} shifts (%)")
     panels[0].legend(frameon=False, fontsize=8)
     axes, lines = panels[2], {line.method: line for line in summary.lines(found)}
     compared = [lines[name] for name in ("vanilla", "ftp") if name in lines]
@@ -366,8 +358,8 @@ def _draw(rows: Sequence[Row], distances: Mapping[str, Shift], path: Path) -> No
         axes.annotate(name, (distances[name].fused, top), (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="#999999", lw=0.8)
     axes.margins(x=0.2)
-    axes.set_xlabel("distance, picture and question fused (hollow: near, filled: far)")
-    axes.set_ylabel("accuracy lost to the shift (points)")
+    style.label(
+        axes, "distance, picture and question fused (hollow: near, filled: far)", "accuracy lost to the shift (points)"
+    )
     axes.legend(frameon=False, fontsize=8, loc="upper left")
-    style.clean(axes)
     style.save(figure, path)

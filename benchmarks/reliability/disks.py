@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trust import crashes
+from reliability import crashes
 
 # Bytes that one file may have, as `ulimit -f` has it: every larger write fails as it does where the disk is full, in
 # Python and in the threads of Orbax, without a disk of one's own. The weights have 600 kB, a checkpoint more.
@@ -36,15 +36,8 @@ def _refused(out: Path, cache: Path, before: tuple[str, ...], words: tuple[str, 
     """Runs the job where it cannot write; it must end with status 2 and one line, what and where, no traceback."""
     fresh = not (out / "config.json").exists()
     args = (*crashes.SMALLEST, "--out", str(out)) if fresh else ("--out", str(out), "--resume")
-    done = subprocess.run(
-        [*before, *crashes.JOB, *args],
-        env=crashes.environment(cache),
-        capture_output=True,
-        text=True,
-        cwd=out.parent,
-        check=False,
-        timeout=_HANGS,
-    )
+    how: Any = {"env": crashes.environment(cache), "cwd": out.parent, "timeout": _HANGS}
+    done = subprocess.run([*before, *crashes.JOB, *args], capture_output=True, text=True, check=False, **how)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 2, (done.returncode, done.stderr[-2000:])
     assert len(lines) == 1, done.stderr[-2000:]
@@ -94,14 +87,8 @@ def survive(folder: Path, *, smallest: bool) -> dict[str, Any]:
         assert _whole_checkpoints(out) == last, f"{case}: a checkpoint was touched"
         outs.append(out)
 
-    refused(
-        "disk full at the first weights",
-        run("weights"),
-        _limited(NO_WEIGHTS),
-        "pretrained",
-        "File too large",
-        "--resume",
-    )
+    weights = ("pretrained", "File too large", "--resume")
+    refused("disk full at the first weights", run("weights"), _limited(NO_WEIGHTS), *weights)
     full = ("File too large", "checkpoints", "--resume")
     if not smallest:
         refused("disk full at the first checkpoint", run("first"), _limited(NO_CHECKPOINT), *full)

@@ -89,10 +89,7 @@ def _start(dtype: Any) -> tuple[Any, jax.Array, jax.Array]:
 def _placed(tree: Any) -> Any:
     """The network cut over two devices, by outputs and by inputs."""
     mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    specs = {
-        "hidden": {"kernel": P(None, "x"), "bias": P("x")},
-        "out": {"kernel": P("x", None), "bias": P()},
-    }
+    specs = {"hidden": {"kernel": P(None, "x"), "bias": P("x")}, "out": {"kernel": P("x", None), "bias": P()}}
     return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
 
 
@@ -164,15 +161,9 @@ def compare(dtype: Any, size: Size) -> dict[str, Any]:
 
 def past_the_last_count(size: Size) -> dict[str, Any]:
     """A run whose step counters all start just below the last int32, and reach it in the first chunk."""
-    end = train(
-        jnp.float32, dataclasses.replace(size, steps=3 * size.chunk), sharded=False, counters=LAST - size.chunk // 2
-    )
-    return {
-        "counters": end["counters"],
-        "finite": end["finite"],
-        "first_loss": end["first_loss"],
-        "last_loss": end["last_loss"],
-    }
+    long = dataclasses.replace(size, steps=3 * size.chunk)
+    end = train(jnp.float32, long, sharded=False, counters=LAST - size.chunk // 2)
+    return {key: end[key] for key in ("counters", "finite", "first_loss", "last_loss")}
 
 
 # How far apart one device and two may end, over the distance from the anchor. They sum in another order, and every step
