@@ -1,7 +1,7 @@
 """Domains, tasks and batches: everything training and evaluation know about data."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import grain
@@ -49,6 +49,10 @@ class Domain(Protocol):
         """The image in RGB and upright, before it is resized."""
         ...
 
+    def at(self, places: np.ndarray) -> "Domain":
+        """The images at these places."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayDomain:
@@ -73,6 +77,9 @@ class ArrayDomain:
     def picture(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index])
 
+    def at(self, places: np.ndarray) -> "ArrayDomain":
+        return replace(self, images=self.images[places], labels=self.labels[places])
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -91,6 +98,7 @@ class Task:
         notes: What the user should know of how the task was made, a line each.
         pretrain: What the foundation model is trained on; None where the user brings one.
         interpolation: Pillow's number of the filter that resizes random crops.
+        available: How many training images there are, where `train` has only some of them.
     """
 
     name: str
@@ -105,6 +113,12 @@ class Task:
     notes: tuple[str, ...] = ()
     pretrain: Domain | None = None
     interpolation: int = Image.Resampling.BICUBIC
+    available: int | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Images in an epoch: as many as there are, so that training on few of them takes as many steps."""
+        return self.available or len(self.train)
 
 
 @dataclass(frozen=True)
