@@ -192,9 +192,9 @@ class MethodOptions:
     """Which methods, and their knobs."""
 
     methods: Annotated[str, arg(metavar="NAME,...")] = "vanilla,ftp,digrap,ftp+digrap"
-    """Methods to compare, separated by commas: vanilla, vanilla_averaged (the mean of all steps' weights), ftp, ftp_exact,
-    ftp_scale_free, ftp_lean, digrap, ftp+digrap, tpgm, tpgm_project, spd, maps, pgm, l2_sp, linear_probe, lp_ft. Each
-    is also evaluated interpolated with the pre-trained weights (WiSE-FT)."""
+    """Methods to compare, separated by commas: vanilla, vanilla_averaged (the mean of all steps' weights), ftp,
+    ftp_exact, ftp_scale_free, ftp_lean, digrap, ftp+digrap, tpgm, tpgm_project, spd, maps, pgm, l2_sp, linear_probe,
+    lp_ft. Each is also evaluated interpolated with the pre-trained weights (WiSE-FT)."""
 
     radii_lr: float = 1e-2
     """Learning rate of FTP's and TPGM's radii, as released. They move by about that much a step: in a short run of wide
@@ -249,9 +249,9 @@ class RunOptions:
     fsdp: bool = False
     """Cut parameters and optimizer state over all devices, in place of a copy on each."""
 
-    validate_every: Annotated[
-        int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch; digits 100)")
-    ] = None
+    validate_every: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch; digits 0)")] = (
+        None
+    )
     """Steps from one look at the validation images to the next; 0 for the end only."""
 
     select: Literal["last", "best"] = "last"

@@ -200,7 +200,9 @@ def _batches(
     """The batches of each step, on the devices."""
     augment = augmentation(config.augment, task.image_size, Image.Resampling(task.interpolation))
     options: dict[str, Any] = {"first_step": first, "num_steps": total, "reading": devices.reading}
-    batches = train_batches(task.train, config.batch_size, seed=config.seed, augment=augment, **options)
+    batches = train_batches(
+        task.train, config.batch_size, seed=config.seed, epoch=task.epoch, augment=augment, **options
+    )
     # as many held-out images as training images, in an order of their own
     held_out = train_batches(task.validation, config.batch_size, seed=config.seed + 1, **options)
     for _ in range(first, total):
