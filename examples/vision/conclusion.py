@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vision.summary import BASE
+
 __all__ = ["conclusion", "gain_shown", "labels_shown"]
 
-_SCORES = {"id": "in domain", "ood_mean": "out of domain"}
+_SCORES = {"id": "ID", "ood_mean": "mean OOD"}
 
 
 def conclusion(summary: Mapping[str, Any]) -> str | None:
-    """Which row is furthest above plain fine-tuning, of those that are above it somewhere and below it nowhere.
+    """How many rows beat plain fine-tuning, and which of them by most.
 
-    Above is a difference whose interval lies above 0; with one seed, which has no interval, one above 0.
+    A row beats it that is above it in domain or out of it, and below it in neither: by the interval of the difference,
+    or with one seed, which has none, by the difference itself.
 
     Args:
         summary: What `vision.summary.summarise` gives.
@@ -24,15 +27,16 @@ def conclusion(summary: Mapping[str, Any]) -> str | None:
     if not gains or not scores:
         return None
     about = labels_shown(summary) + ("" if len(summary["seeds"]) > 1 else ", one seed")
-    ahead = [name for name, gain in gains.items() if _ahead([gain[score] for score in scores])]
-    if not ahead:
-        return f"{about}: none is above vanilla without being below it elsewhere."
-    best = max(ahead, key=lambda name: sum(gains[name][score]["mean"] for score in scores))
-    told = " and ".join(f"{gain_shown(gains[best][score])} {_SCORES[score]}" for score in scores)
-    return f"{about}: {best} is furthest above vanilla, {told}."
+    better = [name for name, gain in gains.items() if _beats([gain[score] for score in scores])]
+    if not better:
+        return f"{about}: none of {len(gains)} rows beats {BASE}."
+    best = max(better, key=lambda name: sum(gains[name][score]["mean"] for score in scores))
+    told = ", ".join(f"{_SCORES[score]} {gain_shown(gains[best][score])}" for score in scores)
+    beat = "rows beat" if len(better) > 1 else "rows beats"
+    return f"{about}: {len(better)} of {len(gains)} {beat} {BASE}, by most {best} ({told})."
 
 
-def _ahead(gains: Sequence[Mapping[str, float]]) -> bool:
+def _beats(gains: Sequence[Mapping[str, float]]) -> bool:
     lowest = [gain["mean"] - (gain["half_width"] or 0) for gain in gains]
     highest = [gain["mean"] + (gain["half_width"] or 0) for gain in gains]
     return max(lowest) > 0 and min(highest) >= 0

@@ -209,10 +209,10 @@ def _shuffled(size: int, seed: int, epochs: int) -> grain.MapDataset:
 
 
 @lru_cache(maxsize=1024)
-def _order(size: int, seed: int, epoch: int) -> tuple[int, ...]:
+def _order(size: int, seed: int, epoch: int) -> tuple[Any, ...]:
     """The same of one epoch, kept for the other methods: for few indices the formula takes long, 0.1 ms each of 300."""
     shuffled = _shuffled(size, seed, epoch + 1)
-    return tuple(int(shuffled[index]) for index in range(epoch * size, (epoch + 1) * size))
+    return tuple(shuffled[index] for index in range(epoch * size, (epoch + 1) * size))
 
 
 def eval_batches(domain: Domain, batch_size: int, *, reading: Reading = Reading()) -> Iterator[Example]:

@@ -18,7 +18,7 @@ from vision.summary import BASE
 __all__ = ["draw_gains"]
 
 Score = Callable[[Mapping[str, Any]], Mapping[str, float] | None]
-_WIDTH = 100  # of the title, in characters
+_CHARACTERS = 12  # of the title, in an inch
 _APART = 0.34  # of the markers in one row
 
 
@@ -52,8 +52,10 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
         tidy(axes)
     grid[0].set_yticks(range(len(names)), names, fontsize=10)
     grid[0].set_ylim(len(names) - 0.4, -0.6)
-    told = filter(None, map(conclusion, summaries))
-    figure.suptitle("\n".join(textwrap.fill(line, _WIDTH) for line in told), fontsize=11, x=0.01, ha="left")
+    lines = [
+        textwrap.fill(told, int(_CHARACTERS * figure.get_figwidth())) for told in map(conclusion, summaries) if told
+    ]
+    figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left")
     figure.legend(handles=_legend(summaries), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     figure.savefig(path, dpi=DPI)
 

@@ -32,8 +32,13 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         for summary in summaries:
             _print_fitting([_summary_table(summary, level) for level in _LEVELS], console)
         console.print(_several_seeds(summaries))
-    for told in filter(None, map(conclusion, summaries)):
-        console.print(told, style="bold", markup=False)
+    told = [line for line in map(conclusion, summaries) if line]
+    for line in told:
+        console.print(line, style="bold", markup=False)
+    if told:
+        console.print(f"To beat {BASE}: above it in ID or mean OOD accuracy, below it in neither.")
+    if told and len(summaries[0]["seeds"]) == 1:
+        console.print("One seed may be chance: --seeds 0,1,2,3,4 gives intervals.")
 
 
 def _print_fitting(tables: Sequence[Table], console: Console) -> None:
