@@ -32,8 +32,8 @@ def conclusion(summary: Mapping[str, Any]) -> str | None:
         return f"{about}: none of {len(gains)} rows beats {BASE}."
     best = max(better, key=lambda name: sum(gains[name][score]["mean"] for score in scores))
     told = ", ".join(f"{_SCORES[score]} {gain_shown(gains[best][score])}" for score in scores)
-    beat = "rows beat" if len(better) > 1 else "rows beats"
-    return f"{about}: {len(better)} of {len(gains)} {beat} {BASE}, by most {best} ({told})."
+    beat = f"beat {BASE}, by most" if len(better) > 1 else f"beats {BASE},"
+    return f"{about}: {len(better)} of {len(gains)} rows {beat} {best} ({told})."
 
 
 def _beats(gains: Sequence[Mapping[str, float]]) -> bool:
@@ -47,7 +47,7 @@ def gain_shown(gain: Mapping[str, float | None] | None) -> str:
     if gain is None or gain["mean"] is None:
         return ""
     half = "" if gain["half_width"] is None else f" ± {100 * gain['half_width']:.1f}"
-    return f"{100 * gain['mean']:+.1f}{half}"
+    return f"{round(100 * gain['mean'], 1) + 0.0:+.1f}{half}"  # no -0.0
 
 
 def labels_shown(summary: Mapping[str, Any]) -> str:

@@ -104,7 +104,6 @@ def _run_parts(whole: _Whole, run_dir: RunDir, new: Path | None) -> None:
         for seed in config.seed_list:
             part = run_dir.part(config, count, seed)
             own = dataclasses.replace(config, labels=str(count or "all"), seed=seed, seeds="", out=part.root)
-            whole.console.rule(f"{f'{count} labels' if count else 'all labels'}, seed {seed}")
             if devices.first and not part.root.exists():
                 RunDir.create(own)
             chosen = run_dir.part(config, count, config.seed_list[0]).knobs  # the first seed's are for all
@@ -138,6 +137,8 @@ def _run_part(config: Config, run_dir: RunDir, whole: _Whole, new: Path | None) 
         task = load_task(config, run_dir, devices, console)
         check_labels(task, whole.config.label_counts)
         task = few_labels(task, config.label_counts[0], config.seed)
+        if whole.config.several:
+            console.rule(f"{config.labels} labels, seed {config.seed}")
         start = _start(config, task, run_dir, devices, console)
         parts = Parts(config, task, start, devices, run_dir, console, whole.methods)
         _ = parts.split  # flags that the model cannot follow are told here

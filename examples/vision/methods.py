@@ -24,8 +24,8 @@ class Method(NamedTuple):
         probe_first: The head starts from the linear probe's.
         held_out: `tx.update` takes `held_out_loss=`, a function from parameters to the loss on a held-out batch.
         project_after: `ftp_optax.tpgm_project` follows the training.
-        mask: Which parameters are constrained, and so projected.
         averaged: The average of the steps' weights is the result, not the last ones.
+        mask: Which parameters are constrained, and so projected.
     """
 
     tx: optax.GradientTransformationExtraArgs
@@ -33,8 +33,8 @@ class Method(NamedTuple):
     probe_first: bool = False
     held_out: bool = False
     project_after: bool = False
-    mask: Any = None
     averaged: bool = False
+    mask: Any = None
 
 
 _TRAINING = (
@@ -167,8 +167,8 @@ def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[st
         probe_first=name == "lp_ft",
         held_out=name == "tpgm",
         project_after=name == "tpgm_project",
-        mask=mask,
         averaged=average != "none",
+        mask=mask,
     )
 
 

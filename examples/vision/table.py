@@ -80,10 +80,12 @@ def _columns(
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], level: str) -> Table:
     table = Table(title=title, title_justify="left")
-    # A header may wrap between words, not within one; an entry not at all, but for names where there is no room left.
-    table.add_column("", min_width=None if level == _LEVELS[-1] else max(len(row["name"]) for row in rows))
+    longest = max(len(row["name"]) for row in rows)
+    # Where there is nothing left to leave out, names may wrap.
+    table.add_column("", overflow="fold", min_width=None if level == _LEVELS[-1] else longest)
     for name, entries in columns:
-        table.add_column(name, justify="right", min_width=max(map(len, (*name.split(), *entries))))
+        # A header may wrap between words, not within one; an entry not at all.
+        table.add_column(name, justify="right", width=max(map(len, (*name.split(), *entries))))
     for index, row in enumerate(rows):
         last_of_section = not _wise(row) and any(map(_wise, rows[index + 1 : index + 2]))
         table.add_row(row["name"], *(entries[index] for _, entries in columns), end_section=last_of_section)
