@@ -165,8 +165,7 @@ def _check_together(config: "Config") -> None:
     averaging = averaging or ("--methods vanilla_averaged" if "vanilla_averaged" in config.method_names else "")
     if averaging and config.batch_norm == "live":
         raise UserError(
-            f"{averaging}: live statistics are the last weights', not the average's; leave one of "
-            f"{averaging} and --batch-norm live out"
+            f"{averaging}: live statistics are the last weights', not the average's; leave it or --batch-norm live out"
         )
     if config.dtype == "bfloat16" and "ftp_lean" in config.method_names:
         raise UserError("--dtype bfloat16: ftp_lean needs float32 parameters; give --compute-dtype bfloat16 instead")
