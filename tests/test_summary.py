@@ -204,7 +204,7 @@ def test_the_figure_has_differences_with_bars(drawn):
     assert points(beyond)[1] == pytest.approx([17, half, 1])
     assert "84.0 %" in within.get_xlabel()
     assert "52.0 %" in beyond.get_xlabel()
-    assert (within.get_title(), beyond.get_title()) == ("in domain: photo", "out of domain: mean of 2")
+    assert (within.get_title(), beyond.get_title()) == ("ID: photo", "OOD: mean of 2 domains")
 
 
 def test_the_title_of_the_figure_is_what_its_numbers_say(drawn):

@@ -23,7 +23,7 @@ _APART = 0.34  # of the markers in one row
 
 
 def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Differences to plain fine-tuning, in domain and out of it, with their 95 % intervals; without it, accuracies.
+    """Differences to plain fine-tuning, ID and OOD, with their 95 % intervals; without it, accuracies.
 
     A row for each of the table's rows, in it a marker for each number of labels: filled for the first, hollow for the
     last. The title says what is seen.
@@ -63,12 +63,11 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _panels(summary: Mapping[str, Any]) -> dict[str, Score]:
     """By title: the ID domain, and each group of OOD domains."""
     task = summary["task"]
-    panels: dict[str, Score] = {f"in domain: {task['id']}": lambda row: row["id"]}
+    panels: dict[str, Score] = {f"ID: {task['id']}": lambda row: row["id"]}
     groups = task["ood_groups"]
     for name, members in groups.items():
-        title = f"out of domain{f', {name}' if len(groups) > 1 else ''}: " + (
-            f"mean of {len(members)}" if len(members) > 1 else members[0]
-        )
+        which = f"mean of {len(members)} domains" if len(members) > 1 else members[0]
+        title = f"OOD {name}: {which}" if len(groups) > 1 else f"OOD: {which}"
         panels[title] = lambda row, name=name: row["ood_group_means"][name]
     return panels
 
