@@ -147,13 +147,13 @@ def scale_axes(task: str) -> dict[str, list[dict[str, float]]]:
     if task == "emoji":  # pre-trained weights come in one width; a step on 128 images takes too long
         axes: dict[str, list[dict[str, float]]] = {
             "learning rate": [{"rate": 1e-4}, {}, {"rate": 1e-2}],
-            "steps": [{"epochs": 2.5}, {"epochs": 10}],
+            "epochs": [{"epochs": 2.5}, {"epochs": 10}],
             "batch": [{"batch": 8}, {}],
         }
         return {name: [{"epochs": 10} | point for point in points] for name, points in axes.items()}
     return {
         "learning rate": [{"rate": 1e-4}, {"rate": 3e-4}, {}, {"rate": 3e-3}, {"rate": 1e-2}],
-        "steps": [{"epochs": 15 / 4}, {}, {"epochs": 60}],
+        "epochs": [{"epochs": 15 / 4}, {}, {"epochs": 60}],
         "batch": [{"batch": 8}, {}, {"batch": 128}],
         "width": [{"width": 0.5}, {}, {"width": 2.0}],
     }
@@ -251,7 +251,7 @@ def _halves(domain: Any) -> tuple[ArrayDomain, ArrayDomain]:
 # tables and figures
 
 _NUMBERS = ("validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_held_accuracy")
-_FIELDS = {"learning rate": "rate", "steps": "epochs"}
+_FIELDS = {"learning rate": "rate"}
 _COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -352,7 +352,7 @@ def _draw_scale(rows: Sequence[Result], task: str) -> Any:
             axes.minorticks_off()
             style.clean(axes)
         top.set_ylim(0, 1.05)
-        bottom.set_xlabel({"steps": "epochs"}.get(name, name))
+        bottom.set_xlabel(name)
     grid[0, 0].set_ylabel("distance to the anchor\nover plain fine-tuning's")
     grid[1, 0].set_ylabel("ID accuracy (%)")
     grid[2, 0].set_ylabel("mean OOD accuracy (%)")

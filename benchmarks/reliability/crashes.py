@@ -14,7 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 JOB = (sys.executable, str(ROOT / "examples" / "finetune.py"))
 # Two methods, so that a kill may fall between them; a checkpoint every second step.
-SMALLEST = ("--smallest", "--epochs", "12", "--methods", "ftp,digrap")
+SMALLEST = (
+    *("--smallest", "--seed", "0", "--labels", "all", "--epochs", "12", "--methods", "ftp,digrap"),
+    *("--save-every", "2", "--validate-every", "2"),
+)
 METHODS = ("ftp", "digrap")
 _UNFINISHED = "*orbax-checkpoint-tmp*"
 
