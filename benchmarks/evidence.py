@@ -8,6 +8,7 @@ python benchmarks/evidence.py continual      # the same in one appearance or sty
 python benchmarks/evidence.py dense          # class and boundary of every pixel of emoji scenes
 python benchmarks/evidence.py vqa            # questions about emoji scenes
 python benchmarks/evidence.py past           # radii without a unit, other hyper-gradients, a DiGraP that acts
+python benchmarks/evidence.py overview       # all of these against plain fine-tuning, in one figure
 python benchmarks/evidence.py recipe         # one setting for all tasks, chosen on validation images
 python benchmarks/evidence.py dense --help   # a task's options; --smallest takes a minute, --report runs nothing
 """
@@ -23,6 +24,7 @@ MODULES = {
     "dense": "dense",
     "vqa": "vqa",
     "past": "past",
+    "overview": "overview",
     "recipe": "recipe",
 }
 

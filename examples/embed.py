@@ -25,8 +25,7 @@ class Options:
     """Directory or file of the model."""
 
     out: Annotated[Path, arg(metavar="FILE.npz")]
-    """File to write: an array for each output that the model has, of tokens, pooled, logits,
-    image_embeds, text_embeds and logits_per_image, named and shaped as in transformers."""
+    """File to write: an array for each output that the model has, named and shaped as in transformers."""
 
     inputs: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="(this or --images)")] = None
     """Arrays: `pixels` (n, 3, height, width), normalised, and `ids` (n, length), token ids."""

@@ -1,11 +1,15 @@
 """Checks of arguments, made before JAX sees them."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _RANGES: dict[str, Callable[[float], bool]] = {
     "be positive and finite": lambda x: 0 < x < float("inf"),
@@ -76,6 +80,21 @@ def transformations(method: str, **given: Any) -> None:
             raise TypeError(
                 f"{method}: {name} must be an optax transformation such as optax.adamw(1e-4), got {shown(value)}."
             )
+
+
+def no_base(make: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A method that follows no base optimizer says where that goes, not Python's "takes 0 positional arguments"."""
+
+    @functools.wraps(make)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if args or "inner" in kwargs:
+            raise TypeError(
+                "digrap takes no base optimizer and no positional argument: it stands in front of the base optimizer, "
+                "optax.chain(digrap(), optax.adamw(1e-4))."
+            )
+        return make(*args, **kwargs)
+
+    return checked
 
 
 def choices(method: str, allowed: tuple[str, ...], **given: Any) -> None:

@@ -18,13 +18,12 @@ class DiGraPState(NamedTuple):
     """State of `digrap`. Its layout is public: `optax.tree.get(state, "strengths")` finds the strengths in any chain.
 
     Attributes:
-      strengths: the learned strengths in [0, max_strength], shape ``(n_strengths,)``, one for each constrained leaf or
-        each layer of it.
+      strengths: those in [0, max_strength], shape ``(n_strengths,)``, one for each constrained leaf or layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
       displacement: ``c``, the displacement from the anchor before the last step; None with ``memory="lean"``.
-      scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``. Its product with the displacement
-        is ``p``, the component of the gradient along it. To store ``p`` itself would cost a pass over the parameters.
+      scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``. Times the displacement it is
+        ``p``, the component of the gradient along it. ``p`` itself would cost a pass over the parameters.
       layers: the number of strengths of each constrained leaf, int32.
       initial: strengths and hyper-state as `init` made them, for `reanchor`.
     """
@@ -62,9 +61,8 @@ def strength_slope(
 ) -> jax.Array:
     """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, with norms of at least 1e-12.
 
-    The last step was ``W - alpha (g - omega p)``, so the derivative of the loss by omega is ``alpha <g_next, p>``. The
-    normalisation of every fiber removes the learning rate and the scale of the gradients. ``p`` is the last
-    displacement times one scale per layer, so only the sums of `products` over fibers are needed.
+    The last step was ``W - alpha (g - omega p)``, so the derivative of the loss by omega is ``alpha <g_next, p>``;
+    ``alpha`` and the gradients' size are normalised away. ``p`` is a displacement times one scale per layer.
     """
     lengths = jnp.maximum(_ball.root(gradient_squares), _FLOOR)
     give_back_lengths = jnp.abs(scale) * _ball.root(squares)
@@ -87,6 +85,7 @@ def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Ar
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
+@_checks.no_base
 def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
@@ -101,11 +100,13 @@ def digrap(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Directional Gradient Projection: removes a learned share of the gradient that conflicts with the anchor.
 
+    With the defaults, which are the paper's, the strength seldom leaves 0 in an ordinary run, and training is that of
+    the base optimizer. For an effect use ``digrap(initial_strength=1.0, hyper_optimizer=optax.adam(0.01))``.
+
     The displacement :math:`c_t = W_t - W_0` is the gradient of :math:`\frac12 \|W - W_0\|^2`. The loss gradient
     :math:`g_t` conflicts with it where :math:`\langle g_t, c_t \rangle < 0`: there a descent step leads further away
-    from the pre-trained weights :math:`W_0`. DiGraP removes a share :math:`\omega_t`, the strength, of the conflicting
-    component. The strength follows its hyper-gradient, the derivative of the loss with respect to the share removed in
-    the last step. Every fiber `i` is normalised:
+    from the pre-trained weights :math:`W_0`. DiGraP removes a share :math:`\omega_t`, the strength, of that component.
+    The strength follows the derivative of the loss by the share removed in the last step, every fiber `i` normalised:
 
     .. math::
 
@@ -116,30 +117,27 @@ def digrap(
       g_t &\leftarrow g_t - \omega_t \frac{\langle g_t, c_t \rangle}{\|c_t\|^2} c_t
              \quad\text{where } \langle g_t, c_t \rangle < 0
 
-    HyperStep is ``hyper_optimizer``, :math:`\omega_\mathrm{max}` is ``max_strength``. Inner products sum over the
-    whole leaf (or layer of it). Put it before the base optimizer: ``optax.chain(digrap(), optax.adamw(1e-4))``.
+    HyperStep is ``hyper_optimizer``, :math:`\omega_\mathrm{max}` is ``max_strength``. Inner products sum over the leaf
+    (or layer of it). Put it before the base optimizer: ``optax.chain(digrap(), optax.adamw(1e-4))``.
 
     Args:
-      hyper_optimizer: updates the ``(n_strengths,)`` array of strengths, by default ``optax.adam(0.5)``. Its learning
-        rate, the learning rate of the strengths (mu in the paper), is the main setting.
+      hyper_optimizer: updates the ``(n_strengths,)`` strengths; its learning rate is the paper's mu, 0.5 by default.
       max_strength, initial_strength: the upper bound of the strengths, in (0, 1], and their initial value, in [0, 1].
-      unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf. The hyper-gradient normalises each
-        fiber. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
+      unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
+        hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
       layer_axes: how many leading axes of a leaf index separate layers, as in `ftp`. Each layer has its own strength.
       mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
-      anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
-      memory: ``"exact"`` (default) keeps the anchor and the last displacement. ``"lean"`` keeps only the anchor, half
-        the extra memory. Then :math:`p_{t-1}` has the direction of :math:`c_t` and the sign of the last step.
+      anchor, anchor_dtype: the pre-trained parameters (None: the params given to `init`) and their dtype, as in `ftp`.
+      memory: ``"exact"`` (default) keeps anchor and displacement. ``"lean"`` keeps the anchor, half the extra memory;
+        :math:`p_{t-1}` then has the direction of :math:`c_t` and the sign of the last step.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
       strengths and hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:
-      ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
-        an update without params.
-      TypeError: for constrained leaves that are not real floating-point arrays.
+      ValueError: for arguments out of range, a mask or anchor that does not fit the params, or an update without them.
+      TypeError: for constrained leaves that are not real floating-point arrays, or for a base optimizer.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -159,10 +157,8 @@ def digrap(
 
     .. note::
       The defaults reproduce the released code to rounding. Like it, they project on conflict, as the paper's figure 1
-      and text say. The condition printed in the paper's Algorithm 1 is reversed. These differences are intended. All
-      state is in the optimizer's state. A vector is one fiber, where the released code fails. Gradients are not changed
-      in place.
-
+      and text say; the condition printed in its Algorithm 1 is reversed. The differences: all state is the
+      optimizer's, a vector is one fiber, where the released code fails, and gradients are not changed in place.
       A non-finite gradient passes through its own leaf unchanged, and strengths stay finite. `optax.apply_if_finite`
       around the chain skips such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes a step of
       0 there. A strength that is not finite counts as 0. With `optax.inject_hyperparams`, pass

@@ -73,40 +73,34 @@ def ftp(
 
     :math:`\kappa` is ``kappa``, HyperStep is ``hyper_optimizer``. The hyper-gradient :math:`h_t` is the derivative of
     the loss with respect to the radius of the *last* projection. It uses the gradient of *this* step, so it needs no
-    second forward pass. The first step does not move constrained leaves. Unconstrained leaves take the update of
-    ``inner``.
+    second forward pass. The first step does not move constrained leaves. All others take the update of ``inner``.
 
     Put it last in a chain, because a later transformation can break the constraint. Put gradient clipping before it:
     ``optax.chain(optax.clip_by_global_norm(1.0), ftp(optax.adamw(1e-4)))``. The hyper-gradient then uses the clipped
     gradient. :math:`h_t` excludes weight decay, :math:`u_t` includes it.
 
     ``update`` accepts the extra argument ``held_out_grads``: the gradient of the loss on held-out data at the params,
-    as a tree like the params. :math:`h_t` then uses it instead of :math:`g_t`, and the radii learn from held-out data,
-    as those of `tpgm` do. To reduce the cost, give it only every few steps.
+    as a tree like the params. :math:`h_t` then uses it instead of :math:`g_t`, as `tpgm` does, in this step alone.
 
     Args:
-      inner: the base optimizer. It receives every leaf and all extra arguments. Any optax transformation works except
-        `optax.contrib.schedule_free`, because the points that it averages are not projected. Put that outside, around
-        ``memory="lean"``.
-      kappa: factor on positive hyper-gradients, which shrink a radius, in [0, 1]. 1 (default) is the strongest
-        regularisation. With 0 a radius never shrinks by its hyper-gradient.
-      hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``. Its learning rate,
-        the learning rate of the radii, is about the change of a radius per step, in the units of the norm. It may have
-        a schedule. `scale_free` around it scales radius updates by the base optimizer's step size. An `optax.ema`
-        before it smooths the hyper-gradients. It receives ``step_norms``, each layer's largest norm of ``inner``'s
-        update.
+      inner: the base optimizer. It receives every leaf and all extra arguments. Any optax transformation works but
+        `optax.contrib.schedule_free`, whose averages are not projected: put that outside, around ``memory="lean"``.
+      kappa: factor in [0, 1] on positive hyper-gradients, which shrink a radius; 1 by default. With 0 none shrinks so.
+      hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``. Its learning rate is
+        about the change of a radius per step, in the units of the norm; a schedule works. `scale_free` around it scales
+        these changes by the base optimizer's step size: it reads ``step_norms``, each layer's largest update norm.
       initial_radius: the initial radius, positive, in the units of the norm.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf. `flax_units` (default),
         `torch_units`, `whole_leaf`, `elementwise` or your own.
       layer_axes: how many leading axes of a leaf index separate layers (scan over layers): an int for all leaves,
         `stacked_layers` or your own ``(path, shape) -> int``. Each layer has its own radius.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, where True means constrained, or a function
-        from params to one, called in `init`. None (default) for all. Leave out a new head: it is not pre-trained.
+      mask: which leaves are constrained: a tree or prefix tree of booleans, or a function from params to one. None
+        (default) for all. Leave out a new head: it is not pre-trained.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype. Conversion may round.
       memory: ``"exact"`` (default) keeps the anchor and the displacement. ``"lean"`` keeps only the displacement, and
-        computes :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}`. It needs half the extra memory. If you
-        edit the parameters between steps, it moves the anchor with them.
+        computes :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}`: half the extra memory, and an anchor
+        that moves with parameters that you edit between steps.
       hypergradient: ``"released"`` (default) sums over all units. ``"exact"`` follows the chain rule and sums over the
         units that were projected.
 
@@ -139,19 +133,17 @@ def ftp(
       <https://arxiv.org/abs/2002.08253>`_, ICLR 2021.
 
     .. note::
-      The defaults reproduce the released code to rounding. These differences are intended. All state is in the
-      optimizer's state, so a resumed run continues exactly. Buffers belong to leaves, not to positions. A mask excludes
-      leaves, and a mask that matches nothing is an error. Data types below float32 work.
-
+      The defaults reproduce the released code to rounding, with these differences. All state is in the optimizer's
+      state, so a resumed run continues exactly. Buffers belong to leaves, not to positions. A mask excludes leaves, and
+      a mask that matches nothing is an error. Data types below float32 work.
       A non-finite gradient makes its own leaf non-finite, as with ``inner`` alone. The radii of all leaves stay finite.
       `optax.apply_if_finite` around the whole optimizer skips such steps. A hyper-optimizer that is undefined at a
       hyper-gradient of zero takes a step of 0 there. A radius that is not finite counts as 1e-8.
 
-      With `optax.inject_hyperparams`, pass ``static_args=("unit_axes", "layer_axes", "mask")``. Inside
-      ``optax.lookahead(reset_state=True)``, pass ``anchor=``, because it calls `init` again. A line search
-      (`optax.lbfgs`) keeps the loss of the point before the projection, so do not use
-      `optax.value_and_grad_from_state`. To reuse a state of AdamW on bfloat16 parameters as ``inner_state``, convert it
-      to the dtypes that ``init`` gives, which are float32.
+      With `optax.inject_hyperparams`, pass ``static_args=("unit_axes", "layer_axes", "mask")``. `optax.lookahead` with
+      ``reset_state=True`` calls `init` again: pass ``anchor=``. A line search (`optax.lbfgs`) keeps the loss before the
+      projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters becomes an
+      ``inner_state`` by conversion to the dtypes that ``init`` gives, which are float32.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", "lie in [0, 1]", kappa=kappa)

@@ -1,4 +1,4 @@
-"""What all tests share: eight CPU devices, and a compiler that is quick rather than good."""
+"""What all tests share: eight CPU devices, a compiler that is quick rather than good, and which tests are slow."""
 
 import os
 
@@ -11,6 +11,7 @@ os.environ.setdefault(
 )
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -20,6 +21,23 @@ if not hasattr(jax, "enable_x64"):  # before JAX 0.8
     from jax.experimental import enable_x64
 
     jax.enable_x64 = enable_x64
+
+
+# What tells a contributor whether the library is right, in two minutes on two cores. All else is marked slow: it trains
+# networks, or runs examples, benchmarks and notebooks, many of them in processes of their own.
+LIBRARY = {
+    *("test_anchor", "test_api_fuzz", "test_averaged", "test_contract", "test_digrap", "test_faults", "test_ftp"),
+    *("test_hyper", "test_inspect", "test_l2_sp", "test_layers", "test_layout", "test_package", "test_pgm"),
+    *("test_precision", "test_scale_free", "test_shardings", "test_spd", "test_table", "test_tpgm"),
+    *("test_trees", "test_units", "test_versions", "test_wise_ft"),
+}
+
+
+def pytest_collection_modifyitems(items):
+    """Marks what is not the library's own answer; `pytest -m "not slow"` leaves it out."""
+    for item in items:
+        if item.path.parent.name == "tests" and item.path.stem not in LIBRARY:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_sessionfinish(session, exitstatus):

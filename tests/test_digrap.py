@@ -235,6 +235,13 @@ def test_bad_memory():
         digrap(memory="small")
 
 
+@pytest.mark.parametrize("given", [((optax.adamw(1e-4),), {}), ((), {"inner": optax.adamw(1e-4)})])
+def test_a_base_optimizer_is_told_where_it_goes(given):
+    arguments, keywords = given
+    with pytest.raises(TypeError, match=r"digrap takes no base optimizer.*optax\.chain\(digrap\(\), optax\.adamw"):
+        digrap(*arguments, **keywords)
+
+
 def test_initial_strength_acts_from_the_second_step_and_is_what_reanchor_goes_back_to():
     tx = digrap(initial_strength=0.75, hyper_optimizer=optax.sgd(0.0))
     state = tx.init(PARAMS)

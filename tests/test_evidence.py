@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from evidence import continual, dense, low_label, past, robustness, under_corruption, vqa
+from evidence import continual, dense, low_label, overview, past, robustness, under_corruption, vqa
+from evidence.overview import Compared, verdict
 from evidence.robustness import several_networks
 from evidence.rows import File
-from evidence.summary import groups
+from evidence.summary import groups, lines
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,6 +22,7 @@ TASKS = {
     "continual-*": (continual, {}),
     "dense": (dense, {}),
     "vqa-*": (vqa, {}),
+    "overview": (overview, {}),
     "past_*_digits": (past, {}),
     "past_*_emoji": (past, {"experiment": "emoji", "seeds": 1, "questions": ("scale",)}),
 }
@@ -43,19 +45,50 @@ def test_the_recorded_tables_are_those_of_the_recorded_rows(names, tmp_path):
     assert all(path.stat().st_size > 10_000 and (RESULTS / path.name).exists() for path in figures)
 
 
-SETTINGS = {  # what a page's prose says of settings and is no result
-    "corruptions": {"0.7"},
-    "low_label": {"0.5", "0.7"},
-    "continual": {"0.1", "0.3", "1.0", "3.0", "10.0"},
-    "backbones": set(),
-}
+def points(lines, method: str, peer: str, column: str) -> float:
+    """The difference of two methods' means."""
+    by_method = {line.method: line for line in lines}
+    return by_method[method].score(column).mean - by_method[peer].score(column).mean
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_the_numbers_of_the_prose_are_in_the_tables(name):
-    numbers = lambda text: set(re.findall(r"\d+\.\d", text))
-    tables = [path.read_text() for path in RESULTS.glob(f"{name}-*.md")]
-    assert numbers(PAGES[name]) - set().union(*map(numbers, tables)) <= SETTINGS[name]
+def test_the_overview_says_what_the_figure_shows():
+    found = {name: Compared.of(overview.Options(), source) for name, source in overview.TASKS.items()}
+    assert all(found.values())
+    shown = verdict(found, "ftp")
+    assert shown.startswith(
+        "FTP against plain fine-tuning on 12 tasks\nID better on 2, worse on 0; OOD seen better on 6,"
+    )
+    assert "FTP helps out-of-distribution on half of the tasks" in PAGES["evidence"]
+    vit = found["emoji, ViT"].gain("ftp", 0)
+    assert f"{-vit.mean:.0f} points lower" in PAGES["evidence"]
+
+
+def test_the_points_of_the_page_are_those_of_the_rows():
+    text = " ".join(PAGES["evidence"].split())
+    recorded = groups(File(RESULTS / "robustness.csv").read())
+    styles = {
+        group.id_domain: lines(rows) for group, rows in recorded.items() if group.backbone == "efficientnet-lite0"
+    }
+    emoji, noto = styles["fluent-high-contrast"], styles["noto"]
+    seen, own = "ood_seen_accuracy", "id_accuracy"
+    lost = points(emoji, "zero_shot", "vanilla", seen)
+    assert f"loses {lost:.0f} points on the six styles" in text
+    assert f"keeps {points(emoji, 'ftp', 'vanilla', seen):.0f} of them" in text
+    both = points(emoji, "ftp+wise_ft", "vanilla", seen), points(emoji, "vanilla", "ftp+wise_ft", own)
+    assert "it keeps {:.0f}, and loses {:.0f} points in-distribution".format(*both) in text
+    above = points(noto, "ftp", "vanilla", own), points(noto, "ftp", "zero_shot", own)
+    assert "by {:.0f} points on the first and {:.0f} on the second".format(*above) in text
+
+
+def test_the_readme_has_lines_of_the_overview():
+    """Its table of results, cell by cell."""
+    readme = (ROOT / "README.md").read_text()
+    recorded = [line.split(" | ") for line in (RESULTS / "overview.md").read_text().splitlines()[2:]]
+    shown = [line.split(" | ") for line in re.findall(r"^\| .* ± .* \|$", readme, flags=re.MULTILINE)]
+    assert 0 < len(shown) <= 6
+    assert {line[0] for line in shown} >= {"| digits"}, "where little is gained too"
+    for line in shown:
+        assert any([*whole[:5]] == [*line[:4], line[4].removesuffix(" |")] for whole in recorded), line
 
 
 def test_networks_are_compared_where_there_are_several_of_one_experiment():
@@ -68,5 +101,5 @@ def test_networks_are_compared_where_there_are_several_of_one_experiment():
 def test_the_settings_tried_are_those_that_the_page_tells():
     trials = File(RESULTS / "dense_trials.csv", dense.COLUMNS).read()
     counts = {name: sum(row["method"] == name for row in trials) for name in dict.fromkeys(r["method"] for r in trials)}
-    told = ", ".join(f"{count} for `{name}`" for name, count in counts.items())
-    assert told in " ".join(PAGES["dense"].split())
+    assert set(counts.values()) == {3}
+    assert "three settings of it" in PAGES["evidence"]

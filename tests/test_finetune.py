@@ -1,5 +1,6 @@
 """The commands as their users run them: whole processes in their smallest size."""
 
+import itertools
 import json
 import os
 import re
@@ -550,3 +551,16 @@ def test_help_explains_every_flag(command: Command) -> None:
         *("class-map", "ood-subset", "dataset", "id", "val-fraction"),
     ):
         assert f"--{flag}" in shown.stdout
+
+
+def test_help_breaks_lines_only_where_they_are_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        parse_config(("--help",))
+    texts = [re.findall(r"^(?:│ {19}| {20})(\S.*?) *│?$", line) for line in capsys.readouterr().out.splitlines()]
+    pairs = [(*one, *two) for one, two in itertools.pairwise(texts) if one and two]
+    assert len(pairs) > 50
+    for line, following in pairs:
+        assert len(f"{line} {following.split()[0]}") > 58, f"{following!r} begins with a word that fits above"

@@ -120,39 +120,56 @@ def elementwise_gradient(params: Any) -> Any:
     return jax.tree.map(lambda x: x - 0.3, params)
 
 
+def two_steps(tx: Any) -> Any:
+    return jax.jit(lambda p, s: step_of(tx)(*step_of(tx)(p, s, elementwise_gradient(p)), elementwise_gradient(p)))
+
+
+@functools.cache
+def two_steps_on_one_device(method: str) -> tuple[Any, Any]:
+    tx, params = transform(method), some_params()
+    return jax.device_get(two_steps(tx)(params, tx.init(params)))
+
+
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "data parallel"])
 @pytest.mark.parametrize("method", KINDS)
 def test_shardings_are_in_the_types_of_an_explicit_mesh(method, layout):
     tx = transform(method)
-    steps = jax.jit(lambda p, s: step_of(tx)(*step_of(tx)(p, s, elementwise_gradient(p)), elementwise_gradient(p)))
-    expected = steps(some_params(), tx.init(some_params()))
     with jax.set_mesh(mesh_of(layout, AxisType.Explicit)):
         params = jax.device_put(some_params(), shardings_of(layout, AxisType.Explicit))
         state = jax.jit(tx.init)(params)  # here the types tell where zeros lie
         types = jax.tree.map(jax.typeof, (params, state))
         assert_placed((params, state), (shardings_of(layout, AxisType.Explicit), state_shardings(tx, params)))
-        after = steps(params, state)
+        after = two_steps(tx)(params, state)
         assert jax.tree.map(jax.typeof, after) == types
-    same(after, expected)
+    same(after, two_steps_on_one_device(method))
 
 
-@pytest.mark.parametrize("spec", [P("data"), P(None, "data"), P(("data", "model")), P("data", None, None, "model")])
+def stacked(method: str) -> tuple[Any, Any]:
+    """A method that counts two leading axes of a leaf as layers, and parameters for it."""
+    make, base = METHODS[method]
+    rng = np.random.default_rng(0)
+    params = {"stack": rng.standard_normal((8, 8, 6, 4), np.float32), "single": rng.standard_normal((8, 4), np.float32)}
+    return make(base, layer_axes=lambda path, shape: 2 if "stack" in path else 0), params
+
+
+@functools.cache
+def stacked_on_one_device(method: str) -> tuple[Any, Any]:
+    tx, params = stacked(method)
+    return jax.device_get(two_steps(tx)(params, tx.init(params)))
+
+
+@pytest.mark.parametrize("spec", [P(None, "data"), P(("data", "model")), P("data", None, None, "model")])
 @pytest.mark.parametrize("method", [method for method in KINDS if method != "l2_sp_adam"])
 def test_layer_axes_may_be_cut_on_an_explicit_mesh(method, spec):
     """Numbers of layers that lie on several devices are put together into the one array of scalars."""
-    make, base = METHODS[method]
-    tx = make(base, layer_axes=lambda path, shape: 2 if "stack" in path else 0)
-    rng = np.random.default_rng(0)
-    start = {"stack": rng.standard_normal((8, 8, 6, 4), np.float32), "single": rng.standard_normal((8, 4), np.float32)}
-    steps = jax.jit(lambda p, s: step_of(tx)(*step_of(tx)(p, s, elementwise_gradient(p)), elementwise_gradient(p)))
-    expected = steps(start, tx.init(start))
+    tx, start = stacked(method)
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     with jax.set_mesh(mesh):
         params = jax.device_put(start, {"stack": NamedSharding(mesh, spec), "single": NamedSharding(mesh, P("data"))})
         state = jax.jit(tx.init)(params)
-        after = steps(params, state)
+        after = two_steps(tx)(params, state)
         assert jax.tree.map(jax.typeof, after) == jax.tree.map(jax.typeof, (params, state))
-    same(after, expected)
+    same(after, stacked_on_one_device(method))
 
 
 COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")

@@ -1,4 +1,4 @@
-"""A step on our parameters is the step of the authors' layout on the same tensors: rows for FTP, fibers for DiGraP."""
+"""Our parameters have the units of the authors' layout of the same tensors: rows for FTP, fibers for DiGraP."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from ftp_optax import digrap, ftp, torch_fibers, torch_units
+from ftp_optax import digrap, flax_fibers, flax_units, ftp, torch_fibers, torch_units
 from pretrained.load import load
 from pretrained.spec import TORCH
 from vision.networks import split_model
@@ -31,9 +31,27 @@ METHODS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", MODELS)
-def test_units_are_those_of_the_same_tensors_in_torch(name: str, method: str) -> None:
+def test_units_and_fibers_are_those_of_the_same_tensors_in_torch(name: str) -> None:
+    """Over the sums of its units an array is the same in both layouts, so no element is in another unit."""
+    loaded = load(DATA / name)
+    generator = np.random.default_rng(0)
+    for path, leaf in flat(split_model(loaded.model)[1]).items():
+        shape = loaded.tensors.arrays[loaded.spec.name(path)].shape
+        array = 1 + generator.random(np.shape(leaf))
+        tensor = TORCH.write(path, array, shape)
+        for ours, theirs in ((flax_units, torch_units), (flax_fibers, torch_fibers)):
+            here = TORCH.write(path, array / sums(array, ours(path, array.shape)), shape)
+            np.testing.assert_allclose(here, tensor / sums(tensor, theirs(path, shape)), err_msg=path)
+
+
+def sums(array: np.ndarray, kept: tuple[int, ...]) -> np.ndarray:
+    return array.sum(axis=tuple(axis for axis in range(array.ndim) if axis not in kept), keepdims=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["timm/vit_small_patch16_dinov3", "timm/convnext_atto"])
+def test_steps_are_those_of_the_same_tensors_in_torch(name: str, method: str) -> None:
     loaded = load(DATA / name)
     _, params = split_model(loaded.model)
     shapes = {path: loaded.tensors.arrays[loaded.spec.name(path)].shape for path in flat(params)}

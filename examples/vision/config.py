@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import docstring_parser
 import tyro
 
 from vision.errors import UserError
@@ -163,6 +165,9 @@ def _path(kind: type, value: Any) -> Any:
     raise ValueError(f"{str(value)[:40]!r} is no {kind.__name__}")
 
 
+_PARTS = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
+
+
 @dataclass(frozen=True)
 class _Flags:
     """Fine-tune a pre-trained vision model on one domain; report accuracy in it and outside it.
@@ -179,9 +184,8 @@ class _Flags:
 
     @classmethod
     def of(cls, config: Config) -> "_Flags":
-        parts = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
         values: list[Any] = [
-            part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in parts
+            part(**{f.name: getattr(config, f.name) for f in dataclasses.fields(part)}) for part in _PARTS
         ]
         return cls(*values)
 
@@ -189,7 +193,16 @@ class _Flags:
         return Config(**{name: value for part in vars(self).values() for name, value in vars(part).items()})
 
 
+def _unbroken_help(options: type) -> None:
+    """Gives tyro each flag's help in one line: it keeps a docstring's line breaks, whatever the terminal's width."""
+    texts = {doc.arg_name: doc.description or "" for doc in docstring_parser.parse_from_object(options).params}
+    for field in dataclasses.fields(options):
+        field.metadata = MappingProxyType({"help": " ".join(texts[field.name].split())})
+
+
 def _parse(args: Sequence[str], default: Config) -> Config:
+    for part in _PARTS:
+        _unbroken_help(part)
     return tyro.cli(
         _Flags,
         prog="finetune.py",
