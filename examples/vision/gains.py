@@ -18,7 +18,7 @@ from vision.summary import BASE
 __all__ = ["draw_gains"]
 
 Score = Callable[[Mapping[str, Any]], Mapping[str, float] | None]
-_CHARACTERS = 12  # of the title, in an inch
+_CHARACTERS = 13  # of the title, in an inch
 _APART = 0.34  # of the markers in one row
 
 
@@ -56,7 +56,7 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
     lines = [
         textwrap.fill(told, int(_CHARACTERS * figure.get_figwidth())) for told in map(conclusion, summaries) if told
     ]
-    figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left")
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
     figure.legend(handles=_legend(summaries), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     figure.savefig(path, dpi=DPI)
 
