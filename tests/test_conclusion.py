@@ -26,11 +26,11 @@ def summary(gains: dict[str, tuple[float, float]], half: float | None = 0.01, la
     [
         (
             {"ftp": (0.03, 0.02), "ftp + WiSE 0.5": (0.02, 0.05), "digrap": (0.0, 0.0)},
-            "2 of 3 rows beat vanilla, by most ftp + WiSE 0.5 (ID +2.0 ± 1.0, mean OOD +5.0 ± 1.0).",
+            "2 of 3 rows beat vanilla, ftp + WiSE 0.5 by the most (ID +2.0 ± 1.0, OOD +5.0 ± 1.0).",
         ),
         (
             {"ftp": (-0.005, 0.02), "wise": (-0.02, 0.09)},
-            "1 of 2 rows beats vanilla, ftp (ID -0.5 ± 1.0, mean OOD +2.0 ± 1.0).",
+            "1 of 2 rows beats vanilla, ftp (ID -0.5 ± 1.0, OOD +2.0 ± 1.0).",
         ),
         ({"ftp": (0.009, 0.009), "wise": (-0.02, 0.09)}, "none of 2 rows beats vanilla."),
     ],
@@ -44,7 +44,7 @@ def test_a_row_beats_plain_fine_tuning_that_is_above_somewhere_and_below_nowhere
 
 def test_one_seed_has_no_interval_and_says_so() -> None:
     told = conclusion(summary({"ftp": (0.0, 0.001)}, half=None, labels="all"))
-    assert told == "all 1,200 labels, one seed: 1 of 1 rows beats vanilla, ftp (ID +0.0, mean OOD +0.1)."
+    assert told == "all 1,200 labels, one seed: 1 of 1 rows beats vanilla, ftp (ID +0.0, OOD +0.1)."
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:

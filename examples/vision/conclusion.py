@@ -7,14 +7,14 @@ from vision.summary import BASE
 
 __all__ = ["conclusion", "gain_shown", "labels_shown"]
 
-_SCORES = {"id": "ID", "ood_mean": "mean OOD"}
+_SCORES = {"id": "ID", "ood_mean": "OOD"}
 
 
 def conclusion(summary: Mapping[str, Any]) -> str | None:
     """How many rows beat plain fine-tuning, and which of them by most.
 
-    A row beats it that is above it in domain or out of it, and below it in neither: by the interval of the difference,
-    or with one seed, which has none, by the difference itself.
+    A row beats it that is above it in ID or mean OOD accuracy and below it in neither: by the interval of the
+    difference, or with one seed, which has none, by the difference itself.
 
     Args:
         summary: What `vision.summary.summarise` gives.
@@ -32,8 +32,8 @@ def conclusion(summary: Mapping[str, Any]) -> str | None:
         return f"{about}: none of {len(gains)} rows beats {BASE}."
     best = max(better, key=lambda name: sum(gains[name][score]["mean"] for score in scores))
     told = ", ".join(f"{_SCORES[score]} {gain_shown(gains[best][score])}" for score in scores)
-    beat = f"beat {BASE}, by most" if len(better) > 1 else f"beats {BASE},"
-    return f"{about}: {len(better)} of {len(gains)} rows {beat} {best} ({told})."
+    which = f"rows beat {BASE}, {best} by the most" if len(better) > 1 else f"rows beats {BASE}, {best}"
+    return f"{about}: {len(better)} of {len(gains)} {which} ({told})."
 
 
 def _beats(gains: Sequence[Mapping[str, float]]) -> bool:

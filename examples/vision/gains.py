@@ -18,7 +18,7 @@ from vision.summary import BASE
 __all__ = ["draw_gains"]
 
 Score = Callable[[Mapping[str, Any]], Mapping[str, float] | None]
-_CHARACTERS = 12  # of the title, in an inch
+_CHARACTERS = 13  # of the title, in an inch
 _APART = 0.34  # of the markers in one row
 
 
@@ -36,7 +36,7 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
     compared = any("difference" in row for row in first["rows"])
     names = [row["name"] for row in first["rows"] if not compared or "difference" in row]
     panels = _panels(first)
-    figure = Figure(figsize=(2.3 + 2.6 * len(panels), 1.9 + 0.42 * len(names)), layout="constrained")
+    figure = Figure(figsize=(2.3 + 2.1 * len(panels), 2.1 + 0.42 * len(names)), layout="constrained")
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (title, score) in zip(grid, panels.items(), strict=True):
         for index, summary in enumerate(summaries):
@@ -46,16 +46,17 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
         if compared:
             axes.axvline(0, color=GREY, linewidth=1)
             at = " and ".join(_percent(score(_base(summary))) for summary in summaries)
-            axes.set_xlabel(f"points above {BASE},\nwhich has {at}")
+            axes.set_xlabel(f"points above {BASE}\n(at {at})")
         else:
             axes.set_xlabel("accuracy (%)")
+        axes.locator_params(axis="x", nbins=5)
         tidy(axes)
     grid[0].set_yticks(range(len(names)), names, fontsize=10)
     grid[0].set_ylim(len(names) - 0.4, -0.6)
     lines = [
         textwrap.fill(told, int(_CHARACTERS * figure.get_figwidth())) for told in map(conclusion, summaries) if told
     ]
-    figure.suptitle("\n".join(lines), fontsize=11, x=0.01, ha="left")
+    figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
     figure.legend(handles=_legend(summaries), loc="outside lower center", ncols=3, frameon=False, fontsize=10)
     figure.savefig(path, dpi=DPI)
 
@@ -63,11 +64,11 @@ def draw_gains(summaries: Sequence[Mapping[str, Any]], path: Path) -> None:
 def _panels(summary: Mapping[str, Any]) -> dict[str, Score]:
     """By title: the ID domain, and each group of OOD domains."""
     task = summary["task"]
-    panels: dict[str, Score] = {f"ID: {task['id']}": lambda row: row["id"]}
+    panels: dict[str, Score] = {f"ID\n{task['id']}": lambda row: row["id"]}
     groups = task["ood_groups"]
     for name, members in groups.items():
         which = f"mean of {len(members)} domains" if len(members) > 1 else members[0]
-        title = f"OOD {name}: {which}" if len(groups) > 1 else f"OOD: {which}"
+        title = f"OOD {name}\n{which}" if len(groups) > 1 else f"OOD\n{which}"
         panels[title] = lambda row, name=name: row["ood_group_means"][name]
     return panels
 
