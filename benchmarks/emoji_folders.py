@@ -16,12 +16,10 @@ from typing import Annotated
 import tyro
 from PIL import Image
 
-from robust.command import told_in_one_line
-from robust.packages import drawings, install
-from robust.render import on_white, render
-from robust.splits import identities
-from robust.styles import STYLES
-from robust.table import CLASSES, emoji_table
+from evidence.command import told_in_one_line
+from evidence.emoji import STYLES, drawings, install, on_white, render
+from evidence.emoji_table import CLASSES, emoji_table
+from evidence.emoji_task import identities
 from vision.files import new_directory
 from vision.progress import Update, make_console, track
 
@@ -33,17 +31,14 @@ LISTS = {"train": ("train", "validation"), "test": ("test",)}
 class Options:
     """Writes the emoji, which npm fetches, as folders of images with lists of them."""
 
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Directory to make."""
-
-    seed: int = 0
-    """Of the split."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]  # Directory to make.
+    seed: int = 0  # Of the split.
 
 
 def main() -> None:
     """Writes all styles."""
     options, console = tyro.cli(Options), make_console()
-    with told_in_one_line(console):
+    with told_in_one_line():
         packages = {name: install(style) for name, style in STYLES.items()}
         with new_directory(options.out) as root:
             for name, package in packages.items():
@@ -52,14 +47,7 @@ def main() -> None:
 
 
 def write_style(domain: Path, documents: Mapping[int, str], seed: int, on_image: Update) -> None:
-    """Draws one style, and lists its images.
-
-    Args:
-        domain: The style's folder.
-        documents: Its SVG documents, by position in `emoji_table()`; it may lack some.
-        seed: Of the split.
-        on_image: Progress.
-    """
+    """Draws one style, and lists its images."""
     splits = identities(seed)
     lists = {name: [i for part in parts for i in splits[part] if i in documents] for name, parts in LISTS.items()}
     total, done = sum(map(len, lists.values())), 0

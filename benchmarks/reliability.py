@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from measure import report
-from trust import counts, crashes, disks, long_run
+import writer as report
+from reliability import counts, crashes, disks, long_run
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,20 +30,11 @@ ROOT = Path(__file__).parents[1]
 class Options:
     """Runs the reliability checks and writes their counts."""
 
-    parts: tuple[str, ...] = ("properties", "faults", "files", "kills", "disks", "long")
-    """Which of them."""
-
-    kills: int = 20
-    """SIGKILLs."""
-
-    steps: int = 100_000
-    """Steps of the long run."""
-
-    results: Path = ROOT / "benchmarks" / "results"
-    """Where reliability.json is written."""
-
-    smallest: bool = False
-    """One kill and a long run of a minute, without the tests, which CI runs anyway."""
+    parts: tuple[str, ...] = ("properties", "faults", "files", "kills", "disks", "long")  # Which of them.
+    kills: int = 20  # SIGKILLs.
+    steps: int = 100_000  # Steps of the long run.
+    results: Path = ROOT / "benchmarks" / "results"  # Where reliability.json is written.
+    smallest: bool = False  # One kill and a long run of a minute, without the tests, which CI runs anyway.
 
 
 def kills(options: Options) -> dict[str, Any]:

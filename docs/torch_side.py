@@ -1,8 +1,8 @@
-"""The methods in torch, in our own words and as short as they can be: what `docs/from_torch.md` shows beside ours.
+"""Our own short version of the methods in torch, which `docs/from_torch.md` compares with this library.
 
-    python docs/torch_side.py      # needs torch, which this project does not install; replays the recorded traces
+    python docs/torch_side.py      # replays the recorded traces; needs torch, which this project does not install
 
-Written for reading and for the comparison, not for use.
+It is written for reading and for the comparison, not for use.
 """
 
 import json
@@ -45,7 +45,7 @@ class FTP:
 
 
 class DiGraP:
-    """Removes what fights the anchor from the gradients, before each step of any torch optimizer."""
+    """Removes the component that conflicts with the anchor from the gradients, before each step of any optimizer."""
 
     def __init__(self, optimizer: Any, anchors: Mapping[Any, torch.Tensor], mu: float = 0.5) -> None:
         self.optimizer, self.anchors = optimizer, anchors
@@ -70,7 +70,7 @@ class DiGraP:
 
 
 class SPD:
-    """Pulls back the layers that a step took further away."""
+    """Decays the layers that a step moved further from the anchor."""
 
     def __init__(self, optimizer: Any, anchors: Mapping[Any, torch.Tensor], strength: float) -> None:
         self.optimizer, self.anchors, self.strength = optimizer, anchors, strength

@@ -4,6 +4,7 @@ python examples/predict.py RUN_DIR IMAGE...
 """
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,11 +74,27 @@ def _run(options: Options) -> None:
     for image, row in zip(options.images, probabilities, strict=True):
         best = np.argsort(-row)[: options.top]
         table.add_row(str(image), *(cell for i in best for cell in (classes[i], f"{100 * row[i]:.1f}")))
-    make_console().print(table)
+    console = make_console()
+    console.print(table)
+    if options.method is None:
+        console.print(
+            f"These are {path}, of the last of the run's methods. --method NAME takes another: "
+            f"{', '.join(_names(options.run_dir))}.",
+            markup=False,
+        )
+
+
+def _names(run_dir: Path) -> tuple[str, ...]:
+    """The weights that a run has, by name."""
+    from vision.config import load_config
+
+    return (*load_config(run_dir).method_names, "pretrained")
 
 
 def weights_file(run_dir: Path, method: str | None = None) -> Path:
     """The file with a method's weights in a run directory.
+
+    Of several runs in it, it is that of the first seed with the most labels.
 
     Raises:
         UserError: No such directory or method, or the run has not come that far.
@@ -85,14 +102,12 @@ def weights_file(run_dir: Path, method: str | None = None) -> Path:
     from vision.config import load_config
     from vision.run_dir import RunDir
 
-    config = load_config(run_dir)
-    names = config.method_names
-    name = method or names[-1]
-    if name not in (*names, "pretrained"):
-        raise UserError(f"--method {name}: the run in {run_dir} has {', '.join(names)} and pretrained")
-    if config.seeds:  # the first one's stand for all
-        run_dir = RunDir(run_dir).seed(config.seed_list[0])
-    path = run_dir / "weights" / name
+    config, names = load_config(run_dir), _names(run_dir)
+    name = method or config.method_names[-1]
+    if name not in names:
+        raise UserError(f"--method {name}: the run in {run_dir} has {', '.join(names)}")
+    most = max(config.label_counts, key=lambda count: count or math.inf)
+    path = RunDir(run_dir).part(config, most, config.seed_list[0]).weights(name)
     if not path.exists():
         path = path.with_name(f"{name}.safetensors")
     if not path.exists():

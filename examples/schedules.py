@@ -45,7 +45,7 @@ def main(*, smallest: bool = False) -> None:
     params = jax.tree.map(jnp.copy, pretrained)
     state, step, rows = tx.init(params), make_step(tx, Config()), []
     for done, batch in enumerate(digits.fine_tuning(), start=1):
-        params, state, _, metrics = step(params, state, {}, batch, np.uint32(done), network, None)
+        params, state, _, metrics = step(params, state, {}, batch, np.array((0, done), np.uint32), network, None)
         if done % (steps // 8) == 0:
             now = {name: float(value) for name, value in state.hyperparams.items()}
             learned = radii(state, params).values()

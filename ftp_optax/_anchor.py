@@ -1,7 +1,7 @@
-"""The anchor: which leaves are constrained, the copy of their pre-trained values, and the checks of what users pass.
+"""The anchor: which leaves are constrained, the copy of their pre-trained values, and the checks of both.
 
-Which leaves are constrained is decided once, in `init`, and recorded in the state itself: an unconstrained leaf is an
-`optax.MaskedNode` there. `update` reads it from the state, so no positional buffer can slip when a tree changes.
+`init` decides which leaves are constrained and records it in the state: an unconstrained leaf is an `optax.MaskedNode`
+there. `update` reads the state, so a buffer always belongs to its leaf, also when a tree changes.
 """
 
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,19 +14,19 @@ from ftp_optax import _checks, _layers, _trees, _units
 
 
 def _is_bool(value: Any) -> bool:
-    """Whether a mask's entry is one boolean, of Python, NumPy or JAX."""
+    """Whether an entry of a mask is one boolean of Python, NumPy or JAX."""
     return isinstance(value, bool) or (getattr(value, "dtype", None) == jnp.bool_ and jnp.ndim(value) == 0)
 
 
 def chosen_by(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> list[bool]:
-    """Which leaves a mask constrains, one boolean a leaf; False for those that are masked already.
+    """Which leaves a mask constrains, as one boolean per leaf. False for leaves that are already masked.
 
     Raises:
       ValueError: if the mask does not fit the params or constrains nothing.
       TypeError: if an entry of the mask is not a boolean.
     """
     present = [not _trees.is_masked(v) for v in leaves.values]
-    if mask is None or not any(present):  # optax.tree.map_params calls init with a tree without leaves
+    if mask is None or not any(present):  # optax.tree.map_params calls init without leaves
         return present
     tree = mask(params) if callable(mask) else mask
     entries, subtrees = _trees.flatten(tree), {p for path in leaves.paths for p in _trees.prefixes(path)}
@@ -50,7 +50,7 @@ def chosen_by(mask: Any, params: Any, leaves: _trees.Leaves, method: str) -> lis
 
 
 class Constraint(NamedTuple):
-    """Which leaves a method constrains, and round what: the frame that all methods share.
+    """Which leaves a method constrains, and their anchor: the parts that all methods share.
 
     The arguments are those of the methods.
     """
@@ -63,7 +63,7 @@ class Constraint(NamedTuple):
     anchor_dtype: Any
 
     def checked(self) -> "Constraint":
-        """The constraint, or an error for an argument that is static and wrong."""
+        """Returns the constraint. Raises an error if a static argument is wrong."""
         _checks.rules(self.method, unit_axes=self.unit_axes)
         _checks.floating_dtypes(self.method, anchor_dtype=self.anchor_dtype)
         _units.require_layer_axes(self.layer_axes, self.method)
@@ -86,11 +86,11 @@ class Constraint(NamedTuple):
     def copy(self, layers: _layers.Layers) -> Any:
         """A copy of the anchor for the state, `optax.MaskedNode` at unconstrained leaves.
 
-        Always a copy: an anchor that shares the params' buffers makes a step that donates both fail.
+        It is always a copy, because a step cannot donate two trees that share buffers.
 
         Raises:
           ValueError: if the anchor has another structure or shape.
-          TypeError: if it has another dtype and no `anchor_dtype` says which to keep.
+          TypeError: if it has another dtype and `anchor_dtype` is None.
         """
         leaves, what = layers.leaves, f"{self.method}: the anchor"
         source = leaves if self.anchor is None else _trees.require_like(self.anchor, leaves, layers.layouts, what)
@@ -113,7 +113,7 @@ class Constraint(NamedTuple):
         )
 
     def recall(self, recorded: Any, params: Any, updates: Any) -> _layers.Layers:
-        """Reads in `update` what was decided in `init` from a params-shaped tree of the state.
+        """Reads in `update`, from a tree of the state, the decisions of `init`.
 
         Raises:
           ValueError: if params are missing or the trees do not fit each other.
@@ -142,7 +142,7 @@ class Constraint(NamedTuple):
 
 
 def refresh(tree: Any, params: Any) -> Any:
-    """A copy of the params in the structure, dtypes and masking of an anchor."""
+    """A copy of the params with the structure, the dtypes and the mask of an anchor."""
     old, new = _trees.flatten(tree), _trees.flatten(params)
     _trees.aligned(old, new, "reanchor: the state")
     values = dict(zip(new.paths, new.values, strict=True))
@@ -156,47 +156,49 @@ def refresh(tree: Any, params: Any) -> Any:
 
 @runtime_checkable
 class Anchored(Protocol):
-    """A method's state that can be started anew at other parameters."""
+    """A method's state that can restart at other parameters."""
 
     def restart(self, params: Any) -> Any:
-        """The state as `init` would make it at the params, everything of the base optimizer kept."""
+        """The state that `init` would make at the params, with the base optimizer's state unchanged."""
         ...
 
 
 def reanchor(state: Any, params: optax.Params) -> Any:
-    """Makes the current parameters the anchor and starts the radii or strengths anew.
+    """Makes the current parameters the anchor and resets the radii or strengths.
 
-    For continual learning: after a task, the next one is constrained to stay near where this one ended. Every method's
-    state inside `state` is found, through any chain or wrapper; the base optimizer's state is kept (make a new one with
-    ``tx.init`` to drop it too), and shares its buffers with the old one, which should be used no more.
+    Use it for continual learning: the methods then constrain the next task to the result of this one. It finds every
+    method's state in `state`, inside any chain or wrapper. It keeps the base optimizer's state; to reset that too, call
+    ``tx.init``. The new state shares these buffers with the old one, so do not use the old one again.
 
     Args:
       state: the optimizer state, or any pytree that holds it.
       params: the parameters to anchor at, of the structure that `init` was given.
 
     Returns:
-      A state of the same structure, shapes and dtypes. The params are copied, so that both can be donated.
+      A state of the same structure, shapes and dtypes. The params are copied, so both can be donated.
 
     Raises:
-      TypeError: if the two are given in the other order.
+      TypeError: if state and params are swapped.
       ValueError: if no method's state is found, or if the params do not fit it.
 
     Example:
       >>> import jax.numpy as jnp, optax
-      >>> from ftp_optax import ftp, radii, reanchor
+      >>> from ftp_optax import drift, ftp, reanchor
       >>> params = {"kernel": jnp.ones((2, 3))}
       >>> tx = ftp(optax.sgd(0.1))
       >>> state = tx.init(params)
       >>> for _ in range(3):
       ...     updates, state = tx.update({"kernel": jnp.ones((2, 3))}, state, params)
       ...     params = optax.apply_updates(params, updates)
+      >>> drift(state, params)["kernel"] > 0
+      True
       >>> state = reanchor(state, params)
-      >>> radii(state, params)
-      {'kernel': 9.99999993922529e-09}
+      >>> drift(state, params)
+      {'kernel': 0.0}
 
     References:
-      Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, its continual-learning
-      experiments anchor each task at the last one's result.
+      Tian et al., `Fast Trainable Projection <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023. Its continual-learning
+      experiments anchor each task at the result of the last one.
     """
     require_state_first(state, params, "reanchor")
     if not states_in(state):
@@ -207,7 +209,7 @@ def reanchor(state: Any, params: optax.Params) -> Any:
 
 
 def _restarted(tree: Any, params: Any) -> Any:
-    """The tree with every method's state started anew, those inside another's inner state too."""
+    """The tree with every method's state restarted, including those inside another's inner state."""
 
     def restart(node: Any) -> Any:
         if not _is_anchored(node):
@@ -223,13 +225,13 @@ def _is_anchored(node: Any) -> bool:
 
 
 def states_in(tree: Any, field: str | None = None) -> list[Any]:
-    """All methods' states in a tree, those inside another's apart; or all that have a field, however deep."""
+    """The outermost methods' states in a tree; with a field, the outermost states that have it."""
     wanted = lambda node: _is_anchored(node) and (field is None or getattr(node, field, None) is not None)
     return [node for node in jax.tree.leaves(tree, is_leaf=wanted) if wanted(node)]
 
 
 def require_state_first(state: Any, params: Any, reader: str) -> None:
-    """Raises TypeError for the order (params, state), which some readers had in version 0.1."""
+    """Raises TypeError for the order (params, state), which some functions had in version 0.1."""
     if not states_in(state) and states_in(params):
         raise TypeError(
             f"{reader}: the first argument holds no optimizer state, the second does; call {reader}(state, params)."

@@ -1,4 +1,4 @@
-"""The average of the weights along a training run, kept in the optimizer's state."""
+"""The average of the weights over a training run, kept in the optimizer's state."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ class AveragedState(NamedTuple):
 
     Attributes:
       average: the average so far, in at least float32; `optax.MaskedNode` at leaves that are not floating-point.
-      averaged_steps: the number of updates so far, those before ``start`` included.
+      averaged_steps: the number of updates so far, including those before ``start``.
       inner_state: the state of ``inner``.
     """
 
@@ -26,7 +26,7 @@ class AveragedState(NamedTuple):
     inner_state: optax.OptState
 
     def restart(self, params: optax.Params) -> "AveragedState":
-        """The state that `reanchor` gives: the average started anew at the params."""
+        """The state that `reanchor` returns: the average restarts at the params."""
         steps = jax.tree.map(jnp.zeros_like, self.averaged_steps)
         return self._replace(average=_anchor.refresh(self.average, params), averaged_steps=steps)
 
@@ -34,10 +34,10 @@ class AveragedState(NamedTuple):
 def newest_share(
     number: jax.Array, kind: Kind, eta: float | jax.Array = 0.0, decay: float | jax.Array = 0.0
 ) -> jax.Array:
-    """``w_k``: the weight of the k-th of the parameters that are averaged, in the average of the first k."""
+    """``w_k``: the weight of the k-th averaged parameters in the average of the first k."""
     if kind == "ema":
         rate = jnp.log(decay)
-        share = jnp.expm1(rate) / jnp.expm1(number * rate)  # (1 - beta) / (1 - beta^k) where beta is close to 1
+        share = jnp.expm1(rate) / jnp.expm1(number * rate)  # (1 - beta) / (1 - beta^k), exact also for beta near 1
     else:
         eta = 0.0 if kind == "uniform" else eta
         share = (1 + eta) / (number + eta)
@@ -46,9 +46,9 @@ def newest_share(
 
 @jax.jit
 def moved_average(average: jax.Array, param: jax.Array, update: jax.Array, share: jax.Array) -> jax.Array:
-    """``A + w (W - A)``, with ``W`` the parameter after the update; ``W`` itself where ``w`` is 1."""
+    """``A + w (W - A)``, where ``W`` is the parameter after the update; ``W`` itself where ``w`` is 1."""
     reached = (param + update).astype(param.dtype).astype(average.dtype)
-    if param.dtype == jnp.bfloat16:  # within a loop XLA keeps the digits that the parameter loses
+    if param.dtype == jnp.bfloat16:  # in a loop XLA keeps digits that bfloat16 does not have
         reached = jax.lax.reduce_precision(reached, exponent_bits=8, mantissa_bits=7)
     return jnp.where(share < 1, average + share * (reached - average), reached)
 
@@ -61,39 +61,43 @@ def averaged(
     eta: float | jax.Array = 3.0,
     decay: float | jax.Array = 0.999,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps the average of the parameters along the run; training itself goes on as without it.
+    r"""Keeps the average of the parameters over the run. It does not change the training.
 
-    With :math:`W_t` the parameters after step `t` and :math:`k = \max(1, t - \mathrm{start})`:
+    Let :math:`W_t` be the parameters after step `t` and :math:`k = \max(1, t - \mathrm{start})`:
 
     .. math::
 
       A_t = A_{t-1} + w_k (W_t - A_{t-1}), \qquad
       w_k = \frac{1}{k}, \quad \frac{1 + \eta}{k + \eta} \quad \text{or} \quad \frac{1 - \beta}{1 - \beta^k}
 
-    for ``kind="uniform"``, the mean of :math:`W_{\mathrm{start}+1}, \dots, W_t`; ``"polynomial"``, which forgets the
-    beginning as the run grows; and ``"ema"``, the exponential moving average with its bias corrected. :math:`w_1 = 1`:
-    until step ``start + 1`` the average is :math:`W_t` itself.
+    The three weights :math:`w_k` are those of the three kinds:
 
-    It goes round the whole optimizer, ``averaged(optax.chain(optax.clip_by_global_norm(1.0), ftp(...)))``: a link after
-    it would move the parameters to where the average does not see them. `optax.MultiSteps` and `optax.apply_if_finite`
-    go round it, and a step that they hold back does not count. `averaged_params` gives the parameters to evaluate.
+    - ``"uniform"``: the mean of :math:`W_{\mathrm{start}+1}, \dots, W_t`;
+    - ``"polynomial"``: a mean with smaller weights for early steps;
+    - ``"ema"``: the exponential moving average with bias correction.
 
-    Running statistics, as those of batch normalisation, belong to the weights that they were measured with. Those that
-    stay as they were pre-trained may stay; those that follow the training images are to be measured anew: set them to
-    the averaged parameters' own with one pass over training images.
+    :math:`w_1 = 1`, so the average is :math:`W_t` itself until step ``start + 1``.
+
+    Put it around the whole optimizer, ``averaged(optax.chain(optax.clip_by_global_norm(1.0), ftp(...)))``. The average
+    does not include the effect of a later link of the chain. Put `optax.MultiSteps` and `optax.apply_if_finite` around
+    it. It does not count the steps that they hold back. `averaged_params` returns the parameters to evaluate.
+
+    Running statistics, such as those of batch normalisation, belong to the weights that they were computed with. If
+    they keep their pre-trained values, change nothing. If they follow the training images, compute them again for the
+    averaged parameters, with one pass over training images.
 
     Args:
-      inner: the optimizer; any optax transformation. It sees every leaf and all extra arguments.
+      inner: the optimizer; any optax transformation. It receives every leaf and all extra arguments.
       kind: ``"uniform"`` (default), ``"polynomial"`` or ``"ema"``.
-      start: how many steps to let pass before those that are averaged, not negative.
-      eta: eta of ``"polynomial"``, not negative; 0 is ``"uniform"``.
-      decay: beta of ``"ema"``, in [0, 1): about ``1 / (1 - decay)`` steps are averaged.
+      start: the number of steps before the first averaged one, not negative.
+      eta: eta of ``"polynomial"``, not negative. 0 gives ``"uniform"``.
+      decay: beta of ``"ema"``, in [0, 1). The average covers about ``1 / (1 - decay)`` steps.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with an `AveragedState`. The updates are those of ``inner``.
 
     Raises:
-      ValueError: for arguments out of range; in `update` without params, or where the trees do not fit each other.
+      ValueError: for arguments out of range; in `update` without params, or if the trees do not fit each other.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -113,13 +117,13 @@ def averaged(
       Non-smooth Optimization <https://arxiv.org/abs/1212.1824>`_, ICML 2013. In deep networks: Izmailov et al.,
       `Averaging Weights Leads to Wider Optima and Better Generalization <https://arxiv.org/abs/1803.05407>`_ (SWA), UAI
       2018; Cha et al., `SWAD: Domain Generalization by Seeking Flat Minima <https://arxiv.org/abs/2102.08604>`_,
-      NeurIPS 2021, which averages every step, for other domains; Kaddour, `Stop Wasting My Time!
-      <https://arxiv.org/abs/2209.14981>`_ (LAWA), 2022, of which ``"ema"`` is the form that keeps no old checkpoints.
+      NeurIPS 2021, which averages every step for other domains; Kaddour, `Stop Wasting My Time!
+      <https://arxiv.org/abs/2209.14981>`_ (LAWA), 2022, which averages recent checkpoints; ``"ema"`` needs none.
 
     .. note::
-      Not what is there: `optax.ema` averages updates; `optax.incremental_update` and ``flax.nnx.EMA`` are one step of
-      an exponential average, without its bias correction, in the parameters' own number format and outside of the
-      optimizer's state; `optax.contrib.schedule_free` takes its gradients at another place than the plain optimizer.
+      Similar functions do something else. `optax.ema` averages updates. `optax.incremental_update` and ``flax.nnx.EMA``
+      are one step of an exponential average, without bias correction, in the parameters' own dtype and outside the
+      optimizer's state. `optax.contrib.schedule_free` computes its gradients at other points than the plain optimizer.
       Leaves that are not real floating-point numbers are not averaged.
     """
     _checks.transformations("averaged", inner=inner)
@@ -163,14 +167,14 @@ def averaged(
 
 
 def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params:
-    """The averaged parameters, to evaluate or to keep in place of the last ones.
+    """The averaged parameters, to evaluate or save instead of the last ones.
 
     Args:
       state: the optimizer state, or any pytree that holds the states of one or more `averaged`.
       params: the parameters, for their structure and dtypes, and for the leaves that are not averaged.
 
     Returns:
-      A tree like the params. The averages are copied, so that the state can be donated.
+      A tree like the params. The averages are copied, so the state can be donated.
 
     Raises:
       ValueError: if the state holds no average, or if the params do not fit it.
@@ -190,7 +194,7 @@ def averaged_params(state: optax.OptState, params: optax.Params) -> optax.Params
     if not states:
         raise ValueError("averaged_params: the state holds no average; pass the state of an optimizer with averaged.")
     leaves, found = _trees.flatten(params), {}
-    for one in states:  # several, where `optax.partition` has one for each group
+    for one in states:  # several with `optax.partition`, one for each group
         record = _trees.aligned(_trees.flatten(one.average), leaves, "averaged_params: the state")
         for i, value in enumerate(record):
             if not _trees.is_masked(value) and i not in found:

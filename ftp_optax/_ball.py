@@ -1,7 +1,7 @@
-"""The ball round the anchor: what one leaf's trust region computes. Pure functions on arrays, but for `norms_of`.
+"""The ball around the anchor: the math of one leaf, in pure functions on arrays (except `norms_of`).
 
-Notation of the papers: `W0` the anchor, `c` the displacement from it that the base optimizer leads to, `n_i` the norm
-of the displacement's unit i, `gamma` the radius, `g` the loss gradient. A radius comes shaped to fit its units' norms.
+Notation of the papers: `W0` is the anchor, `c` the displacement from it after the base optimizer's step, `n_i` the norm
+of unit i of the displacement, `gamma` the radius, `g` the loss gradient. A radius is shaped to fit its unit norms.
 """
 
 import functools
@@ -16,17 +16,17 @@ _EPS = 1e-8  # the released code's: added to every unit norm, and the smallest r
 
 
 def magnitudes(displacement: jax.Array) -> tuple[jax.Array]:
-    """``|c|``, whose sums over units are the l1 norms ``n_i``; the largest is the MARS norm (Gouk et al. 2021)."""
+    """``|c|``. Its sums over units are the unit norms ``n_i``; the largest is the MARS norm (Gouk et al. 2021)."""
     return (jnp.abs(displacement),)
 
 
 def inner_products(gradient: jax.Array, last: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """``g c`` and ``|c|`` of the last displacement: all that a hyper-gradient reads of the large arrays."""
+    """``g c`` and ``|c|`` of the last displacement: all that a hyper-gradient needs from the large arrays."""
     return gradient.astype(last.dtype) * last, jnp.abs(last)
 
 
 def squares(displacement: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The squares of ``c``, scaled up and scaled down: where one of them overflows or vanishes, the other does not."""
+    """The squares of ``c``, scaled up and scaled down. Where one overflows or underflows, the other does not."""
     scale = _scale(displacement.dtype)
     return jnp.square(displacement * scale), jnp.square(displacement / scale)
 
@@ -38,7 +38,7 @@ def length(up: jax.Array, down: jax.Array) -> jax.Array:
 
 
 def units_of(norm: str, unit_axes: _units.UnitAxes, method: str) -> _units.UnitAxes:
-    """What has a norm of its own: each unit for ``"mars"``, the whole layer for ``"l2"``."""
+    """The parts with their own norm: each unit for ``"mars"``, the whole layer for ``"l2"``."""
     _checks.choices(method, ("mars", "l2"), norm=norm)
     _checks.rules(method, unit_axes=unit_axes)
     return unit_axes if norm == "mars" else _units.whole_leaf
@@ -52,27 +52,28 @@ def norms_of(norm: str, layers: _layers.Layers, displacements: list[jax.Array]) 
 
 
 def root(squares: jax.Array) -> jax.Array:
-    """The square root, whose derivative at 0 is 0."""
+    """The square root, with a derivative of 0 at 0."""
     some = squares > 0
     return jnp.where(some, jnp.sqrt(jnp.where(some, squares, 1)), squares)
 
 
 def _scale(dtype: jnp.dtype) -> float:
-    """A third of the dtype's range, a power of two, so that nothing is rounded."""
+    """A third of the dtype's exponent range. It is a power of two, so scaling does not round."""
     return 2.0 ** (jnp.finfo(dtype).maxexp // 3)
 
 
 def projection_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
     """``clip(gamma / n_i, 0, 1)``: the share of its displacement that each unit keeps.
 
-    ``gamma / n_i`` outside and 1 / 1 inside, divided last: XLA then computes it once a unit, and not once an element.
+    The division, of ``gamma / n_i`` outside and 1 / 1 inside, comes last: XLA then computes it once per unit instead of
+    once per element.
     """
     outside = norms + _EPS > radius
     return jnp.where(outside, radius, 1) / jnp.where(outside, norms + _EPS, 1)
 
 
 def released_ratio(norms: jax.Array, radius: jax.Array) -> jax.Array:
-    """``gamma / n_i``: the ratio that the released hyper-gradient differentiates, as if every unit were outside."""
+    """``gamma / n_i``: the ratio in the released hyper-gradient, which treats every unit as outside the ball."""
     return radius / (norms + _EPS)
 
 
@@ -81,7 +82,7 @@ def radius_slope(
 ) -> jax.Array:
     """``d/dgamma < g, ratio_i(gamma) c_i >``: the derivative of the loss by the radius of the last projection.
 
-    A unit's ratio is one number, so the inner product with it is ``sum_i ratio_i(gamma) <g_i, c_i>``.
+    The ratio of a unit is one number, so this inner product is ``sum_i ratio_i(gamma) <g_i, c_i>``.
     """
     return _hyper.hypergradient(products, functools.partial(ratio, norms), radius)
 
@@ -89,9 +90,9 @@ def radius_slope(
 def current_displacement(param: jax.Array, anchor: jax.Array | None, last: jax.Array, ratio: jax.Array) -> jax.Array:
     """``W - W0`` before the step, in at least float32.
 
-    Read off the parameters where they can hold it. Parameters of less than 32 bits cannot: there the last projected
-    displacement serves as master weights for as long as the parameters are its rounding; parameters that were edited
-    are read. Without an anchor the last projected displacement is all there is.
+    It is computed from the parameters if they have at least 32 bits. Smaller parameters lose its digits, so the last
+    projected displacement serves as master weights while the parameters are equal to its rounding. If the user has
+    edited them, it is computed from them. Without an anchor, the last projected displacement is used.
     """
     if anchor is not None and param.dtype == last.dtype:
         return displacement(param, anchor)
@@ -110,29 +111,29 @@ def displacement(param: jax.Array, anchor: jax.Array) -> jax.Array:
 
 
 def master(param: jax.Array, anchor: jax.Array | None, before: jax.Array) -> jax.Array:
-    """What the base optimizer works on: the parameter, or for one of less than 32 bits ``W0 + c`` in float32."""
+    """The parameter for the base optimizer: the parameter itself, or ``W0 + c`` in float32 below 32 bits."""
     return param if anchor is None or param.dtype == before.dtype else anchor.astype(before.dtype) + before
 
 
 def as_master(gradient: jax.Array, param: jax.Array, master: jax.Array) -> jax.Array:
-    """The gradient that the base optimizer sees: in the dtype of the master weights, where there are any."""
+    """The gradient for the base optimizer, in the dtype of the master weights if there are any."""
     return gradient if param.dtype == master.dtype else gradient.astype(master.dtype)
 
 
 def known(radii: jax.Array) -> jax.Array:
-    """The radii; one that is not finite counts as the smallest, never as a ball without a wall."""
+    """The radii, with the smallest radius instead of values that are not finite."""
     return jnp.where(jnp.isfinite(radii), radii, _EPS)
 
 
 def reached(before: jax.Array, update: jax.Array) -> jax.Array:
-    """``c + u``: the displacement that the base optimizer leads to."""
+    """``c + u``: the displacement after the base optimizer's step."""
     return before + update.astype(before.dtype)
 
 
 def bounded(radii: jax.Array, largest: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``: a larger radius would be no other ball.
+    """``clip(gamma, 1e-8, max_i n_i)``: a larger radius would not change the projection.
 
-    A layer whose norm is NaN has no cap, so that its radius stays finite.
+    A layer with a NaN norm has no upper bound, so its radius stays finite.
     """
     return jnp.clip(radii, _EPS, jnp.where(jnp.isnan(largest), jnp.inf, largest + _EPS))
 
@@ -143,5 +144,5 @@ def projection(
     """The update that ends at ``W0 + clip(gamma / n_i, 0, 1) c_i``, in the parameter's dtype."""
     if anchor is None:
         return (update.astype(reached.dtype) - (1 - ratio) * reached).astype(param.dtype)
-    # rounded first: the difference of two numbers of the parameter's dtype then ends exactly at the rounded target
+    # the target is rounded first, so that parameter plus update is exactly the rounded target
     return (anchor.astype(reached.dtype) + ratio * reached).astype(param.dtype) - param

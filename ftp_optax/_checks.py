@@ -1,11 +1,15 @@
-"""Checks of what is passed to a method, made where it is passed: no wrong argument gets as far as JAX."""
+"""Checks of arguments, made before JAX sees them."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 _RANGES: dict[str, Callable[[float], bool]] = {
     "be positive and finite": lambda x: 0 < x < float("inf"),
@@ -17,7 +21,7 @@ _RANGES: dict[str, Callable[[float], bool]] = {
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, and an array by its type alone."""
+    """A short text for a value in a message. An array is shown by its type, dtype and shape."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{type(value).__name__} of dtype {value.dtype} and shape {tuple(value.shape)}"
     text = repr(value)
@@ -28,7 +32,7 @@ def dtype_of(value: Any, path: str, what: str) -> Any:
     """The dtype of a leaf.
 
     Raises:
-      TypeError: if it is no array and no number.
+      TypeError: if it is neither an array nor a number.
     """
     try:
         return jnp.result_type(value)
@@ -37,7 +41,7 @@ def dtype_of(value: Any, path: str, what: str) -> Any:
 
 
 def floating(value: Any, path: str, what: str) -> None:
-    """Raises TypeError, naming the leaf, for what is no array of real floating-point numbers."""
+    """Raises TypeError, naming the leaf, unless it is an array of real floating-point numbers."""
     if not jnp.issubdtype(dtype := dtype_of(value, path, what), jnp.floating):
         raise TypeError(
             f"{what} has dtype {dtype} at {path!r}; that of a constrained leaf must be real floating-point."
@@ -62,7 +66,7 @@ def trainable(value: Any, path: str, method: str, full_precision: bool) -> None:
 
 
 def leaves(rule: str, path: Any, shape: Any) -> None:
-    """Raises TypeError for what is no leaf's path or no shape."""
+    """Raises TypeError unless the path is a string and the shape a tuple of ints."""
     if not isinstance(path, str):
         raise TypeError(f"{rule}: path must be a string such as 'encoder/kernel', got {shown(path)}.")
     if not isinstance(shape, tuple | list) or not all(isinstance(n, int) for n in shape):
@@ -70,7 +74,7 @@ def leaves(rule: str, path: Any, shape: Any) -> None:
 
 
 def transformations(method: str, **given: Any) -> None:
-    """Raises TypeError for what is no optax transformation."""
+    """Raises TypeError for values that are not optax transformations."""
     for name, value in given.items():
         if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
             raise TypeError(
@@ -78,24 +82,39 @@ def transformations(method: str, **given: Any) -> None:
             )
 
 
+def no_base(make: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A method that follows no base optimizer says where that goes, not Python's "takes 0 positional arguments"."""
+
+    @functools.wraps(make)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if args or "inner" in kwargs:
+            raise TypeError(
+                "digrap takes no base optimizer and no positional argument: it stands in front of the base optimizer, "
+                "optax.chain(digrap(), optax.adamw(1e-4))."
+            )
+        return make(*args, **kwargs)
+
+    return checked
+
+
 def choices(method: str, allowed: tuple[str, ...], **given: Any) -> None:
-    """Raises ValueError for what is none of a few words."""
+    """Raises ValueError for values that are not among the allowed words."""
     for name, value in given.items():
         if value not in allowed:
             raise ValueError(f"{method}: {name} must be {' or '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def rules(method: str, **given: Any) -> None:
-    """Raises TypeError for what is no rule of a path and a shape."""
+    """Raises TypeError for values that are not functions of a path and a shape."""
     for name, value in given.items():
         if not callable(value):
             raise TypeError(f"{method}: {name} must be a rule, (path, shape) -> tuple of axes, got {shown(value)}.")
 
 
 def numbers(method: str, must: str | None = None, /, **given: Any) -> None:
-    """Raises TypeError for what is no real number and no 0-D array of one, ValueError for a number out of its range.
+    """Raises TypeError unless a value is a real number or a 0-D array of one, ValueError for a number out of its range.
 
-    Arrays may have any value: `optax.inject_hyperparams` makes them of numbers that were checked.
+    The values of arrays are not checked: `optax.inject_hyperparams` makes them from checked numbers.
     """
     for name, value in given.items():
         if not _is_number(value):
@@ -113,7 +132,7 @@ def _is_number(value: Any) -> bool:
 
 
 def floating_dtypes(method: str, **given: Any) -> None:
-    """Raises TypeError for what is neither None nor a real floating-point dtype."""
+    """Raises TypeError for values that are neither None nor a real floating-point dtype."""
     for name, value in given.items():
         if value is None:
             continue
@@ -138,7 +157,7 @@ def states(method: str, state: Any, kind: type) -> None:
 
 
 def inner_state(method: str, state: optax.OptState) -> optax.OptState:
-    """A base optimizer's state; raises ValueError for one that is evaluated where no projection reaches."""
+    """Returns a base optimizer's state. Raises ValueError for `schedule_free`, whose average is not projected."""
     averages = lambda node: isinstance(node, optax.contrib.ScheduleFreeState)
     if any(averages(node) for node in jax.tree.leaves(state, is_leaf=averages)):
         raise ValueError(

@@ -1,8 +1,6 @@
-"""DiGraP, Directional Gradient Projection: removes a learned share of the gradient that fights the anchor's pull."""
+"""DiGraP, Directional Gradient Projection: removes a learned share of the gradient that conflicts with the anchor."""
 
-import functools
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +12,6 @@ from ftp_optax import _anchor, _ball, _checks, _hyper, _show, _units
 _EPS = 1e-8  # the released code's: added to the squared distance in the stored projection
 _FLOOR = 1e-12  # torch's F.normalize: the smallest norm that is divided by
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
 
 @_show.readable
 class DiGraPState(NamedTuple):
@@ -26,9 +21,9 @@ class DiGraPState(NamedTuple):
       strengths: those in [0, max_strength], shape ``(n_strengths,)``, one for each constrained leaf or layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
-      displacement: ``c``, how far from the anchor the last step began; None with ``memory="lean"``.
-      scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``; times the displacement it is
-        ``p``, the component of the gradient along it. Kept apart: ``p`` itself would cost a pass over the parameters.
+      displacement: ``c``, the displacement from the anchor before the last step; None with ``memory="lean"``.
+      scales: ``<g, c> / (|c|^2 + 1e-8)`` of the last step, shape ``(n_strengths,)``. Times the displacement it is
+        ``p``, the component of the gradient along it. ``p`` itself would cost a pass over the parameters.
       layers: the number of strengths of each constrained leaf, int32.
       initial: strengths and hyper-state as `init` made them, for `reanchor`.
     """
@@ -42,7 +37,7 @@ class DiGraPState(NamedTuple):
     initial: _hyper.Initial
 
     def restart(self, params: optax.Params) -> "DiGraPState":
-        """The state that `reanchor` gives: anchored at the params, the strengths started anew."""
+        """The state that `reanchor` returns: the params are the anchor, and the strengths are reset."""
         first = _hyper.copied(self.initial)
         return self._replace(
             strengths=first.scalars,
@@ -54,7 +49,7 @@ class DiGraPState(NamedTuple):
 
 
 def products(gradient: jax.Array, param: jax.Array, anchor: jax.Array, last: jax.Array | None) -> tuple[jax.Array, ...]:
-    """``g c`` and ``c^2``, of this displacement and of the last, and ``g^2``: all that is read of the large arrays."""
+    """``g c`` and ``c^2``, of this displacement and of the last, and ``g^2``: all reads of the large arrays."""
     gap = _ball.displacement(param, anchor)
     wide = gradient.astype(gap.dtype)
     along = [(wide * c, jnp.square(c)) for c in (gap, last) if c is not None]
@@ -64,22 +59,21 @@ def products(gradient: jax.Array, param: jax.Array, anchor: jax.Array, last: jax
 def strength_slope(
     dots: jax.Array, squares: jax.Array, gradient_squares: jax.Array, scale: jax.Array, strength: jax.Array
 ) -> jax.Array:
-    """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, norms floored at 1e-12: by how much giving ``p`` back told.
+    """``d/domega sum_i < g_i/|g_i|, omega p_i/|p_i| >``, with norms of at least 1e-12.
 
-    The last step was ``W - alpha (g - omega p)``, so the loss changes by ``alpha <g_next, p>`` with omega; the
-    normalisation of every fiber takes the learning rate and the scale of the gradients out. ``p`` is the last
-    displacement times one scale a layer. Of both only the sums of their `products` over fibers are needed.
+    The last step was ``W - alpha (g - omega p)``, so the derivative of the loss by omega is ``alpha <g_next, p>``;
+    ``alpha`` and the gradients' size are normalised away. ``p`` is a displacement times one scale per layer.
     """
     lengths = jnp.maximum(_ball.root(gradient_squares), _FLOOR)
     give_back_lengths = jnp.abs(scale) * _ball.root(squares)
-    # below the floor, W and W0 cancel in the sum, and derivatives of more than 1e20 would have to
+    # below the floor, W and W0 cancel in the sum; derivatives above 1e20 would have to cancel too
     floored = jnp.where(give_back_lengths > _FLOOR, scale, lax.stop_gradient(scale))
     give_back = lambda omega: omega * (floored / jnp.maximum(give_back_lengths, _FLOOR))
     return _hyper.hypergradient(dots / lengths, give_back, strength)
 
 
 def shares_of(dots: jax.Array, squares: jax.Array, omega: jax.Array) -> jax.Array:
-    """``omega <g, c> / |c|^2`` where ``<g, c> < 0``, for there a step along -g leads away from the anchor; else 0."""
+    """``omega <g, c> / |c|^2`` where ``<g, c> < 0``, where a step along -g leads away from the anchor; else 0."""
     conflict = (dots < 0) & (squares > 0)
     slopes = dots / jnp.where(conflict, squares, 1)
     return jnp.where(conflict & jnp.isfinite(slopes), omega * slopes, 0)
@@ -91,22 +85,7 @@ def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Ar
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
-def _without_base(make: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Says where a base optimizer goes, instead of Python's "takes 0 positional arguments"."""
-
-    @functools.wraps(make)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if args or "inner" in kwargs:
-            raise TypeError(
-                "digrap takes no base optimizer and no positional argument: it stands in front of the base optimizer, "
-                "optax.chain(digrap(), optax.adamw(1e-4))."
-            )
-        return make(*args, **kwargs)
-
-    return checked
-
-
-@_without_base
+@_checks.no_base
 def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
@@ -119,13 +98,15 @@ def digrap(
     anchor_dtype: jax.typing.DTypeLike | None = None,
     memory: Literal["exact", "lean"] = "exact",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Directional Gradient Projection: removes a learned share of the gradient that fights the pull to the anchor.
+    r"""Directional Gradient Projection: removes a learned share of the gradient that conflicts with the anchor.
 
-    The displacement :math:`c_t = W_t - W_0` is the gradient of :math:`\frac12 \|W - W_0\|^2`. Where the loss gradient
-    :math:`g_t` conflicts with it, :math:`\langle g_t, c_t \rangle < 0`, a descent step leads further away from the
-    pre-trained weights :math:`W_0`; a share :math:`\omega_t` of the conflicting component is removed. The share
-    follows its hyper-gradient, the derivative of the loss by the share removed in the last step, every fiber `i`
-    normalised:
+    With the defaults, which are the paper's, the strength seldom leaves 0 in an ordinary run, and training is that of
+    the base optimizer. For an effect use ``digrap(initial_strength=1.0, hyper_optimizer=optax.adam(0.01))``.
+
+    The displacement :math:`c_t = W_t - W_0` is the gradient of :math:`\frac12 \|W - W_0\|^2`. The loss gradient
+    :math:`g_t` conflicts with it where :math:`\langle g_t, c_t \rangle < 0`: there a descent step leads further away
+    from the pre-trained weights :math:`W_0`. DiGraP removes a share :math:`\omega_t`, the strength, of that component.
+    The strength follows the derivative of the loss by the share removed in the last step, every fiber `i` normalised:
 
     .. math::
 
@@ -136,54 +117,51 @@ def digrap(
       g_t &\leftarrow g_t - \omega_t \frac{\langle g_t, c_t \rangle}{\|c_t\|^2} c_t
              \quad\text{where } \langle g_t, c_t \rangle < 0
 
-    HyperStep is ``hyper_optimizer``, :math:`\omega_\mathrm{max}` is ``max_strength``. Inner products run over the
-    whole leaf (or layer of it). A link at the FRONT of a chain, before the base optimizer:
-    ``optax.chain(digrap(), optax.adamw(1e-4))``.
+    HyperStep is ``hyper_optimizer``, :math:`\omega_\mathrm{max}` is ``max_strength``. Inner products sum over the leaf
+    (or layer of it). Put it before the base optimizer: ``optax.chain(digrap(), optax.adamw(1e-4))``.
 
     Args:
-      hyper_optimizer: updates the ``(n_strengths,)`` array of strengths, by default ``optax.adam(0.5)``. Its learning
-        rate, the paper's mu, is the method's one knob.
-      max_strength, initial_strength: the upper bound of the strengths, in (0, 1], and their start, in [0, 1].
+      hyper_optimizer: updates the ``(n_strengths,)`` strengths; its learning rate is the paper's mu, 0.5 by default.
+      max_strength, initial_strength: the upper bound of the strengths, in (0, 1], and their initial value, in [0, 1].
       unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
         hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
-      layer_axes: how many leading axes of a leaf index separate layers, as in `ftp`; each has a strength of its own.
-      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
-      anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
-      memory: ``"exact"`` (default) keeps the last displacement beside the anchor; with ``"lean"``, half the extra
-        memory, :math:`p_{t-1}` points along the present one, :math:`c_t`, with the sign that the last step gave it.
+      layer_axes: how many leading axes of a leaf index separate layers, as in `ftp`. Each layer has its own strength.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
+      anchor, anchor_dtype: the pre-trained parameters (None: the params given to `init`) and their dtype, as in `ftp`.
+      memory: ``"exact"`` (default) keeps anchor and displacement. ``"lean"`` keeps the anchor, half the extra memory;
+        :math:`p_{t-1}` then has the direction of :math:`c_t` and the sign of the last step.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes; projections,
+      A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
       strengths and hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:
-      ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
-        an update without params.
-      TypeError: for constrained leaves that are not real floating-point arrays, or a base optimizer, which follows in
-        the chain.
+      ValueError: for arguments out of range, a mask or anchor that does not fit the params, or an update without them.
+      TypeError: for constrained leaves that are not real floating-point arrays, or for a base optimizer.
 
     Example:
       >>> import jax.numpy as jnp, optax
       >>> from ftp_optax import digrap, strengths
       >>> params = {"kernel": jnp.ones((2, 3))}
-      >>> tx = optax.chain(digrap(), optax.adam(1e-3))
+      >>> tx = optax.chain(digrap(), optax.sgd(0.1))
       >>> state = tx.init(params)
-      >>> updates, state = tx.update({"kernel": jnp.ones((2, 3))}, state, params)
-      >>> strengths(state, params)
-      {'kernel': 0.0}
+      >>> for sign in (1.0, 1.0, -1.0):  # the strength rises where the gradient turns back
+      ...     updates, state = tx.update({"kernel": jnp.full((2, 3), sign)}, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(f"{strengths(state, params)['kernel']:.2f}")
+      0.32
 
     References:
       Huang et al., `Directional Gradient Projection for Robust Fine-Tuning of Foundation Models
       <https://arxiv.org/abs/2502.15895>`_, ICLR 2025 (Algorithm 1, figure 1).
 
     .. note::
-      The defaults reproduce the released code to rounding, and like it project on conflict, as the paper's figure 1 and
-      text have it; the branch printed in its Algorithm 1 reads the other way round. On purpose different: all state is
-      in the optimizer's state; vectors, on which the released code fails, are one fiber; gradients are not changed in
-      place. A non-finite gradient passes through its own leaf as it is, and strengths stay finite: wrap the chain in
-      `optax.apply_if_finite` to skip such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes
-      a step of 0 there; a strength that is not finite counts as 0. Within `optax.inject_hyperparams`, name
+      The defaults reproduce the released code to rounding. Like it, they project on conflict, as the paper's figure 1
+      and text say; the condition printed in its Algorithm 1 is reversed. The differences: all state is the
+      optimizer's, a vector is one fiber, where the released code fails, and gradients are not changed in place.
+      A non-finite gradient passes through its own leaf unchanged, and strengths stay finite. `optax.apply_if_finite`
+      around the chain skips such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes a step of
+      0 there. A strength that is not finite counts as 0. With `optax.inject_hyperparams`, pass
       ``static_args=("unit_axes", "layer_axes", "mask")``. For LoRA the anchor is the adapters' values at init.
     """
     _checks.transformations("digrap", hyper_optimizer=hyper_optimizer)

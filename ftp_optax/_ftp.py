@@ -1,4 +1,4 @@
-"""FTP, Fast Trainable Projection: a learned trust region round the pre-trained weights, for any optax optimizer."""
+"""FTP, Fast Trainable Projection: a learned ball around the pre-trained weights, for any optax optimizer."""
 
 import functools
 from typing import Any, Literal, NamedTuple
@@ -15,10 +15,10 @@ class FTPState(NamedTuple):
     """State of `ftp`. Its layout is public: `optax.tree.get(state, "radii")` finds the radii in any chain.
 
     Attributes:
-      radii: the trust regions' radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it.
+      radii: the learned radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves; None with ``memory="lean"``.
-      displacement: where the base optimizer alone would have gone from the anchor in the last step, before projection.
+      displacement: the displacement from the anchor after the base optimizer's last step, before the projection.
       layers: the number of radii of each constrained leaf, int32.
       initial: radii and hyper-state as `init` made them, for `reanchor`.
       inner_state: the base optimizer's state.
@@ -33,9 +33,9 @@ class FTPState(NamedTuple):
     inner_state: optax.OptState
 
     def restart(self, params: optax.Params) -> "FTPState":
-        """The state that `reanchor` gives: anchored at the params, the radii started anew."""
+        """The state that `reanchor` returns: the params are the anchor, and the radii are reset."""
         first, zeros = _hyper.copied(self.initial), jax.tree.map(jnp.zeros_like, self.displacement)
-        # without an anchor the displacement tells which leaves of the params count
+        # without an anchor, the displacement records which leaves are constrained
         anchor = _anchor.refresh(self.displacement if self.anchor is None else self.anchor, params)
         anchor = None if self.anchor is None else anchor
         return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor, displacement=zeros)
@@ -55,12 +55,12 @@ def ftp(
     memory: Literal["exact", "lean"] = "exact",
     hypergradient: Literal["released", "exact"] = "released",
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Fast Trainable Projection: keeps every layer in a learned ball round its pre-trained weights.
+    r"""Fast Trainable Projection: keeps every layer in a learned ball around its pre-trained weights.
 
-    After the step of the base optimizer, every constrained leaf is projected back to where each of its units lies
-    within the radius :math:`\gamma_t` of the anchor :math:`W_0`; the radius itself follows its hyper-gradient. With
-    :math:`u_t` the update of ``inner``, :math:`g_t` the loss gradient, and :math:`n_{t,i} = \|c_{t,i}\|_1 + 10^{-8}`
-    the norm of the displacement's unit `i` (``unit_axes``):
+    After the step of the base optimizer, every unit of a constrained leaf is projected into the ball of radius
+    :math:`\gamma_t` around the anchor :math:`W_0`. The radius follows its hyper-gradient. Let :math:`u_t` be the update
+    of ``inner``, :math:`g_t` the loss gradient, and :math:`n_{t,i} = \|c_{t,i}\|_1 + 10^{-8}` the norm of unit `i` of
+    the displacement (``unit_axes``):
 
     .. math::
 
@@ -72,44 +72,42 @@ def ftp(
       W_{t,i} &= W_{0,i} + \min(1, \gamma_t / n_{t,i})\, c_{t,i}
 
     :math:`\kappa` is ``kappa``, HyperStep is ``hyper_optimizer``. The hyper-gradient :math:`h_t` is the derivative of
-    the loss by the radius of the *last* projection, and takes the gradient of *this* step: no second forward pass. The
-    first step leaves constrained leaves where they are; unconstrained ones take the update of ``inner`` as it is.
+    the loss with respect to the radius of the *last* projection. It uses the gradient of *this* step, so it needs no
+    second forward pass. The first step does not move constrained leaves. All others take the update of ``inner``.
 
-    It comes last in a chain: what runs after the projection can break it. Gradient clipping and the like come before,
-    ``optax.chain(optax.clip_by_global_norm(1.0), ftp(optax.adamw(1e-4)))``, and the hyper-gradient sees what they pass
-    on. :math:`h_t` is taken without weight decay, :math:`u_t` contains everything.
+    Put it last in a chain, because a later transformation can break the constraint. Put gradient clipping before it:
+    ``optax.chain(optax.clip_by_global_norm(1.0), ftp(optax.adamw(1e-4)))``. The hyper-gradient then uses the clipped
+    gradient. :math:`h_t` excludes weight decay, :math:`u_t` includes it.
 
-    ``update`` takes the extra argument ``held_out_grads``, a tree like the params: the gradient of the loss on held-out
-    data at the params. Where it is given, :math:`h_t` takes it in place of :math:`g_t`, so that the radii learn what
-    generalises, as those of `tpgm` do; giving it every few steps costs as much less.
+    ``update`` accepts the extra argument ``held_out_grads``: the gradient of the loss on held-out data at the params,
+    as a tree like the params. :math:`h_t` then uses it instead of :math:`g_t`, as `tpgm` does, in this step alone.
 
     Args:
-      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
-        are not projected; put that outside, round ``memory="lean"``. It sees every leaf and all extra arguments.
-      kappa: factor on positive hyper-gradients, those that shrink a radius, in [0, 1]. 1 (default) is the strongest
-        regularisation; with 0 a radius never shrinks by its hyper-gradient.
+      inner: the base optimizer. It receives every leaf and all extra arguments. Any optax transformation works but
+        `optax.contrib.schedule_free`, whose averages are not projected: put that outside, around ``memory="lean"``.
+      kappa: factor in [0, 1] on positive hyper-gradients, which shrink a radius; 1 by default. With 0 none shrinks so.
       hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``. Its learning rate is
-        about the change of a radius in a step, in the units of the norm; a schedule inside it schedules that. With
-        `scale_free` round it the unit is the base optimizer's own step; an `optax.ema` before it smooths the
-        hyper-gradients. It is told ``step_norms``, each layer's largest unit norm of ``inner``'s update.
-      initial_radius: the radius to start from, positive, in the units of the norm.
+        about the change of a radius per step, in the units of the norm; a schedule works. `scale_free` around it scales
+        these changes by the base optimizer's step size: it reads ``step_norms``, each layer's largest update norm.
+      initial_radius: the initial radius, positive, in the units of the norm.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf. `flax_units` (default),
         `torch_units`, `whole_leaf`, `elementwise` or your own.
-      layer_axes: how many leading axes of a leaf index separate layers (scan over layers), an int for all leaves,
-        `stacked_layers` or your own ``(path, shape) -> int``. Each layer has a radius of its own, as a leaf has.
-      mask: which leaves are constrained: a tree or prefix tree of booleans, True = constrained, or a callable from
-        params to one, read in `init`; None (default) for all. Leave out what was not pre-trained, such as a new head.
+      layer_axes: how many leading axes of a leaf index separate layers (scan over layers): an int for all leaves,
+        `stacked_layers` or your own ``(path, shape) -> int``. Each layer has its own radius.
+      mask: which leaves are constrained: a tree or prefix tree of booleans, or a function from params to one. None
+        (default) for all. Leave out a new head: it is not pre-trained.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: the anchor's dtype; None (default) for each leaf's own. Weights that it does not hold are rounded.
-      memory: ``"exact"`` (default) keeps the anchor and the displacement; ``"lean"`` the displacement alone, from which
-        :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}` follows, half the extra memory. Lean does not
-        see edits of the parameters between steps: they move the anchor with them.
-      hypergradient: ``"released"`` (default) sums over all units; ``"exact"``, the chain rule, over those projected.
+      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype. Conversion may round.
+      memory: ``"exact"`` (default) keeps the anchor and the displacement. ``"lean"`` keeps only the displacement, and
+        computes :math:`c_t = u_t + \min(1, \gamma_{t-1} / n_{t-1,i}) c_{t-1,i}`: half the extra memory, and an anchor
+        that moves with parameters that you edit between steps.
+      hypergradient: ``"released"`` (default) sums over all units. ``"exact"`` follows the chain rule and sums over the
+        units that were projected.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `FTPState`. Updates come in the params' dtypes; norms, radii and
-      hyper-gradients are float32, or float64 for float64 leaves. Constrained leaves of less than 32 bits are optimized
-      as float32 masters (anchor + displacement), so that ``inner`` sees float32 gradients and parameters there.
+      A `optax.GradientTransformationExtraArgs` with an `FTPState`. Updates have the params' dtypes. Norms, radii and
+      hyper-gradients are float32, or float64 for float64 leaves. Constrained leaves of less than 32 bits have float32
+      master weights (anchor + displacement), so ``inner`` receives float32 gradients and parameters for them.
 
     Raises:
       ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing,
@@ -123,9 +121,11 @@ def ftp(
       >>> tx = ftp(optax.adam(1e-3), mask={"body": True, "head": False})
       >>> state = tx.init(params)
       >>> grads = jax.tree.map(jnp.ones_like, params)
-      >>> updates, state = tx.update(grads, state, params)
-      >>> radii(state, params)
-      {'body/kernel': 9.99999993922529e-09}
+      >>> for step in range(100):
+      ...     updates, state = tx.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> print(f"{radii(state, params)['body/kernel']:.3f}")
+      0.198
 
     References:
       Tian et al., `Fast Trainable Projection for Robust Fine-Tuning <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023
@@ -133,17 +133,17 @@ def ftp(
       <https://arxiv.org/abs/2002.08253>`_, ICLR 2021.
 
     .. note::
-      The defaults reproduce the released code to rounding. On purpose different: all state is in the optimizer's
-      state, so a resumed run goes on as if it never stopped; buffers belong to leaves, not positions; leaves are
-      excluded by mask, and a mask that fits nothing is an error; all of it works below float32. A non-finite gradient
-      makes its own leaf non-finite, as it does under ``inner``; the radii of all leaves stay finite. Wrap the whole in
-      `optax.apply_if_finite` to skip such steps. A hyper-optimizer that is undefined at a hyper-gradient of zero takes
-      a step of 0 there; a radius that is not finite counts as 1e-8.
+      The defaults reproduce the released code to rounding, with these differences. All state is in the optimizer's
+      state, so a resumed run continues exactly. Buffers belong to leaves, not to positions. A mask excludes leaves, and
+      a mask that matches nothing is an error. Data types below float32 work.
+      A non-finite gradient makes its own leaf non-finite, as with ``inner`` alone. The radii of all leaves stay finite.
+      `optax.apply_if_finite` around the whole optimizer skips such steps. A hyper-optimizer that is undefined at a
+      hyper-gradient of zero takes a step of 0 there. A radius that is not finite counts as 1e-8.
 
-      Within `optax.inject_hyperparams`, name ``static_args=("unit_axes", "layer_axes", "mask")``. Inside
-      ``optax.lookahead(reset_state=True)`` give ``anchor=``: it calls `init` anew. A line search (`optax.lbfgs`) keeps
-      the loss of the point before the projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on
-      bfloat16 parameters that is put in as ``inner_state`` must have the dtypes of ``init``'s, float32 there.
+      With `optax.inject_hyperparams`, pass ``static_args=("unit_axes", "layer_axes", "mask")``. `optax.lookahead` with
+      ``reset_state=True`` calls `init` again: pass ``anchor=``. A line search (`optax.lbfgs`) keeps the loss before the
+      projection: do not use `optax.value_and_grad_from_state`. A state of AdamW on bfloat16 parameters becomes an
+      ``inner_state`` by conversion to the dtypes that ``init`` gives, which are float32.
     """
     _checks.transformations("ftp", inner=inner, hyper_optimizer=hyper_optimizer)
     _checks.numbers("ftp", "lie in [0, 1]", kappa=kappa)
@@ -191,7 +191,7 @@ def ftp(
         slopes = _hyper.finite(layers.join(layers.map(radius_slope, products, norms, radii)))
         slopes = jnp.where(slopes > 0, (kappa * slopes).astype(slopes.dtype), slopes)
 
-        # u_t, from master weights where the parameters have less than 32 bits
+        # u_t, with master weights for parameters of less than 32 bits
         ratios = layers.spread(layers.map(_ball.projection_ratio, norms, radii))
         before = layers.map(_ball.current_displacement, weights, anchors, last, ratios)
         masters = layers.map(_ball.master, weights, anchors, before)

@@ -1,14 +1,13 @@
-"""The one idea that the methods share: a learned scalar per layer, moved by its hyper-gradient.
+"""The idea that the methods share: a learned scalar per layer, updated by its hyper-gradient.
 
-A *rule* uses the scalar ``s`` to shape the parameters that a step ends at. The derivative of the next loss through the
-rule is
+A *rule* uses the scalar ``s`` to compute the parameters after a step. The next loss then has the derivative
 
-    dL/ds = < grad L(W(s)), dW/ds > = d/ds < g, rule(s) >,
+    dL/ds = < grad L(W(s)), dW/ds > = d/ds < g, rule(s) >.
 
-and ``g = grad L(W(s))`` is the very gradient that the next step computes anyway: no second forward pass.
+The next step computes ``g = grad L(W(s))`` anyway, so there is no second forward pass.
 
-All scalars live in ONE array of shape ``(n,)``, in the order of the constrained leaves: a params-shaped tree of scalars
-would inherit every matrix's PartitionSpec, and one array means one all-reduce on a mesh.
+All scalars are ONE array of shape ``(n,)``, in the order of the constrained leaves. A tree of scalars like the params
+would inherit the PartitionSpec of every matrix. One array needs one all-reduce on a mesh.
 """
 
 import functools
@@ -23,21 +22,21 @@ from ftp_optax import _layers
 
 
 class Initial(NamedTuple):
-    """The learned scalars and the hyper-optimizer's state as `init` made them, for starting anew at a new anchor."""
+    """The initial learned scalars and hyper-optimizer state, for `reanchor`."""
 
     scalars: jax.Array
     hyper_state: optax.OptState
 
 
 def copied(initial: Initial) -> Initial:
-    """New buffers for the scalars and their optimizer's state, to go on from while the old ones are kept."""
+    """A copy of the scalars and their optimizer's state in new buffers."""
     return jax.tree.map(functools.partial(jnp.array, copy=True), initial)
 
 
 def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], scalars: jax.Array) -> jax.Array:
-    """The derivative ``d/ds <g, rule(s)>`` of the next loss by a rule's scalars, everything else held fixed.
+    """The derivative ``d/ds <g, rule(s)>`` of the next loss by a rule's scalars.
 
-    The gradient is the loss's at the point that the rule led to.
+    The gradient is that of the loss after the rule. It is a constant in the derivative.
     """
     return jax.grad(lambda s: jnp.sum(gradient * rule(s)))(scalars)
 
@@ -45,7 +44,7 @@ def hypergradient(gradient: jax.Array, rule: Callable[[jax.Array], jax.Array], s
 def finite(hypergradients: jax.Array) -> jax.Array:
     """The hyper-gradients, with 0 for those that are not finite.
 
-    The hyper-optimizer sees the scalars of all leaves as one array: one poisoned leaf must not spoil the others.
+    The hyper-optimizer updates the scalars of all leaves as one array, so one bad leaf must not affect the others.
     """
     return jnp.where(jnp.isfinite(hypergradients), hypergradients, 0)
 
@@ -53,11 +52,11 @@ def finite(hypergradients: jax.Array) -> jax.Array:
 def start(
     hyper_optimizer: optax.GradientTransformation, value: float | jax.Array, layers: _layers.Layers
 ) -> tuple[Initial, Initial]:
-    """New scalars, one for each layer, and their optimizer's state, twice: one to use, one to keep for starting anew.
+    """New scalars, one for each layer, and their optimizer's state: one copy to use, one to keep for `reanchor`.
 
-    Twice made, since two names for one buffer could not be donated.
+    They are separate buffers, because a buffer with two names cannot be donated.
     """
-    # the dtype is given, since weakly typed scalars would make the step compile twice
+    # with an explicit dtype, because weakly typed scalars would make the step compile twice
     scalars = [jnp.full((sum(layers.counts),), value, dtype=layers.dtype) for _ in range(2)]
     first, second = (Initial(s, hyper_optimizer.init(s)) for s in scalars)
     return first, second
@@ -70,10 +69,10 @@ def step(
     scalars: jax.Array,
     **extra_args: Any,
 ) -> tuple[jax.Array, optax.OptState]:
-    """One step of the hyper-optimizer: all scalars moved, not yet bounded, and its new state.
+    """One step of the hyper-optimizer: the new scalars, before clipping, and its new state.
 
-    What is not finite of both stays what it was: some optimizers divide by zero where a hyper-gradient is zero, as the
-    first one is. The extra arguments are for those that want to know, such as `scale_free` the ``step_norms``.
+    Values that are not finite keep their old value: some optimizers divide by zero at a hyper-gradient of zero, which
+    is the first one. The extra arguments are for hyper-optimizers such as `scale_free`, which needs ``step_norms``.
     """
     hyper_optimizer = optax.with_extra_args_support(hyper_optimizer)
     updates, new_state = hyper_optimizer.update(hypergradients, hyper_state, scalars, **extra_args)
@@ -82,5 +81,5 @@ def step(
 
 
 def _finite_or(old: Any, new: Any) -> Any:
-    """The new numbers, where they are finite or no floating-point numbers."""
+    """The new values where they are finite, else the old ones. Values that are not floating-point are always new."""
     return jnp.where(jnp.isfinite(new), new, old) if jnp.issubdtype(jnp.result_type(new), jnp.floating) else new

@@ -1,4 +1,4 @@
-"""Looking inside: radii, strengths and drift by path, found in any chain or wrapper."""
+"""Radii, strengths and drift by path, found in any chain or wrapper."""
 
 import itertools
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import optax
 
 from ftp_optax import _anchor, _ball, _trees
 
-Number: TypeAlias = Any  # a float, an array with one number a layer, or a tracer: no type can tell which beforehand
+Number: TypeAlias = Any  # a float, an array with one number per layer, or a tracer; no static type can say which
 
 _MEMBER = "jax.tree.map(lambda x: x[i], (state, params))"
 
 
 def checked(state: Any, params: Any, reader: str) -> _trees.Leaves:
-    """The flattened params, if the state comes before them and is that of one run.
+    """The flattened params, after a check of the order of the arguments and of the state.
 
     Raises:
-      TypeError: if the two are in the other order.
+      TypeError: if state and params are swapped.
       ValueError: if the state has a leading axis.
     """
     _anchor.require_state_first(state, params, reader)
@@ -35,7 +35,7 @@ def checked(state: Any, params: Any, reader: str) -> _trees.Leaves:
 
 
 def _leading(state: Any) -> tuple[int, ...]:
-    """The sizes of the axes that a state has before those which `init` gave it."""
+    """The sizes of the axes of a state before those that `init` made."""
     for field, axes in {"radii": 1, "strengths": 1, "spd_steps": 0, "anchor_steps": 0}.items():
         for array in jax.tree.leaves(getattr(state, field, None)):
             return jnp.shape(array)[: jnp.ndim(array) - axes]
@@ -51,13 +51,13 @@ def _constrained(state: Any, leaves: _trees.Leaves, reader: str) -> list[tuple[s
 
 
 def _scalars(state: Any) -> jax.Array | None:
-    """The learned scalars of a state, without what nnx.Optimizer wraps them in; None for methods that learn none."""
+    """The learned scalars of a state, without the wrapper of nnx.Optimizer; None for methods that learn none."""
     leaves = jax.tree.leaves(getattr(state, "radii", getattr(state, "strengths", None)))
     return leaves[0] if leaves else None
 
 
 def _number(value: jax.Array) -> Number:
-    """One number as a Python float, or as a traced scalar under jit; else the array with one number a layer."""
+    """One number as a Python float, or as a traced scalar under jit; several as an array, one per layer."""
     if value.shape != (1,):
         return value
     return value[0] if isinstance(value, jax.core.Tracer) else float(value[0])
@@ -97,7 +97,7 @@ def _by_path(state: Any, params: Any, field: str, method: str) -> dict[str, Numb
 
 
 class Ball(NamedTuple):
-    """A leaf that an `ftp` constrains: its parameter, and what the state holds of it."""
+    """A leaf that `ftp` constrains: its parameter, and its entries in the state."""
 
     path: str
     param: Any
@@ -125,11 +125,11 @@ def radii(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
       params: the parameters, for their paths.
 
     Returns:
-      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(radii)(state, params)``.
+      A dict from path, such as ``"body/kernel"``, to a float. A leaf with layer axes has an array with one number per
+      layer. Under jit and vmap the values are tracers. For an ensemble, call ``jax.vmap(radii)(state, params)``.
 
     Raises:
-      TypeError: if the two are given in the other order.
+      TypeError: if state and params are swapped.
       ValueError: if the state holds no radii or has a leading axis, or if the params do not fit it.
 
     Example:
@@ -154,11 +154,11 @@ def strengths(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
       params: the parameters, for their paths.
 
     Returns:
-      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(strengths)(state, params)``.
+      A dict from path, such as ``"body/kernel"``, to a float. A leaf with layer axes has an array with one number per
+      layer. Under jit and vmap the values are tracers. For an ensemble, call ``jax.vmap(strengths)(state, params)``.
 
     Raises:
-      TypeError: if the two are given in the other order.
+      TypeError: if state and params are swapped.
       ValueError: if the state holds no strengths or has a leading axis, or if the params do not fit it.
 
     Example:
@@ -181,19 +181,19 @@ def _distance(param: Any, anchor: Any, count: int) -> Number:
 
 
 def drift(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
-    """How far every constrained leaf is from its anchor: the l2 norm ``|W - W0|``.
+    """The distance of every constrained leaf from its anchor: the l2 norm ``|W - W0|``.
 
     Args:
-      state: the optimizer state, or any pytree that holds states of this package's methods. Where several
-        constrain a leaf, the first one's anchor counts.
+      state: the optimizer state, or any pytree that holds states of this package's methods. If several methods
+        constrain a leaf, the anchor of the first one counts.
       params: the parameters.
 
     Returns:
-      A dict from path, such as ``"body/kernel"``, to a float; to an array with one number a layer where the leaf has
-      layer axes; to a tracer under jit and vmap. An ensemble is read by ``jax.vmap(drift)(state, params)``.
+      A dict from path, such as ``"body/kernel"``, to a float. A leaf with layer axes has an array with one number per
+      layer. Under jit and vmap the values are tracers. For an ensemble, call ``jax.vmap(drift)(state, params)``.
 
     Raises:
-      TypeError: if the two are given in the other order.
+      TypeError: if state and params are swapped.
       ValueError: if the state holds no anchor (`ftp` with ``memory="lean"`` keeps none) or has a leading axis, or if
         the params do not fit it.
 
@@ -207,7 +207,7 @@ def drift(state: optax.OptState, params: optax.Params) -> dict[str, Number]:
 
     References:
       Li et al., `Explicit Inductive Bias for Transfer Learning with Convolutional Networks
-      <https://arxiv.org/abs/1802.01483>`_, ICML 2018, on the starting point as a reference.
+      <https://arxiv.org/abs/1802.01483>`_, ICML 2018, which uses the starting point as the reference.
     """
     leaves, states = checked(state, params, "drift"), _anchor.states_in(state, "anchor")
     if not states:

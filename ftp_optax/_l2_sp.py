@@ -22,7 +22,7 @@ class AnchorDecayState(NamedTuple):
     anchor_steps: jax.Array
 
     def restart(self, params: optax.Params) -> "AnchorDecayState":
-        """The state that `reanchor` gives: anchored at the params, the schedule started anew."""
+        """The state that `reanchor` returns: the params are the anchor, and the schedule restarts."""
         return AnchorDecayState(_anchor.refresh(self.anchor, params), jax.tree.map(jnp.zeros_like, self.anchor_steps))
 
 
@@ -39,23 +39,23 @@ def add_decayed_anchor(
     anchor: optax.Params | None = None,
     anchor_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""L2-SP: adds the pull towards the pre-trained weights to the gradient.
+    r"""L2-SP: adds weight decay towards the pre-trained weights to the gradient.
 
     .. math::
 
       g_t \leftarrow g_t + \alpha_t (W_t - W_0)
 
-    with :math:`\alpha` the ``strength``: the gradient of :math:`\frac{\alpha}{2} \|W - W_0\|^2`. What
-    `optax.add_decayed_weights` is for the origin. A link before the base optimizer:
-    ``optax.chain(add_decayed_anchor(1e-2), optax.sgd(0.1))``. After a preconditioner and before the learning rate,
-    ``optax.chain(optax.scale_by_adam(), add_decayed_anchor(1e-2), optax.scale_by_learning_rate(1e-3))``, it is
-    decoupled decay.
+    :math:`\alpha` is the ``strength``. The added term is the gradient of :math:`\frac{\alpha}{2} \|W - W_0\|^2`.
+    `optax.add_decayed_weights` does the same towards zero. Put it before the base optimizer:
+    ``optax.chain(add_decayed_anchor(1e-2), optax.sgd(0.1))``. For decoupled decay, put it between the preconditioner
+    and the learning rate: ``optax.chain(optax.scale_by_adam(), add_decayed_anchor(1e-2),
+    optax.scale_by_learning_rate(1e-3))``.
 
     Args:
       strength: alpha, a number that is not negative, or a schedule of it.
-      mask: which leaves are pulled, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
+      mask: which leaves are decayed, as in `ftp`: a tree of booleans or a function that returns one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.

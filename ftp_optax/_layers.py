@@ -1,29 +1,29 @@
-"""The constrained layers of a tree as one object, and all arithmetic that crosses leaves, units and layers.
+"""The constrained layers of a tree as one object, and all arithmetic across leaves, units and layers.
 
 A method computes with three forms of numbers:
 
 - *leaves*: a list with one array for each constrained leaf (`Layers.of`, `Layers.into`);
-- *units*: a list with one array for each group of alike leaves, which has a number for each unit, such as its norm
+- *units*: a list with one array for each group of similar leaves. It has one number for each unit, such as its norm
   (`Layers.unit_sums`, `Layers.spread`);
-- *scalars*: one array ``(n,)`` with a number for each layer of each leaf (`Layers.split`, `Layers.join`).
+- *scalars*: one array ``(n,)`` with one number for each layer of each leaf (`Layers.split`, `Layers.join`).
 
-What makes a step fast is here and nowhere else (measured in docs/performance.md):
+This module has all optimizations of a step (docs/performance.md has the measurements):
 
-- **Alike leaves are one group**, so that what is computed of their units is one program and not many. Small vectors
-  are stacked before they are summed.
-- **A GPU's sums come in two stages.** It has too few blocks for the columns of a matrix. So the summed axis is cut into
-  rows: each row is summed, then a whole group's sums of rows. Barriers keep XLA from joining the stages again, and from
-  computing the sums anew where they are used. Two sums of the same arrays are the parts of a complex number, and all
-  pairs are stacked, so that one kernel reads the arrays once.
-- **A CPU's sums come in one loop.** There XLA fuses no two results into one loop, and each sum would read the arrays
-  anew. A reduction of several operands adds 24 rows at once, which the compiler unrolls. What is left of the rows is in
-  memory for one leaf at a time, since each leaf waits for the one before.
-- **What a step keeps takes the place of what the last step kept** (`Layers.after`).
-- **Scalars are looked up, not sliced.** XLA makes a slice part of every loop that reads it, its offset a constant in
-  the code. No two leaves would share a loop.
-- **On a mesh nothing may move**: arrays are cut already, so that there are no groups and no stages. All scalars are one
-  array, so that devices reduce all of them at once. Outside of jit there are no groups either: each size of a group
-  would be compiled.
+- **Similar leaves are one group.** Their units are then computed by one program. Small vectors are stacked before they
+  are summed.
+- **A GPU sums in two stages.** One sum per column of a matrix would occupy too few blocks. So the summed axis is cut
+  into rows. The first stage sums each row, the second sums these sums for a whole group. Barriers prevent that XLA
+  fuses the stages again or recomputes the sums where they are used. Two sums of the same arrays are the parts of a
+  complex number, and all pairs are stacked, so one kernel reads the arrays once.
+- **A CPU sums in one loop.** XLA does not fuse two results into one loop on a CPU, so each sum would read the arrays
+  again. A reduction of several operands adds 24 rows at once, and the compiler unrolls it. Each leaf waits for the one
+  before, so the partial sums of only one leaf are in memory.
+- **New state reuses the memory of the old state** (`Layers.after`).
+- **Scalars are looked up, not sliced.** XLA fuses a slice into every loop that reads it, with its offset as a constant.
+  Two leaves could then not share a loop.
+- **On a mesh arrays stay where they are.** They are already sharded, so there are no groups and no stages. All scalars
+  are one array, so devices reduce all of them at once. Outside jit there are no groups either, because every size of a
+  group would compile.
 """
 
 import functools
@@ -43,15 +43,15 @@ Leaves: TypeAlias = list[Any]
 Units: TypeAlias = list[jax.Array]
 Products: TypeAlias = Callable[..., tuple[jax.Array, ...]]
 
-_SMALL = 2**13  # elements of a vector; stacking larger ones would cost more than it saves
-_MOST_UNITS = 2**14  # of a group; XLA counts all of it as read wherever one of its leaves is
-_BLOCKS, _COLUMNS = 512, 32  # enough to occupy a GPU, and how many sums one of them takes
-_FEWEST_ROWS, _MOST_ROWS = 12, 24  # on a CPU; fewer leave too much to write, and the compiler leaves more in a loop
-_MOST_LEFT = 128  # numbers that one loop of several results adds up; it is not vectorised, plain sums are
+_SMALL = 2**13  # elements of a vector; to stack larger ones costs more than it saves
+_MOST_UNITS = 2**14  # of a group; XLA counts the whole group as read where one leaf is read
+_BLOCKS, _COLUMNS = 512, 32  # enough blocks to occupy a GPU, and the sums per block
+_FEWEST_ROWS, _MOST_ROWS = 12, 24  # on a CPU; fewer write too many partial sums, more are not unrolled
+_MOST_LEFT = 128  # summands of a loop with several results; unlike plain sums it is not vectorised
 
 
 class Cut(NamedTuple):
-    """A leaf as three axes, of which the middle one is summed over."""
+    """A leaf as three axes. The middle one is summed over."""
 
     before: int
     summed: int
@@ -59,18 +59,18 @@ class Cut(NamedTuple):
 
     @property
     def small(self) -> bool:
-        """Whether such leaves are stacked before they are summed: vectors, for which copying is little."""
+        """Whether such leaves are stacked before they are summed: vectors, which are cheap to copy."""
         return self.after == 1 and math.prod(self) <= _SMALL
 
     @property
     def rows(self) -> int:
-        """Into how many rows the summed axis is cut for a GPU."""
+        """The number of rows of the summed axis on a GPU."""
         least = -(-_BLOCKS // (self.before * -(-self.after // _COLUMNS)))
         return 1 if self.small else next((n for n in range(least, self.summed) if self.summed % n == 0), 1)
 
 
 def _cut(shape: tuple[int, ...], layout: _units.Layout, arrays: Sequence[Any]) -> Cut | None:
-    """How a leaf is cut. None if it must lie as it lies, has no element, or its units are no three such axes."""
+    """How a leaf is cut. None if it is on a mesh, outside jit or empty, or if its units do not give three axes."""
     free = all(isinstance(array, Tracer) and not on_a_mesh(array) for array in arrays)
     summed = layout.summed(len(shape)) or (len(shape),)
     first, last = summed[0], summed[-1] + 1
@@ -80,11 +80,11 @@ def _cut(shape: tuple[int, ...], layout: _units.Layout, arrays: Sequence[Any]) -
 
 
 class Group(NamedTuple):
-    """Alike leaves, whose units lie in one array ``(layers, units)``; or one leaf alone, whose units keep its axes."""
+    """Similar leaves, with their units in one array ``(layers, units)``; or one leaf, with its axes kept."""
 
-    members: tuple[int, ...]  # the leaves, by number
-    cuts: tuple[Cut, ...]  # of each; none for a leaf alone
-    places: np.ndarray  # where the scalars of all their layers lie in the one array
+    members: tuple[int, ...]  # the numbers of the leaves
+    cuts: tuple[Cut, ...]  # of each leaf; empty for one leaf with its axes
+    places: np.ndarray  # the positions of the scalars of all their layers
     layers: tuple[int, ...]  # the leading axes of the units
     ndim: int  # the number of axes of the units
     dtype: Any  # of the units
@@ -98,11 +98,11 @@ class Layers:
       layouts: how each constrained leaf is split, by its position in the tree.
       counts: the number of layers of each constrained leaf.
       dtype: of scalars: float32, or float64 if one of the leaves is.
-      groups: which leaves are alike.
+      groups: the groups of similar leaves.
     """
 
     def __init__(self, leaves: _trees.Leaves, layouts: Mapping[int, _units.Layout], *others: _trees.Leaves):
-        """The layers of a tree; `others` are computed with it, so that alike leaves are alike in them too."""
+        """The layers of a tree. `others` are used with it, so similar leaves are also similar in them."""
         self.leaves, self.layouts = leaves, layouts
         self.counts = [layout.scalars for layout in layouts.values()]
         self._split = [*layouts.values()]
@@ -126,27 +126,27 @@ class Layers:
     # leaves
 
     def of(self, tree: Any, given: str = "") -> Leaves:
-        """The constrained leaves of a tree like the params; None for each if it is None; `given` names one to check."""
+        """The constrained leaves of a tree like the params, or Nones. `given` is the name of a tree to check."""
         if given:
             _trees.require_like(tree, self.leaves, self.layouts, given)
         values = None if tree is None else _trees.flatten(tree).values
         return [None if values is None else jnp.asarray(values[i]) for i in self.layouts]
 
     def into(self, tree: Any, arrays: Sequence[Any]) -> Any:
-        """The tree with other constrained leaves."""
+        """The tree with new constrained leaves."""
         return _trees.flatten(tree).replaced(dict(zip(self.layouts, arrays, strict=True)))
 
     def map(self, function: Callable[..., Any], *forms: Sequence[Any]) -> list[Any]:
-        """The function of each leaf, or of each group's units; traced once for all that are of one shape."""
+        """Applies a function to each leaf, or to each group's units. It is traced once per shape."""
         function = jax.jit(function)
         return [function(*own) for own in zip(*forms, strict=True)]
 
     def after(self, scalars: jax.Array, arrays: Leaves) -> Leaves:
-        """The arrays, each computed once, and not before finite scalars: divided by a one that XLA cannot foresee.
+        """The arrays, computed once and only after the scalars: divided by a 1 that XLA does not know.
 
-        What a step keeps takes the place of what the last step kept. Unless it waits for all that reads that, XLA
-        copies both. One value for all leaves: on a mesh it is reduced anyway. And a division is dear enough that XLA
-        keeps its result, instead of computing it anew, from all that it came from, wherever it is used.
+        The new state takes the memory of the old state. It must therefore wait for all reads of the old state;
+        otherwise XLA copies both. One value is enough for all leaves, and on a mesh it is reduced anyway. A division
+        is so expensive that XLA keeps its result instead of recomputing it at every use.
         """
         never = jnp.any(scalars == jnp.inf)
         return self.map(_divided_by_one, arrays, [never] * len(arrays))
@@ -154,10 +154,10 @@ class Layers:
     # units
 
     def unit_sums(self, products: Products, *leaves: Leaves, apart: bool = False) -> tuple[Units, ...]:
-        """What a function makes of the arrays of each leaf, such as ``g c`` and ``|c|``, summed over each unit.
+        """Applies a function to the arrays of each leaf, such as ``g c`` and ``|c|``, and sums over each unit.
 
-        With `apart` a GPU reads the arrays once more: the kernel that makes them has several results already, and would
-        take longer with sums in it.
+        With `apart` a GPU reads the arrays again. Use it if the kernel that computes them already has several results,
+        because sums would make it slower.
         """
         rows = [*zip(*leaves, strict=True)]
         groups = [group for group in self.groups if group.cuts]
@@ -165,7 +165,7 @@ class Layers:
         passes = {"cpu": _sums_in_one_loop, "cuda": stages, "rocm": stages, "default": _sums_one_by_one}
         passes = {name: functools.partial(sums, products, groups) for name, sums in passes.items()}
         of_groups = [[rows[k] for k in group.members] for group in groups]
-        # the platform is chosen once for all groups: two conditionals for each would take a tenth longer to compile
+        # one choice of the platform for all groups: two conditionals for each take a tenth longer to compile
         found = iter(lax.platform_dependent(of_groups, **passes) if groups else ())
         alone = lambda k: _plain_sums(products, self._split[k].summed(len(self._shapes[k])), *rows[k])
         sums = [next(found) if group.cuts else alone(group.members[0]) for group in self.groups]
@@ -173,7 +173,7 @@ class Layers:
         return tuple([own[n] for own in sums] for n in range(count))
 
     def spread(self, units: Units) -> Leaves:
-        """Each leaf's units, or its layers' scalars, shaped to fit the leaf."""
+        """Each leaf's units, or its layers' scalars, shaped to broadcast against the leaf."""
         found: dict[int, jax.Array] = {}
         for group, array in zip(self.groups, units, strict=True):
             if not group.cuts:
@@ -190,7 +190,7 @@ class Layers:
     # scalars
 
     def split(self, scalars: jax.Array) -> Units:
-        """Each layer's scalar, shaped to fit its units."""
+        """Each layer's scalar, shaped to broadcast against its units."""
         if sum(self.counts) != scalars.shape[0]:
             raise ValueError(
                 f"The state has {scalars.shape[0]} learned scalars, its leaves have {sum(self.counts)} layers: it was "
@@ -200,7 +200,7 @@ class Layers:
         return [_look_up(scalars, own.places).astype(own.dtype).reshape(fit(own)) for own in self.groups]
 
     def join(self, units: Units, reduce: Callable[..., jax.Array] = jnp.sum) -> jax.Array:
-        """One array of scalars, from one number for each layer or from all its units, of which `reduce` makes one."""
+        """One array of scalars. `reduce` makes one number from all units of a layer."""
         axes = lambda group: tuple(range(len(group.layers), group.ndim))
         parts = [_whole(reduce(x, axis=axes(own))) for own, x in zip(self.groups, units, strict=True)]
         joined = jnp.concatenate([jnp.zeros(0, self.dtype), *(part.astype(self.dtype).ravel() for part in parts)])
@@ -209,35 +209,35 @@ class Layers:
 
 
 def largest(units: jax.Array, axis: tuple[int, ...]) -> jax.Array:
-    """The largest of numbers that are not negative, for `Layers.join`; 0 of none."""
+    """The largest of non-negative numbers, for `Layers.join`; 0 if there are none."""
     return jnp.max(units, axis=axis, initial=0)
 
 
 def smallest(units: jax.Array, axis: tuple[int, ...]) -> jax.Array:
-    """The smallest of them; infinite of none."""
+    """The smallest of non-negative numbers, for `Layers.join`; infinite if there are none."""
     return jnp.min(units, axis=axis, initial=jnp.inf)
 
 
 def on_a_mesh(array: jax.Array) -> bool:
-    """Whether the array may be cut already, by a mesh of devices."""
+    """Whether the array may already be sharded over a mesh."""
     return not jax.typeof(array).sharding.mesh.empty
 
 
 def _whole(array: jax.Array) -> jax.Array:
-    """The array whole on every device; only on a mesh with explicit axes does its type say that it is not."""
+    """The array, replicated. Only on a mesh with explicit axes does the type of an array contain its sharding."""
     place = jax.typeof(array).sharding
     whole = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
     return jax.sharding.reshard(array, whole) if any(place.spec) else array
 
 
 def _kind(cut: Cut, layout: _units.Layout, arrays: Sequence[Any]) -> Hashable:
-    """What leaves of one group have in common: what is stacked of them, the number of their units, and all dtypes."""
+    """What the leaves of a group share: the shape that is stacked, the number of units, and all dtypes."""
     stacked = (cut.small, cut.summed if cut.small else cut.rows, cut.after)
     return *stacked, cut.before // layout.scalars, *(jnp.result_type(array) for array in arrays)
 
 
 def _portions(members: list[int], cuts: Sequence[Cut | None]) -> Iterator[list[int]]:
-    """The members in portions that do not have too many units."""
+    """The members in portions with a limited number of units."""
     portion, units = [], 0
     for k in members:
         own = cut.before * cut.after if (cut := cuts[k]) else 0
@@ -249,7 +249,7 @@ def _portions(members: list[int], cuts: Sequence[Cut | None]) -> Iterator[list[i
 
 
 def _look_up(array: jax.Array, places: np.ndarray) -> jax.Array:
-    """Rows of an array; two at least, for a constant of one element would go into the code as an offset does."""
+    """Rows of an array, at least two: a single index would be a constant in the code, like an offset."""
     count = array.shape[0]
     if np.array_equal(places, np.arange(count)):
         return array
@@ -268,7 +268,7 @@ def _plain_sums(products: Products, axes: tuple[int, ...], *leaf: jax.Array) -> 
 
 
 def _stacked(group: Group, leaves: Sequence[Sequence[Any]]) -> Iterator[tuple[Cut, list[Any]]]:
-    """What of a group is summed at a time: the stack of all its leaves, or each of them."""
+    """The parts of a group that are summed at once: the stack of all its leaves, or each leaf."""
     each = [[x if x is None else x.reshape(cut) for x in leaf] for cut, leaf in zip(group.cuts, leaves, strict=True)]
     if not group.cuts[0].small:
         yield from zip(group.cuts, each, strict=True)
@@ -278,7 +278,7 @@ def _stacked(group: Group, leaves: Sequence[Sequence[Any]]) -> Iterator[tuple[Cu
 
 
 def _sums_in_stages(apart: bool, products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
-    """On an accelerator: the sums of all rows of a group's leaves, then the sums of those."""
+    """On a GPU: the sums of all rows of a group's leaves, then the sums of these."""
     found = []
     for group, own in zip(groups, leaves, strict=True):
         own = lax.optimization_barrier(own) if apart else own
@@ -292,7 +292,7 @@ def _sums_in_stages(apart: bool, products: Products, groups: Sequence[Group], le
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _row_sums(products: Products, cut: Cut, *leaf: jax.Array) -> list[jax.Array]:
-    """The sums of the products' pairs, and of a last one that is left, as (sums, before, rows, after)."""
+    """The sums of pairs of products, and of a remaining one, as (sums, before, rows, after)."""
     arrays = products(*leaf)
     pairs = [lax.complex(*arrays[n : n + 2]) for n in range(0, len(arrays) - 1, 2)]
     stacks = [jnp.stack(some) for some in (pairs, arrays[2 * len(pairs) :]) if some]
@@ -305,7 +305,7 @@ def _parts(sums: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
-    """On a CPU: all sums of a leaf in one loop, leaf after leaf."""
+    """On a CPU: all sums of a leaf in one loop, one leaf after the other."""
     found, after = [], leaves[0][0][0].ravel()[0]
     for group, own in zip(groups, leaves, strict=True):
         parts = []
@@ -317,13 +317,13 @@ def _sums_in_one_loop(products: Products, groups: Sequence[Group], leaves: Any) 
 
 
 def _sums_one_by_one(products: Products, groups: Sequence[Group], leaves: Any) -> list[Any]:
-    """Elsewhere: a TPU's compiler fuses several sums by itself, and takes complex numbers apart."""
+    """On other platforms: the compiler of a TPU fuses several sums by itself, and splits complex numbers."""
     each = lambda group, own: [_plain_sums(products, (1,), *leaf) for _, leaf in _stacked(group, own)]
     return [_of_group(group, each(group, own)) for group, own in zip(groups, leaves, strict=True)]
 
 
 def _of_group(group: Group, parts: Sequence[Sequence[jax.Array]]) -> tuple[jax.Array, ...]:
-    """A group's sums, from those of what was summed at a time."""
+    """A group's sums, from the sums of its parts."""
     whole = (jnp.concatenate([part.reshape(-1) for part in same]) for same in zip(*parts, strict=True))
     return tuple(sums.reshape(group.places.size, -1) for sums in whole)
 
@@ -335,7 +335,7 @@ def _add_rows(products: Products, cut: Cut, after: jax.Array, *leaf: jax.Array) 
     arrays, rows = products(*leaf), [n for n in range(_FEWEST_ROWS, _MOST_ROWS + 1) if cut.summed % n == 0]
     if len(arrays) == 1 or not rows:
         return plain(arrays)
-    # never true, which XLA cannot know: so it waits, and computes what the sums are of within their loop
+    # never true, but XLA does not know it: so it waits for `after` and computes the products inside the loop
     never = jnp.abs(after) < -1
     arrays = products(*(x if x is None else jnp.where(never, 0, x) for x in leaf))
     left = cut.summed // max(rows)

@@ -1,7 +1,7 @@
-"""What the name and the shape of a leaf tell: which of its axes count inputs, which outputs, and which layers.
+"""Which axes of a leaf index inputs, outputs and layers, by its name and its shape.
 
-The truth is the layout in which torch keeps the same tensor, [out, in, ...]: the released codes take its first axis for
-the units and normalise its second. What they do to a vector, or to a table, follows from that.
+The reference is the same tensor in torch's layout, [out, in, ...]. There, the released FTP code uses the first axis for
+units, and the released DiGraP code normalises over the second. The rules for vectors and tables follow from this.
 """
 
 import itertools
@@ -13,36 +13,36 @@ from ftp_optax import _checks
 
 _TABLES = ("embedding", "embeddings")
 _VECTORS = ("bias", "scale", "offset")
-# parameters that are no layer's kernel are laid out as in torch
+# parameters that are not a layer's kernel have the same layout as in torch
 _PARAMETERS = re.compile(
     r"(^|_)(pos|posemb|posembed|position|positional|cls|class|tokens?|probe|register|mask|gamma|beta)(_|$)"
 )
-# but the few tokens that a model adds to its input are one unit, whatever their shape
+# except register and mask tokens, which are one unit with any shape
 _WHOLE = re.compile(r"(^|_)(register|mask)(_|$)")
 _TO_HEADS = re.compile(r"(to_)?(q|k|v|kv|qkv|query|key|value)(_proj)?")  # kernels [in, heads, dim]
 _FROM_HEADS = re.compile(r"o|out|to_out|attention_output|(o|out|output)_proj")  # kernels [heads, dim, out]
 _DEPTHWISE = re.compile(r"depthwise|(^|_)dw(conv)?_?\d*$")
-# modules whose layers are stacked by nnx.vmap, nn.scan (also under the names that it gives) and Haiku's layer_stack
+# modules with layers stacked by nnx.vmap, nn.scan (also with its automatic names) and Haiku's layer_stack
 _STACK = re.compile(r"\w*(layers|blocks|encoderblock|decoderblock|layer_stack\w*)|(Checkpoint)?(Scan|Vmap)\w*_\d+")
-_NUMBERED = re.compile(r"([a-z]*(layer|block)s?)?_?\d+")  # what is in such a module if its layers are not stacked
-_RANKS = {"kernel": 2, "w": 2, "embedding": 2, "embeddings": 2, "bias": 1, "b": 1, "scale": 1, "offset": 1}  # at least
+_NUMBERED = re.compile(r"([a-z]*(layer|block)s?)?_?\d+")  # its children if the layers are not stacked
+_RANKS = {"kernel": 2, "w": 2, "embedding": 2, "embeddings": 2, "bias": 1, "b": 1, "scale": 1, "offset": 1}  # smallest
 
 
 class Axes(NamedTuple):
-    """Which axes of a leaf count inputs and which outputs; the others are the taps of a convolution."""
+    """The axes of a leaf that index inputs and outputs. The others are the taps of a convolution."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
 
 
 def split(path: str) -> tuple[str, str]:
-    """The names of the module that holds a leaf and of the leaf."""
+    """The name of a leaf's module and the name of the leaf."""
     module, _, leaf = path.rpartition("/")
     return module.rpartition("/")[2], leaf
 
 
 def flax_axes(path: str, shape: tuple[int, ...]) -> Axes:
-    """The axes of a leaf of Flax, Keras or Haiku. A vector is all input: it is one unit and one fiber."""
+    """The axes of a leaf of Flax, Keras or Haiku. A vector has only input axes: it is one unit and one fiber."""
     require_one_layer(path, shape)
     module, leaf = split(path)
     every = tuple(range(len(shape)))
@@ -64,14 +64,14 @@ def flax_axes(path: str, shape: tuple[int, ...]) -> Axes:
 
 
 def torch_axes(path: str, shape: tuple[int, ...]) -> Axes:
-    """The axes of a leaf in torch layout; Equinox keeps the bias of a convolution as (out, 1, 1), still a vector."""
+    """The axes of a leaf in torch layout. A bias of shape (out, 1, 1), as in Equinox, is a vector."""
     every = tuple(range(len(shape)))
     bias = re.split(r"[/.]", path)[-1] == "bias" and math.prod(shape[1:]) == 1
     return Axes(every, ()) if len(shape) <= 1 or bias else Axes((1,), (0,))
 
 
 def require_one_layer(path: str, shape: tuple[int, ...]) -> None:
-    """Raises ValueError for a kernel of attention's input with an axis too many: its layers are stacked."""
+    """Raises ValueError for a kernel of an attention input with too many axes: its layers are stacked."""
     module, leaf = split(path)
     most = 4 if "kv" in module else 3  # [in, heads, dim], and a fused one's [in, 3, heads, dim]
     if _TO_HEADS.fullmatch(module) and _is_kernel(leaf) and len(shape) > most and not _is_convolution(shape):
@@ -82,13 +82,17 @@ def require_one_layer(path: str, shape: tuple[int, ...]) -> None:
 
 
 def stacked_layers(path: str, shape: tuple[int, ...]) -> int:
-    """Layer axes of a leaf, told by its path: one for each module above it that has its layers stacked.
+    """The number of layer axes of a leaf, by its path: one for each module above it with stacked layers.
 
-    Such modules are those whose name ends in ``layers`` or ``blocks``, ``encoderblock``, ``decoderblock``, what linen
-    calls a scanned or vmapped module (``ScanBlock_0``, ``VmapBlock_0``) and Haiku's ``layer_stack``. One that contains
-    numbered layers, such as ``layers/0`` of `nnx.Sequential` or ``blocks/block_0``, is no stack, and neither is one
-    with a leaf of no more axes than one layer has. The layers are on the leading axis, where `nnx.vmap` and
-    ``nn.scan`` with ``variable_axes={"params": 0}`` put them.
+    A module has stacked layers if its name is one of these:
+
+    - a name that ends in ``layers`` or ``blocks``, or ``encoderblock`` or ``decoderblock``;
+    - linen's name for a scanned or vmapped module (``ScanBlock_0``, ``VmapBlock_0``);
+    - Haiku's ``layer_stack``.
+
+    A module that contains numbered layers, such as ``layers/0`` of `nnx.Sequential` or ``blocks/block_0``, is not a
+    stack. A leaf that has only the axes of one layer is not stacked. The layers must be on the leading axis, as with
+    `nnx.vmap` and with ``nn.scan`` and ``variable_axes={"params": 0}``.
 
     Args:
       path: the leaf's path, such as ``"encoder/layers/query/kernel"``.
@@ -104,7 +108,7 @@ def stacked_layers(path: str, shape: tuple[int, ...]) -> int:
       0
 
     References:
-      `Flax' guide to transformations <https://flax.readthedocs.io/en/latest/guides/transforms.html>`_.
+      `The guide of Flax to transformations <https://flax.readthedocs.io/en/latest/guides/transforms.html>`_.
     """
     _checks.leaves("stacked_layers", path, shape)
     names = path.split("/")
@@ -130,5 +134,5 @@ def _kernel_axes(module: str, leaf: str, shape: tuple[int, ...]) -> Axes:
 
 
 def _is_convolution(shape: tuple[int, ...]) -> bool:
-    """Whether a kernel below the name of an attention's input has the square taps of a convolution."""
+    """Whether a kernel has the square taps of a convolution."""
     return len(shape) > 3 and len(set(shape[:-2])) == 1

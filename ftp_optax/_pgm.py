@@ -1,4 +1,4 @@
-"""PGM, projected gradient methods: a ball of fixed radius round the pre-trained weights."""
+"""PGM, projected gradient methods: a ball of fixed radius around the pre-trained weights."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ class PGMState(NamedTuple):
     inner_state: optax.OptState
 
     def restart(self, params: optax.Params) -> "PGMState":
-        """The state that `reanchor` gives: anchored at the params."""
+        """The state that `reanchor` returns: the params are the anchor."""
         return self._replace(anchor=_anchor.refresh(self.anchor, params))
 
 
@@ -37,31 +37,31 @@ def pgm(
     anchor: optax.Params | None = None,
     anchor_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""MARS-PGM and L2-PGM: projects every layer into a ball of fixed radius round its pre-trained weights.
+    r"""MARS-PGM and L2-PGM: projects every layer into a ball of fixed radius around its pre-trained weights.
 
-    With :math:`c_t = W_{t-1} + u_t - W_0` and :math:`u_t` the update of ``inner``:
+    Let :math:`u_t` be the update of ``inner`` and :math:`c_t = W_{t-1} + u_t - W_0`:
 
     .. math::
 
       W_{t,i} = W_{0,i} + \min(1, \gamma / n_{t,i})\, c_{t,i}, \qquad
       n_{t,i} = \|c_{t,i}\|_1 \text{ of each unit, or } \|c_t\|_2 \text{ of the layer}
 
-    for ``norm="mars"`` and ``norm="l2"``; :math:`\gamma` is the ``radius``. What `ftp` learns is given here. It comes
-    last in a chain: what runs after the projection can break it.
+    for ``norm="mars"`` and ``norm="l2"``. :math:`\gamma` is the ``radius``, which `ftp` learns instead. Put it last in
+    a chain, because a later transformation can break the constraint.
 
     Args:
-      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
-        are not projected.
+      inner: the base optimizer. Any optax transformation works except `optax.contrib.schedule_free`, because the points
+        that it averages are not projected.
       radius: gamma, positive, in the units of the norm.
-      norm: ``"mars"`` (default), the largest l1 norm of a unit, or ``"l2"``, the l2 norm of the leaf or layer.
+      norm: ``"mars"`` (default), the l1 norms of the units, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates come in the params' dtypes.
+      A `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates have the params' dtypes.
 
     Raises:
       ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or
@@ -82,11 +82,10 @@ def pgm(
       <https://arxiv.org/abs/2002.08253>`_, ICLR 2021.
 
     .. note::
-      Parameters of less than 32 bits are projected in float32 and rounded; `ftp` keeps float32 masters, this does not.
-
-      Within `optax.inject_hyperparams`, which schedules the radius, name
-      ``static_args=("unit_axes", "layer_axes", "mask")``. What `ftp` says of `optax.lookahead` and `optax.lbfgs` is so
-      here.
+      Parameters of less than 32 bits are projected in float32 and rounded. Unlike `ftp`, this method keeps no float32
+      master weights. To schedule the radius, use `optax.inject_hyperparams` with
+      ``static_args=("unit_axes", "layer_axes", "mask")``. The notes of `ftp` on `optax.lookahead` and `optax.lbfgs`
+      apply here too.
     """
     _checks.transformations("pgm", inner=inner)
     _checks.numbers("pgm", "be positive and finite", radius=radius)

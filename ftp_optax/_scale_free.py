@@ -1,4 +1,4 @@
-"""Radii whose learning rate has no unit: their steps are measured in the base optimizer's own."""
+"""Radius updates scaled by the base optimizer's step size."""
 
 from typing import Any
 
@@ -10,10 +10,7 @@ from ftp_optax import _checks
 
 
 def common_step(step_norms: jax.Array) -> jax.Array:
-    """The geometric mean of the layers' step norms; a layer that stands still, or whose step is not finite, has no say.
-
-    If none has one, the scale is 0.
-    """
+    """The geometric mean of the layers' step norms, without steps that are zero or not finite; 0 if none is left."""
     moves = (step_norms > 0) & jnp.isfinite(step_norms)
     logs = jnp.where(moves, jnp.log(jnp.where(moves, step_norms, 1)), 0)
     count = jnp.sum(moves, dtype=step_norms.dtype)
@@ -21,32 +18,33 @@ def common_step(step_norms: jax.Array) -> jax.Array:
 
 
 def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    r"""Makes a hyper-optimizer of radii count in steps of the base optimizer.
+    r"""Scales radius updates by the base optimizer's step size.
 
-    The released FTP moves a radius by about 0.01 a step in absolute units of the norm. Whether that binds depends on
-    the learning rate and on the width of the layers. Here the hyper-optimizer's step is multiplied by how far the base
-    optimizer goes, with :math:`u_{t,l,i}` its update of unit `i` of layer `l`:
+    The released FTP moves a radius by about 0.01 per step, in absolute units of the norm. The effect of such a step
+    depends on the learning rate and on the width of the layers. This wrapper multiplies the hyper-optimizer's step by
+    the base optimizer's step size :math:`s_t`. Let :math:`u_{t,l,i}` be the base optimizer's update of unit `i` of
+    layer `l`:
 
     .. math::
 
       s_t &= \Big( \prod_{l=1}^{L} \max_i \|u_{t,l,i}\|_1 \Big)^{1/L} \\
       \gamma_{t,l} &= \gamma_{t-1,l} - s_t \, \mathrm{HyperStep}(h_{t,l})
 
-    One scale :math:`s_t` for all layers: the geometric mean over them. Multiplying the learning rate, or the width of
-    all layers, by a factor multiplies :math:`s_t` by the same factor, and the schedule of the base optimizer is the
-    schedule of the radii. And one absolute unit for all layers is a prior that holds wide layers tighter than narrow
-    ones, which a scale of its own for each layer would lose.
+    :math:`s_t` is the geometric mean of the layers' largest norms. If the learning rate or the width of all layers is
+    multiplied by a factor, :math:`s_t` is multiplied by the same factor. The radii follow the schedule of the base
+    optimizer. All layers share one scale, so wide layers are still constrained more than narrow ones. A separate scale
+    for each layer would lose this prior.
 
     Args:
-      hyper_optimizer: any optax transformation, such as ``optax.adam(0.1)``; its learning rate is now about the change
-        of a radius in units of a typical layer's step.
+      hyper_optimizer: any optax transformation, such as ``optax.adam(0.1)``. Its learning rate is about the change of a
+        radius per step, in units of a typical layer's step.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` for the argument ``hyper_optimizer`` of `ftp`, which tells it the
-      layers' step norms.
+      A `optax.GradientTransformationExtraArgs` for the argument ``hyper_optimizer`` of `ftp`, which passes the layers'
+      step norms to it.
 
     Raises:
-      ValueError: in ``update``, if it is not told the step norms: it is no optimizer for parameters.
+      ValueError: in ``update`` without step norms. It cannot optimize parameters by itself.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -58,16 +56,16 @@ def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientT
       ...     for _ in range(2):
       ...         updates, state = tx.update({"kernel": -jnp.ones((4, 3))}, state, trained)
       ...         trained = optax.apply_updates(trained, updates)
-      ...     print(round(radii(state, trained)["kernel"] / (4 * rate), 4))  # in steps, which are 4 * rate long
+      ...     print(round(radii(state, trained)["kernel"] / (4 * rate), 4))  # in units of a step, 4 * rate
       0.0744
       0.0744
 
     References:
-      The unit that it replaces: Tian et al., `Fast Trainable Projection for Robust Fine-Tuning
+      The rule without the scale: Tian et al., `Fast Trainable Projection for Robust Fine-Tuning
       <https://arxiv.org/abs/2310.19182>`_, NeurIPS 2023, Algorithm 1. The scale is ours.
 
     .. note::
-      Not in the released code, whose absolute unit stays the default of `ftp`.
+      The released code has no such scale. The default of `ftp` has none either.
     """
     _checks.transformations("scale_free", hyper_optimizer=hyper_optimizer)
     inner = optax.with_extra_args_support(hyper_optimizer)

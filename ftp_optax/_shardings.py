@@ -1,4 +1,4 @@
-"""Where the optimizer's state lies on a mesh: beside the parameters."""
+"""The shardings of the optimizer's state on a mesh."""
 
 from typing import Any
 
@@ -10,23 +10,23 @@ from ftp_optax import _checks, _trees
 
 
 def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> Any:
-    """The shardings of an optimizer's state: what has a parameter's shape lies where the parameter lies.
+    """The shardings of an optimizer's state. An array with the shape of its parameter gets the parameter's sharding.
 
-    A state made by ``jax.jit(tx.init)(params)`` is whole on every device: what `init` fills with zeros depends on no
-    parameter, so that nothing tells XLA to cut it (on a mesh with explicit axes the types do). Called without jit,
-    `init` follows the parameters too, but an initialisation of billions of parameters is jitted.
+    ``jax.jit(tx.init)(params)`` replicates the state on every device, because zeros do not depend on a parameter and
+    XLA does not know their sharding. Two cases do not need this function: a mesh with explicit axes, and `init` without
+    jit. For billions of parameters, `init` must be jitted.
 
     Args:
-      tx: an optax transformation, this package's methods in it or not, whose state `optax.tree.map_params` can map:
-        any but SM3 and line searches, of which L-BFGS has one. Their ``init`` fails without a parameter to look at.
+      tx: any optax transformation whose state `optax.tree.map_params` can map, with or without methods of this package.
+        SM3 and line searches (also that of L-BFGS) do not work, because their ``init`` fails without parameters.
       params: arrays, or `jax.ShapeDtypeStruct` with a sharding.
 
     Returns:
-      A tree like the state with a sharding for every array. Arrays that have the place of a parameter but not its shape
-      (factored moments), the learned radii and strengths, and counters are replicated over the parameters' mesh.
+      A tree like the state with a sharding for every array. Learned radii and strengths, counters, and arrays that
+      belong to a parameter but have another shape (factored moments) are replicated over the parameters' mesh.
 
     Raises:
-      ValueError: if a parameter has no sharding, or if the params lie on several meshes.
+      ValueError: if a parameter has no sharding, or if the params are on several meshes.
       TypeError: if `optax.tree.map_params` cannot map the transformation's state.
 
     Example:
@@ -41,7 +41,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
       >>> state.displacement["kernel"].sharding == params["kernel"].sharding
       True
 
-      The target that makes Orbax read a checkpoint onto this mesh, whatever mesh it was written on:
+      With this target Orbax restores a checkpoint onto this mesh, also from another mesh:
 
       >>> shapes = jax.eval_shape(tx.init, params)
       >>> place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -60,7 +60,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
     meshes = {place.mesh for place in places if isinstance(place, NamedSharding)}
     if len(meshes) > 1:
         raise ValueError(f"state_shardings: the parameters lie on {len(meshes)} meshes; put them on one.")
-    # parameters without a mesh lie on one device, and so does the state
+    # parameters without a mesh are on one device, and so is the state
     whole = NamedSharding(meshes.pop(), PartitionSpec()) if meshes else next(iter(places), None)
 
     def beside(leaf: Any, param: Any) -> Any:
@@ -73,7 +73,7 @@ def state_shardings(tx: optax.GradientTransformation, params: optax.Params) -> A
         return optax.tree.map_params(
             tx, beside, shapes, params, transform_non_params=lambda _: whole, is_leaf=_trees.is_masked
         )
-    except Exception as error:  # whatever the init of somebody's transformation raises for a tree without leaves
+    except Exception as error:  # any error that init raises for a tree without leaves
         raise TypeError(
             "state_shardings: optax.tree.map_params cannot tell which arrays of the state belong to the parameters, as "
             f"with line searches, L-BFGS and SM3 ({type(error).__name__} in its init). Keep that state whole on every "

@@ -1,4 +1,4 @@
-"""States that print readably: what is in them, not every number of it."""
+"""A readable ``repr`` for states: a summary instead of all numbers."""
 
 from typing import Any, TypeVar
 
@@ -10,7 +10,7 @@ State = TypeVar("State", bound=type)
 
 
 def readable(state: State) -> State:
-    """Class decorator for a state: gives it a ``repr`` with one line a field."""
+    """Class decorator for a state: its ``repr`` has one line per field."""
     state.__repr__ = _repr  # pyright: ignore[reportAttributeAccessIssue]
     return state
 
@@ -21,7 +21,7 @@ def _repr(self: Any) -> str:
 
 
 def _field(value: Any) -> str:
-    """One field: an array by its range, a tree by its size, the state of another transformation by its name too."""
+    """One field: the range of an array, the size of a tree, and the name of another transformation's state."""
     leaves = jax.tree.leaves(value)
     if len(leaves) == 1 and jax.tree.structure(value) == jax.tree.structure(0):
         return _array(value)
@@ -33,7 +33,7 @@ def _field(value: Any) -> str:
 
 
 def _array(array: Any) -> str:
-    """Dtype, shape and, where they are known here, the smallest and the largest number."""
+    """Dtype, shape and, if the values are available, the smallest and the largest."""
     if not hasattr(array, "dtype"):
         return repr(array)
     shape = f"{array.dtype}{list(array.shape)}"
@@ -44,7 +44,7 @@ def _array(array: Any) -> str:
 
 
 def _known(array: Any) -> bool:
-    """Whether there are numbers, and here: not a shape or a tracer, not on other hosts, not donated away."""
+    """Whether the values are available: not a shape, not a tracer, not on other hosts, not donated."""
     if not isinstance(array, jax.Array):
         return not isinstance(array, jax.ShapeDtypeStruct)
     concrete = not isinstance(array, jax.core.Tracer)

@@ -1,4 +1,4 @@
-"""SPD, Selective Projection Decay: decays towards the anchor where, and only where, a step went further away."""
+"""SPD, Selective Projection Decay: decays towards the anchor only those layers that a step moved further away."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class SPDState(NamedTuple):
     inner_state: optax.OptState
 
     def restart(self, params: optax.Params) -> "SPDState":
-        """The state that `reanchor` gives: anchored at the params, the schedule started anew."""
+        """The state that `reanchor` returns: the params are the anchor, and the schedule restarts."""
         return self._replace(
             anchor=_anchor.refresh(self.anchor, params), spd_steps=jax.tree.map(jnp.zeros_like, self.spd_steps)
         )
@@ -37,9 +37,9 @@ def products(gradient: jax.Array, before: jax.Array, reached: jax.Array) -> tupl
 
 
 def decay_share(slope: jax.Array, before: jax.Array, reached: jax.Array, strength: jax.Array) -> jax.Array:
-    """``lambda r`` where ``<g, d> > 0``, with ``r`` the share by which ``|d|`` grew to ``|c|``; else 0.
+    """``lambda r`` where ``<g, d> > 0``, else 0. ``r`` is the share by which ``|d|`` grew to ``|c|``.
 
-    So too where ``|c|^2`` leaves the dtype: a layer that far out has nothing to be decayed to.
+    Also 0 where ``|c|^2`` overflows the dtype.
     """
     before, reached = _ball.root(before), _ball.root(reached)
     grown = (reached - before) / jnp.where(reached > 0, reached, 1)
@@ -53,7 +53,7 @@ def decayed(param: jax.Array, update: jax.Array, reached: jax.Array, share: jax.
 
 
 def _require_strengths(strength: Any) -> None:
-    """Checks every number of a strength or tree of strengths; a schedule is called when it is needed."""
+    """Checks every number of a strength or tree of strengths. A schedule is not called here."""
     leaves = _trees.flatten(strength)
     for path, value in zip(leaves.paths, leaves.values, strict=True):
         if not (callable(strength) or _trees.is_masked(value)):
@@ -70,30 +70,30 @@ def spd(
     anchor: optax.Params | None = None,
     anchor_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Selective Projection Decay: decays the layers that a step took further from their pre-trained weights.
+    r"""Selective Projection Decay: decays the layers that a step moved further from their pre-trained weights.
 
-    With :math:`u_t` the update of ``inner``, :math:`d = W_{t-1} - W_0` and :math:`c = d + u_t`:
+    Let :math:`u_t` be the update of ``inner``, :math:`d = W_{t-1} - W_0` and :math:`c = d + u_t`:
 
     .. math::
 
       r &= \mathrm{clip}\Big(\frac{\|c\| - \|d\|}{\|c\|}, 0, 1\Big) \\
       W_t &= W_0 + c - \lambda_t\, r\, c \quad\text{where } \langle g_t, d \rangle > 0, \text{ else } W_0 + c
 
-    :math:`\lambda` is the ``strength``: 1 puts the layer back on the sphere it was on before the step. The decay is not
-    multiplied by the learning rate. Norms and inner products run over the whole leaf, or layer of it. It comes last in
-    a chain.
+    :math:`\lambda` is the ``strength``. With 1 the layer returns to its distance from the anchor before the step. The
+    decay is not multiplied by the learning rate. Norms and inner products sum over the whole leaf, or layer of it. Put
+    it last in a chain.
 
     Args:
       inner: the base optimizer; any optax transformation.
       strength: lambda: a number that is not negative (0.1 to 3.2 in published runs), a schedule of it, or a prefix tree
-        of the params with numbers, one strength for each layer, such as `maps_strengths` makes.
+        of the params with one number for each layer, as from `maps_strengths`.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `SPDState`. Updates come in the params' dtypes.
+      A `optax.GradientTransformationExtraArgs` with an `SPDState`. Updates have the params' dtypes.
 
     Raises:
       ValueError: for a negative strength or a constrained leaf without one, a mask or anchor that does not fit the
@@ -105,7 +105,7 @@ def spd(
       >>> from ftp_optax import spd
       >>> tx = spd(optax.sgd(1.0), strength=1.0, anchor={"bias": jnp.array([0.0])})
       >>> params = {"bias": jnp.array([1.0])}
-      >>> tx.update({"bias": jnp.array([-0.5])}, tx.init(params), params)[0]  # no conflict: the step as it is
+      >>> tx.update({"bias": jnp.array([-0.5])}, tx.init(params), params)[0]  # no conflict: the step is unchanged
       {'bias': Array([0.5], dtype=float32)}
 
     References:
@@ -113,9 +113,9 @@ def spd(
       <https://arxiv.org/abs/2411.01713>`_, NeurIPS 2024 (Algorithm 1).
 
     .. note::
-      The condition takes the raw gradient and the weights before the step, as the released code does.
-      `optax.contrib.schedule_free` inside is evaluated at an average that is not decayed; put it outside. What `ftp`
-      says of `optax.lookahead` and `optax.lbfgs` is so here.
+      The condition uses the raw gradient and the weights before the step, as the released code does. Put
+      `optax.contrib.schedule_free` outside: inside, it evaluates an average that is not decayed. The notes of `ftp` on
+      `optax.lookahead` and `optax.lbfgs` apply here too.
     """
     _checks.transformations("spd", inner=inner)
     _require_strengths(strength)
@@ -159,7 +159,7 @@ def spd(
 
 
 def maps_strengths(params: optax.Params, strength: float, *, layers: Sequence[str]) -> Any:
-    r"""MAPS: strengths for `spd` that fall linearly with depth, strongest at the first layer and 0 at the last.
+    r"""MAPS: strengths for `spd` that decrease linearly with depth, from the first layer to 0 at the last.
 
     .. math::
 
@@ -168,14 +168,14 @@ def maps_strengths(params: optax.Params, strength: float, *, layers: Sequence[st
     Args:
       params: the parameters, for their paths.
       strength: lambda, the first layer's strength.
-      layers: the layers from the input to the output, at least two, by path or prefix of paths (``"blocks/0"``). Every
-        leaf must lie in one of them. A tree's own order is alphabetical and says nothing about depth.
+      layers: the paths or path prefixes (``"blocks/0"``) of at least two layers, from the input to the output. Every
+        leaf must be in one of them. They are needed because the order of a tree is alphabetical.
 
     Returns:
       A tree like the params with a float at every leaf.
 
     Raises:
-      ValueError: if there are fewer than two layers, or a leaf lies in none of them.
+      ValueError: if there are fewer than two layers, or a leaf is in none of them.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Which layers are at the wall and which are free: a table of what was learned, for terminals and notebooks."""
+"""A table of the learned scalars and of the layers that the ball constrains, for terminals and notebooks."""
 
 import html
 import math
@@ -16,15 +16,16 @@ _HEADER = ("layer", "radius", "largest norm", "at the wall", "strength", "drift"
 
 
 class LayerRow(NamedTuple):
-    """One constrained layer; a number that its method does not have is None.
+    """One constrained layer. A number that its method does not have is None.
 
     Attributes:
       path: the leaf's path, such as ``"body/kernel"``; ``"blocks/kernel[3]"`` for a layer of a stacked leaf.
-      radius: its trust region's radius.
-      norm: the largest norm of its units, that of ``W - W0`` if the state keeps the anchor. It is above the radius only
-        if the layer is outside its ball.
-      held: the share of its units that the last projection moved: those at the wall. 0: the layer is free.
-      strength: its projection strength.
+      radius: its radius.
+      norm: its largest norm, that of ``W - W0`` if the state keeps the anchor. It is above the radius only if the layer
+        is outside its ball.
+      held: the share of its units that the last projection moved. The table calls them "at the wall", and calls the
+        layer "free" if there are none.
+      strength: its strength.
       drift: the l2 norm of ``W - W0``.
     """
 
@@ -37,10 +38,10 @@ class LayerRow(NamedTuple):
 
 
 class LayerTable(tuple[LayerRow, ...]):
-    """Rows of `layer_table`, which print as a table with its notes below it: as text, in notebooks, and by rich.
+    """Rows of `layer_table`. They print as a table with notes below it: as text, in notebooks, and with rich.
 
     Attributes:
-      notes: short sentences that say what the numbers mean together and what to change; none if nothing stands out.
+      notes: short sentences that say what is unusual and what to change. Empty if nothing is unusual.
     """
 
     @property
@@ -58,13 +59,13 @@ class LayerTable(tuple[LayerRow, ...]):
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """The table for notebooks."""
         row = lambda tag, c: "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in c) + "</tr>"
         table = "<table>" + row("th", _HEADER) + "".join(row("td", _cells(r)) for r in self) + "</table>"
         return table + "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
 
     def __rich__(self) -> Any:
-        """What rich prints; only rich calls it, so that rich is there."""
+        """The table for rich. Only rich calls this method, so rich can be imported."""
         from rich.table import Table
 
         table = Table(caption="\n".join(self.notes) or None, caption_justify="left")
@@ -82,7 +83,7 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
 
 
 def _on_balls(rows: LayerTable) -> tuple[str, ...]:
-    """What the balls of `ftp` did to the layers that moved."""
+    """Notes on the balls of `ftp`."""
     moved = [(row.radius or 0.0, row.norm, row.held or 0.0) for row in rows if row.norm]
     outside = sum(held > 0 and norm > radius for radius, norm, held in moved)
     inside = sum(held == 0 and norm <= radius for radius, norm, held in moved)
@@ -106,7 +107,7 @@ def _on_balls(rows: LayerTable) -> tuple[str, ...]:
 
 
 def _on_strengths(rows: LayerTable) -> tuple[str, ...]:
-    """Whether `digrap` does anything."""
+    """Notes on the strengths of `digrap`."""
     strengths = [row.strength for row in rows if row.strength is not None]
     if not strengths or any(strengths):
         return ()
@@ -123,24 +124,24 @@ def layer_table(
     unit_axes: _units.UnitAxes = _units.flax_units,
     layer_axes: _units.LayerAxes | None = None,
 ) -> LayerTable:
-    """Every constrained layer with its radius, its norm, how much of it is at the wall, its strength and its drift.
+    """A table of all constrained layers: radius, largest norm, share of projected units, strength and drift.
 
     Args:
-      state: the optimizer state, or any pytree that holds states of this package's methods. Where several of the same
-        kind constrain a leaf, the first one counts.
+      state: the optimizer state, or any pytree that holds states of this package's methods. If several of the same kind
+        constrain a leaf, the first one counts.
       params: the parameters after the state's last step.
       unit_axes: the unit rule that `ftp` was given.
-      layer_axes: the layer axes that `ftp` was given. None (default): those that hold a leaf's number of radii; a leaf
-        with one radius has none.
+      layer_axes: the layer axes that `ftp` was given. None (default): the leading axes that match a leaf's number of
+        radii. A leaf with one radius has none.
 
     Returns:
-      A tuple of `LayerRow`, in the order of the params, that prints as a table in a terminal, in a notebook and with
-      rich. Its ``notes``, printed below, say what the numbers mean and what to change.
+      A tuple of `LayerRow`, in the order of the params. It prints as a table in a terminal, in a notebook and with
+      rich. Its ``notes``, printed below, say what is unusual and what to change.
 
     Raises:
-      TypeError: if state and params are given in the other order, or for axes that are no rules.
-      ValueError: if the state holds no method's state or has a leading axis (read one member of an ensemble at a
-        time), if the params or axes do not fit it, if ``layer_axes`` is needed to tell the units, or under jit.
+      TypeError: if state and params are swapped, or for axes that are not rules.
+      ValueError: if the state holds no method's state or has a leading axis (pass one member of an ensemble), if the
+        params or axes do not fit it, if the units depend on ``layer_axes`` and it is None, or under jit.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -183,7 +184,7 @@ def layer_table(
 
 
 def _rows(path: str, columns: dict[str, dict[str, Any]]) -> Iterator[LayerRow]:
-    """A leaf's rows, one for each of its layers, without a drift that is known for the leaf as a whole alone."""
+    """A leaf's rows, one for each of its layers. The drift is left out if it is known only for the whole leaf."""
     values = {name: jnp.atleast_1d(jnp.asarray(column[path])) for name, column in columns.items() if path in column}
     count = max(x.shape[0] for x in values.values())
     values = {name: jnp.broadcast_to(x, count) for name, x in values.items() if name != "drift" or x.shape[0] == count}
@@ -195,7 +196,7 @@ def _rows(path: str, columns: dict[str, dict[str, Any]]) -> Iterator[LayerRow]:
 def _walls(
     state: Any, leaves: _trees.Leaves, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes | None
 ) -> dict[str, dict[str, jax.Array]]:
-    """By path, where there is an `ftp`: the largest norm, and the share of the units that the projection moved."""
+    """By path, for leaves that `ftp` constrains: the largest norm, and the share of units that the projection moved."""
     norms: dict[str, jax.Array] = {}
     held: dict[str, jax.Array] = {}
     for ball in _inspect.balls(state, leaves):
@@ -205,18 +206,18 @@ def _walls(
         gamma = ball.radii.astype(reached.dtype).reshape(layout.layers + (1,) * len(others))
         largest = jnp.max(_norms(ball, layout, reached, gamma), axis=others, initial=0)
         norms.setdefault(ball.path, largest.reshape(layout.scalars))
-        moved = jnp.mean(~(reached <= gamma), axis=others)  # a NaN is not free
+        moved = jnp.mean(~(reached <= gamma), axis=others)  # NaN counts as moved
         held.setdefault(ball.path, moved.reshape(layout.scalars))
     return {"norm": norms, "held": held}
 
 
 def _unit_norms(array: jax.Array, layout: _units.Layout) -> jax.Array:
-    """The l1 norm of every unit, axes kept."""
+    """The l1 norm of every unit, with all axes kept."""
     return jnp.sum(jnp.abs(array), axis=layout.summed(array.ndim), keepdims=True)
 
 
 def _norms(ball: _inspect.Ball, layout: _units.Layout, reached: jax.Array, gamma: jax.Array) -> jax.Array:
-    """The unit norms of ``W - W0``, or the radius where the rounding of ``W`` alone takes them past it."""
+    """The unit norms of ``W - W0``. Where only the rounding of ``W`` makes them larger than the radius, the radius."""
     if ball.anchor is None:
         return jnp.minimum(reached, gamma)
     norms = _unit_norms(_ball.displacement(jnp.asarray(ball.param), jnp.asarray(ball.anchor)), layout)
@@ -227,7 +228,7 @@ def _norms(ball: _inspect.Ball, layout: _units.Layout, reached: jax.Array, gamma
 
 
 def _layout(ball: _inspect.Ball, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes | None) -> _units.Layout:
-    """How a leaf is split, of which the state knows the number of layers alone."""
+    """How a leaf is split. The state records only the number of its layers."""
     path, shape, count = ball.path, ball.reached.shape, ball.radii.shape[0]
     if layer_axes is not None:
         layout = _units.resolve(path, shape, unit_axes, layer_axes)
@@ -238,7 +239,7 @@ def _layout(ball: _inspect.Ball, unit_axes: _units.UnitAxes, layer_axes: _units.
             )
         return layout
     depths = [depth for depth in range(len(shape) + 1) if math.prod(shape[:depth]) == count]
-    if count in (1, math.prod(shape)):  # no layer axes, or one element a layer at any depth
+    if count in (1, math.prod(shape)):  # no layer axes, or one element per layer at any depth
         depths = depths[:1]
     layouts = [_units.resolve(path, shape, unit_axes, depth) for depth in depths]
     if len({tuple(axis for axis in layout.axes if shape[axis] > 1) for layout in layouts}) > 1:

@@ -20,8 +20,8 @@ class TPGMState(NamedTuple):
     """State of `tpgm`.
 
     Attributes:
-      radii: the trust regions' radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it; 0 until
-        the first step gives them their start.
+      radii: the learned radii, shape ``(n_radii,)``, one for each constrained leaf or each layer of it. 0
+        before the first step, which sets their initial values.
       hyper_state: the hyper-optimizer's state.
       anchor: the pre-trained parameters, `optax.MaskedNode` at unconstrained leaves.
       layers: the number of radii of each constrained leaf, int32.
@@ -37,7 +37,7 @@ class TPGMState(NamedTuple):
     inner_state: optax.OptState
 
     def restart(self, params: optax.Params) -> "TPGMState":
-        """The state that `reanchor` gives: anchored at the params, the radii started anew."""
+        """The state that `reanchor` returns: the params are the anchor, and the radii are reset."""
         first = _hyper.copied(self.initial)
         anchor = _anchor.refresh(self.anchor, params)
         return self._replace(radii=first.scalars, hyper_state=first.hyper_state, anchor=anchor)
@@ -57,9 +57,9 @@ def inner_product(gradient: jax.Array, displacement: jax.Array) -> tuple[jax.Arr
 
 
 def bounded(radii: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
-    """``clip(gamma, 1e-8, max_i n_i)``, a radius of 0, that of a first use, starting at ``min_i n_i / 2``.
+    """``clip(gamma, 1e-8, max_i n_i)``. A radius of 0, before its first use, starts at ``min_i n_i / 2``.
 
-    The radius of a layer whose norm is NaN stays what it was. One that is not finite counts as the smallest.
+    The radius of a layer with a NaN norm does not change. A radius that is not finite counts as the smallest.
     """
     known = _ball.known(radii)
     started = jnp.where(known == 0, least / 2, known)
@@ -72,7 +72,7 @@ def cast(array: jax.Array, like: jax.Array) -> jax.Array:
 
 
 class Balls(NamedTuple):
-    """All trust regions: where they are centred, and what lies how far out."""
+    """The balls of all layers: their anchors, and the displacements from them with their norms."""
 
     layers: _layers.Layers
     anchors: list[jax.Array]
@@ -81,7 +81,7 @@ class Balls(NamedTuple):
 
     @classmethod
     def of(cls, layers: _layers.Layers, params: list[jax.Array], anchors: list[jax.Array], norm: Norm) -> "Balls":
-        """The trust regions of fine-tuned parameters."""
+        """The balls of fine-tuned parameters."""
         displacements = layers.map(_ball.displacement, params, anchors)
         return cls(layers, anchors, displacements, _ball.norms_of(norm, layers, displacements))
 
@@ -102,7 +102,7 @@ class Balls(NamedTuple):
         hyper_optimizer: optax.GradientTransformation,
         hyper_state: optax.OptState,
     ) -> tuple[jax.Array, optax.OptState]:
-        """One step of the radii down the gradient of the held-out loss of the projected leaves."""
+        """One gradient step of the radii on the held-out loss of the projected leaves."""
         layers, norms = self.layers, self.norms
         radii = bounded(radii, layers.join(norms, _layers.smallest), layers.join(norms, _layers.largest))
         gradients = jax.grad(loss)(self.project(radii))
@@ -122,10 +122,10 @@ def tpgm(
     anchor: optax.Params | None = None,
     anchor_dtype: jax.typing.DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Trainable Projected Gradient Method: projection radii learned on held-out batches, after every step.
+    r"""Trainable Projected Gradient Method: projects after every step, with radii learned on held-out batches.
 
-    With :math:`D_t = W_{t-1} + u_t - W_0`, :math:`u_t` the update of ``inner``, and :math:`n_{t,i}` the norm of unit
-    `i` of :math:`D_t`, held fixed in the derivative:
+    Let :math:`u_t` be the update of ``inner``, :math:`D_t = W_{t-1} + u_t - W_0`, and :math:`n_{t,i}` the norm of unit
+    `i` of :math:`D_t`. The derivative treats :math:`D_t` and its norms as constants:
 
     .. math::
 
@@ -134,26 +134,26 @@ def tpgm(
              \gamma = \mathrm{clip}(\gamma_{t-1}, 10^{-8}, \max_i n_{t,i}) \\
       \gamma_t &= \gamma - \mathrm{HyperStep}(h_t)
 
-    :math:`\gamma` starts at half the smallest unit norm of the first step. The held-out loss costs a forward and a
-    backward pass of its own in every step; `ftp` is the method that saves them. It comes last in a chain.
+    :math:`\gamma` starts at half the smallest unit norm of the first step. The held-out loss costs an additional
+    forward and backward pass in every step, which `ftp` avoids. Put it last in a chain.
 
     ``update`` needs the extra argument ``held_out_loss``: a function from params to the scalar loss on a held-out
     batch. In a jitted step it closes over the batch: ``tx.update(grads, state, params, held_out_loss=lambda p:
     loss(p, batch))``.
 
     Args:
-      inner: the base optimizer; any optax transformation but `optax.contrib.schedule_free`, which averages points that
-        are not projected. All other extra arguments are passed on to it.
+      inner: the base optimizer. It receives all other extra arguments. Any optax transformation works except
+        `optax.contrib.schedule_free`, because the points that it averages are not projected.
       hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``.
       norm: ``"mars"`` (default), the l1 norms of the units, or ``"l2"``, the l2 norm of the leaf or layer.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
       layer_axes: how many leading axes of a leaf index separate layers, an int or ``(path, shape) -> int``.
-      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a callable that gives one; None for all.
+      mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
       anchor: the pre-trained parameters, a tree like the params. None (default): the params given to `init`.
-      anchor_dtype: what to store the anchor in; None (default) for each leaf's own dtype.
+      anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `TPGMState`. Updates come in the params' dtypes; norms, radii and
+      A `optax.GradientTransformationExtraArgs` with a `TPGMState`. Updates have the params' dtypes. Norms, radii and
       hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:
@@ -169,7 +169,7 @@ def tpgm(
       >>> state = tx.init(params)
       >>> held_out = lambda p: jnp.sum((p["kernel"] - 1.0) ** 2)
       >>> updates, state = tx.update({"kernel": -jnp.ones((2, 3))}, state, params, held_out_loss=held_out)
-      >>> round(radii(state, params)["kernel"], 3)  # half of the norm 2, and a step of 0.01 towards less projection
+      >>> round(radii(state, params)["kernel"], 3)  # half of the norm 2, plus a step of 0.01
       1.01
 
     References:
@@ -177,9 +177,9 @@ def tpgm(
       CVPR 2023 (Algorithm 1, with one inner iteration).
 
     .. note::
-      As in the released code, 1e-8 is added where a norm is divided by, and not to the bound. There the radii restart
-      on resuming; here they are in the optimizer's state. Parameters of less than 32 bits are projected in float32 and
-      rounded. What `ftp` says of `optax.lookahead` and `optax.lbfgs` is so here.
+      As in the released code, 1e-8 is added to a norm that is a divisor, and not to the bound. The released code resets
+      the radii when a run resumes; here they are in the optimizer's state. Parameters of less than 32 bits are
+      projected in float32 and rounded. The notes of `ftp` on `optax.lookahead` and `optax.lbfgs` apply here too.
     """
     _checks.transformations("tpgm", inner=inner, hyper_optimizer=hyper_optimizer)
     unit_axes = _ball.units_of(norm, unit_axes, "tpgm")

@@ -1,4 +1,4 @@
-"""TPGM once, after training: the radii that a held-out set wants for a run that is over."""
+"""TPGM after training: one projection, with radii learned on a held-out set."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -30,14 +30,14 @@ def tpgm_project(
       \gamma \leftarrow \gamma - \mathrm{HyperStep}\Big( \frac{d}{d\gamma}
       L_\text{held out}\big(W_0 + \mathrm{clip}\big(\tfrac{\gamma}{n + 10^{-8}}, 0, 1\big) D\big) \Big)
 
-    The use of TPGM for large models: no cost during training, and as many forward and backward passes on held-out data
-    as there are batches, 200 in the paper.
+    The TPGM paper uses this for large models. It costs nothing during training, and afterwards one forward and one
+    backward pass per held-out batch (200 in the paper).
 
     Args:
       params: the fine-tuned parameters.
       anchor: the pre-trained parameters, a tree like the params.
-      held_out_loss: ``(params, batch) -> loss``; it is jitted here.
-      batches: the held-out batches, one for each step of the radii; all of the same shapes.
+      held_out_loss: ``(params, batch) -> loss``. This function jits it.
+      batches: the held-out batches, one for each step of the radii, all with the same shapes.
       hyper_optimizer: updates the ``(n_radii,)`` array of radii, by default ``optax.adam(1e-2)``.
       norm: ``"l2"`` (default), the l2 norm of the leaf or layer, or ``"mars"``, the l1 norms of the units.
       unit_axes: ``(path, shape) -> axes``: the axes that index the units of a leaf, for ``norm="mars"``.
@@ -56,7 +56,7 @@ def tpgm_project(
       >>> from ftp_optax import tpgm_project
       >>> loss = lambda p, batch: jnp.sum((p["kernel"] - batch) ** 2)
       >>> fine_tuned, anchor = {"kernel": jnp.array([3.0, 4.0])}, {"kernel": jnp.zeros(2)}
-      >>> batches = [jnp.array([0.6, 0.8])] * 500  # the held-out set wants a fifth of the way, a radius of 1
+      >>> batches = [jnp.array([0.6, 0.8])] * 500  # a fifth of the way is best, a radius of 1
       >>> projected = tpgm_project(fine_tuned, anchor, loss, batches)
       >>> bool(jnp.allclose(projected["kernel"], batches[0], atol=0.01))
       True
@@ -76,7 +76,7 @@ def tpgm_project(
     anchors = layers.of(frame.copy(layers))
     first, _ = _hyper.start(hyper_optimizer, 0.0, layers)
 
-    # params and anchors are arguments of the jitted step: closed over, they would be compiled in as constants
+    # params and anchors are arguments of the jitted step; in its closure they would be compiled as constants
     @jax.jit
     def step(
         params: optax.Params, anchors: list[Any], radii: jax.Array, hyper_state: optax.OptState, batch: Any

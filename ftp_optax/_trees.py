@@ -1,7 +1,7 @@
-"""Trees as lists of leaves with paths: flattened alike whatever is masked, and matched by path.
+"""Trees as lists of leaves with paths. Masked leaves keep their places, and trees are matched by path.
 
-By path, not by tree structure: NNX gives `init` trees of Variables and `update` trees of arrays, and a plain nested
-dict of masks or strengths then fits all of them.
+Matching by path works where tree structures differ: NNX passes trees of Variables to `init` and trees of arrays to
+`update`, and a plain nested dict of masks or strengths fits both.
 """
 
 import collections
@@ -17,7 +17,7 @@ from ftp_optax import _checks
 
 
 class Leaves(NamedTuple):
-    """A flattened tree: the leaves' paths, without what Flax wraps round them, the leaves, and the structure."""
+    """A flattened tree: the leaves' paths, without the wrappers of Flax, the leaves, and the structure."""
 
     paths: tuple[str, ...]
     values: list[Any]
@@ -28,20 +28,20 @@ class Leaves(NamedTuple):
         return jax.tree.unflatten(self.treedef, [new.get(i, v) for i, v in enumerate(self.values)])
 
     def masked(self, new: Mapping[int, Any]) -> Any:
-        """The tree with some of its leaves replaced, by position, and no other leaf or wrapper of one."""
+        """The tree with only these leaves, by position; `optax.MaskedNode` for all others and their wrappers."""
         tree = jax.tree.unflatten(self.treedef, [new.get(i, optax.MaskedNode()) for i in range(len(self.values))])
         return jax.tree.map(_emptied, tree, is_leaf=_is_masked_or_wrapper)
 
 
 def is_masked(node: Any) -> bool:
-    """Whether a node stands for a leaf that is not there (optax's masks, partitions and ours)."""
+    """Whether a node marks a masked leaf, of optax's masks and partitions or of ours."""
     return isinstance(node, optax.MaskedNode)
 
 
 def _is_wrapper(node: Any) -> bool:
-    """Whether a node is one that Flax wraps round an array: an NNX Variable, or a linen box with axis names.
+    """Whether a node is a wrapper of Flax around an array: an NNX Variable, or a linen box with axis names.
 
-    Where there is one, Flax has been imported; this package does not import it.
+    This package does not import Flax. If there is a wrapper, the user has imported it.
     """
     kinds = (("flax.nnx", "Variable"), ("flax.core.meta", "AxisMetadata"))
     return isinstance(node, tuple(getattr(sys.modules.get(module), name, ()) for module, name in kinds))
@@ -52,20 +52,20 @@ def _is_masked_or_wrapper(node: Any) -> bool:
 
 
 def _emptied(node: Any) -> Any:
-    """`optax.MaskedNode` for a wrapper of nothing but one: optax's masks leave no wrapper, and NNX expects none."""
+    """`optax.MaskedNode` instead of a wrapper around one: optax's masks leave no wrapper, and NNX expects none."""
     found = jax.tree_util.tree_leaves_with_path(node, is_leaf=is_masked) if _is_wrapper(node) else []
     match found:
         case [((_,), optax.MaskedNode() as masked)]:
             return masked
-        case _:  # of several arrays each is masked by itself
+        case _:  # a wrapper of several arrays, each masked separately
             return node
 
 
 def flatten(tree: Any) -> Leaves:
-    """Flattens a tree with `optax.MaskedNode` kept in its place, so that trees masked differently stay aligned.
+    """Flattens a tree and keeps `optax.MaskedNode` as a leaf, so that differently masked trees stay aligned.
 
     Raises:
-      ValueError: if a dict's keys cannot be sorted, or two leaves have one path.
+      ValueError: if a dict's keys cannot be sorted, or two leaves have the same path.
     """
     try:
         values, treedef = jax.tree.flatten(tree, is_leaf=is_masked)
@@ -83,7 +83,7 @@ def flatten(tree: Any) -> Leaves:
 
 
 def require_same(tree: Leaves, params: Leaves, what: str) -> None:
-    """Raises, naming the first odd leaf, if a tree does not have the leaves of the params."""
+    """Raises, naming the first different leaf, if a tree does not have the leaves of the params."""
     if tree.paths == params.paths:
         return
     missing = [p for p in params.paths if p not in set(tree.paths)]
@@ -96,7 +96,7 @@ def require_same(tree: Leaves, params: Leaves, what: str) -> None:
 
 
 def require_shape(value: Any, param: Any, path: str, what: str) -> None:
-    """Raises if a leaf has not the shape of its parameter, or is masked."""
+    """Raises if a leaf does not have the shape of its parameter, or is masked."""
     if is_masked(value) or is_masked(param):
         raise ValueError(f"{what} and params must both have an array at {path!r}; one of them is masked there.")
     _checks.dtype_of(value, path, what)
@@ -106,7 +106,7 @@ def require_shape(value: Any, param: Any, path: str, what: str) -> None:
 
 
 def require_like(tree: Any, params: Leaves, chosen: Iterable[int], what: str) -> Leaves:
-    """The flattened tree, which must be like the params, at the chosen leaves in shape and kind of numbers too."""
+    """The flattened tree. It must have the leaves of the params, and real arrays of their shapes at the chosen ones."""
     found = flatten(tree)
     require_same(found, params, what)
     for i in chosen:
@@ -116,7 +116,7 @@ def require_like(tree: Any, params: Leaves, chosen: Iterable[int], what: str) ->
 
 
 def aligned(record: Leaves, params: Leaves, what: str) -> list[Any]:
-    """A record's leaf for every leaf of the params; one that stands for a masked subtree (optax's) for all inside it.
+    """A record's leaf for every leaf of the params. A masked subtree of the record counts for all leaves inside it.
 
     Raises:
       ValueError: if the record has other leaves, or one of another shape.
@@ -135,18 +135,18 @@ def aligned(record: Leaves, params: Leaves, what: str) -> list[Any]:
 
 
 def inside(path: str, subtree: str) -> bool:
-    """Whether a leaf lies at a path or below it."""
+    """Whether a leaf is at a path or below it."""
     return subtree in ("", path) or path.startswith(subtree + "/")
 
 
 def prefixes(path: str) -> list[str]:
-    """The subtrees that a leaf lies in, from its own path to the whole tree, which is the empty path."""
+    """The subtrees that contain a leaf, from its own path to the whole tree, which has the empty path."""
     parts = path.split("/")
     return ["/".join(parts[:n]) for n in range(len(parts), -1, -1)]
 
 
 def spread(tree: Any, paths: Sequence[str], what: str) -> list[Any]:
-    """A prefix tree's entry for each path: its own or that of the subtree it is in.
+    """A prefix tree's entry for each path: its own or that of its subtree.
 
     Raises:
       ValueError: if there is no entry for a path.

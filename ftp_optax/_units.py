@@ -1,8 +1,8 @@
-"""What one unit of a leaf is: the rules, and how a leaf is split by them.
+"""What one unit of a leaf is: the rules, and how they split a leaf.
 
-A *unit* is the part of a leaf that is projected as one: an output neuron, a channel, a token's row. A unit rule says
-which axes index the units; every other axis is summed over. *Layer axes* are leading axes along which separate layers
-are stacked (scan over layers); every layer has scalars of its own, exactly as if it were a leaf of its own.
+A *unit* is a part of a leaf with its own norm: an output neuron, a channel, the row of a token. A unit rule returns the
+axes that index the units. All other axes are summed over. *Layer axes* are leading axes along which separate layers are
+stacked (scan over layers). Each layer has its own scalars, as if it were a separate leaf.
 """
 
 import math
@@ -18,9 +18,9 @@ LayerAxes: TypeAlias = int | Callable[[str, tuple[int, ...]], int]
 
 
 def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Units of a Flax, Keras or Haiku parameter, told by its name and shape.
+    """Units of a Flax, Keras or Haiku parameter, by its name and shape.
 
-    They are the rows of the same tensor in torch's layout [out, in, ...], which are the released code's units:
+    The units are those of the released code: the rows of the same tensor in torch's layout [out, in, ...].
 
     ==============================================  ===================  =======================
     leaf                                            shape                one unit is
@@ -38,22 +38,24 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     ``kernel/scale`` of linen's ``WeightNorm``      [out]                an element
     ==============================================  ===================  =======================
 
-    A kernel is a leaf ``w``, or one whose name ends in ``kernel``. Attention's inputs are modules called ``query``,
-    ``key``, ``value``, ``q``, ``k``, ``v``, ``kv`` or ``qkv``, also with ``_proj`` or ``to_``; its outputs are ``out``,
-    ``o``, ``to_out``, ``out_proj``, ``o_proj``, ``output_proj`` and ``attention_output``.
+    A kernel is a leaf ``w``, or one whose name ends in ``kernel``. Attention inputs are modules with the name
+    ``query``, ``key``, ``value``, ``q``, ``k``, ``v``, ``kv`` or ``qkv``, also with ``_proj`` or ``to_``. Attention
+    outputs are ``out``, ``o``, ``to_out``, ``out_proj``, ``o_proj``, ``output_proj`` and ``attention_output``.
 
-    What name and shape do not tell comes out otherwise than in torch; write a rule of your own for such a leaf, which
-    calls this one for all others:
+    Name and shape are not enough for the leaves below. Their units differ from those in torch. For such a leaf write
+    your own rule, which calls this one for all other leaves:
 
-    - ``LinearGeneral``, ``DenseGeneral``, ``Einsum`` and ``EinsumDense`` of other names are read as [..., in, out], and
-      so is an output of attention with several axes. Units sum over ``batch_axis``, ``batch_dims`` and the positions of
-      ``ConvLocal``.
-    - ``ConvTranspose``: torch has [in, out, ...], so that its unit is an input channel. Here it is one for the kernels
-      [..., out, in] of Keras, Haiku and ``transpose_kernel=True``, and an output channel for Flax' [..., in, out].
-    - A one-dimensional convolution that is called like an input or output of attention is read as one.
-    - A normalisation over several axes is one unit, for torch one for each index of the first. The bias of Keras'
-      ``GRU`` is one unit, for torch two vectors. ``hk.Bias`` and Keras' ``PReLU`` over positions are read as
-      [..., in, out]; shared slopes of ``PReLU`` have a fiber each.
+    - ``LinearGeneral``, ``DenseGeneral``, ``Einsum`` and ``EinsumDense`` with other names count as [..., in, out], and
+      so does an attention output with several output axes. Units sum over ``batch_axis``, ``batch_dims`` and the
+      positions of ``ConvLocal``.
+    - ``ConvTranspose``: torch has [in, out, ...], so a unit is an input channel. Here a unit is an input channel for
+      the kernels [..., out, in] of Keras, Haiku and ``transpose_kernel=True``, and an output channel for [..., in, out]
+      of Flax.
+    - A one-dimensional convolution with the name of an attention input or output counts as one.
+    - A normalisation over several axes is one unit. In torch it is one for each index of the first axis.
+    - The bias of ``GRU`` in Keras is one unit. In torch it is two vectors.
+    - ``hk.Bias``, and ``PReLU`` of Keras over positions, count as [..., in, out]. Each shared slope of ``PReLU`` is a
+      fiber.
 
     Args:
       path: the leaf's path, such as ``"encoder/query/kernel"``.
@@ -63,8 +65,8 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       The axes that index the units.
 
     Raises:
-      ValueError: for a kernel of attention's inputs that has an axis too many, so that its layers are stacked and
-        ``layer_axes`` is missing. Square taps are a convolution's.
+      ValueError: for a kernel of an attention input with too many axes: its layers are stacked, and ``layer_axes`` is
+        missing. A kernel with square taps counts as a convolution.
 
     Example:
       >>> flax_units("conv/kernel", (3, 3, 16, 32))
@@ -82,10 +84,10 @@ def flax_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_units(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Units of a parameter in torch layout [out, in, ...], also Equinox': the first axis; vectors are one unit.
+    """Units of a parameter in the layout of torch and Equinox, [out, in, ...]: the first axis. A vector is one unit.
 
-    A leaf ``bias`` of shape (out, 1, 1), as Equinox keeps those of convolutions, is a vector. A ``ConvTranspose`` is
-    [in, out, ...] in torch and [out, in, ...] in Equinox; the unit is its first axis in both.
+    A leaf ``bias`` of shape (out, 1, 1), as in convolutions of Equinox, is a vector. A ``ConvTranspose`` is
+    [in, out, ...] in torch and [out, in, ...] in Equinox. Its unit is the first axis in both.
 
     Args:
       path: the leaf's path, such as ``"conv.weight"`` or ``"conv/weight"``.
@@ -109,8 +111,8 @@ def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The whole leaf is one unit.
 
     Args:
-      path: the leaf's path (not looked at).
-      shape: the leaf's shape, without its layer axes (not looked at).
+      path: the leaf's path (not used).
+      shape: the leaf's shape, without its layer axes (not used).
 
     Returns:
       No axis.
@@ -120,23 +122,23 @@ def whole_leaf(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       ()
 
     References:
-      With it the norm of a leaf is its l1 norm.
+      With this rule the norm of a leaf is its l1 norm.
     """
     _checks.leaves("whole_leaf", path, shape)
     return ()
 
 
 def whole_layer(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The whole leaf, once its rank is seen not to be that of stacked layers."""
+    """The whole leaf, after a check that its layers are not stacked."""
     _names.require_one_layer(path, shape)
     return ()
 
 
 def elementwise(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Every element is a unit of its own, so that the ball is a box.
+    """Every element is one unit, so the ball is a box.
 
     Args:
-      path: the leaf's path (not looked at).
+      path: the leaf's path (not used).
       shape: the leaf's shape, without its layer axes.
 
     Returns:
@@ -148,19 +150,27 @@ def elementwise(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
     References:
       Gouk et al., `Distance-Based Regularisation of Deep Networks for Fine-Tuning
-      <https://arxiv.org/abs/2002.08253>`_, ICLR 2021: its rule for batch-norm parameters.
+      <https://arxiv.org/abs/2002.08253>`_, ICLR 2021, for batch-norm parameters.
     """
     _checks.leaves("elementwise", path, shape)
     return tuple(range(len(shape)))
 
 
 def flax_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Fibers of a Flax, Keras or Haiku parameter: every index is fixed but the input's.
+    """Fibers of a Flax, Keras or Haiku parameter: a fiber runs along the input axes, with all other indices fixed.
 
-    They are what the released code's ``F.normalize(..., dim=1)`` finds in the same tensor in torch's layout. A kernel
-    [..., in, out] has its input axis second to last, so a convolution has one fiber for each tap and output channel.
-    Kernels of attention's query, key and value [in, heads, dim] have it first, that of its output [heads, dim, out] has
-    two. A table has one fiber for each token, a vector is one fiber. Which leaf is what is told as by `flax_units`.
+    They are the vectors that the released code's ``F.normalize(..., dim=1)`` normalises in the same tensor in torch's
+    layout. Names and shapes have the same meaning as in `flax_units`:
+
+    ===========================================  ===================  ==================================
+    leaf                                         shape                one fiber for each
+    ===========================================  ===================  ==================================
+    kernel of a dense or convolution layer       [..., in, out]       tap and output channel
+    kernel of attention's query, key or value    [in, heads, dim]     head and feature
+    kernel of attention's output                 [heads, dim, out]    output feature
+    table                                        [tokens, features]   token
+    vector                                       [n]                  leaf
+    ===========================================  ===================  ==================================
 
     Args:
       path: the leaf's path.
@@ -182,10 +192,10 @@ def flax_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Fibers of a parameter in torch layout [out, in, ...]: every index is fixed but axis 1; a vector is one fiber.
+    """Fibers of a parameter in torch layout [out, in, ...]: a fiber runs along axis 1. A vector is one fiber.
 
     Args:
-      path: the leaf's path; what `torch_units` says of it is so here.
+      path: the leaf's path, with the same meaning as in `torch_units`.
       shape: the leaf's shape, without its layer axes.
 
     Returns:
@@ -196,7 +206,7 @@ def torch_fibers(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
       (0, 2, 3)
 
     References:
-      The rule of the authors' released DiGraP code, which crashes on vectors.
+      The rule of the authors' released DiGraP code, which fails on vectors.
     """
     _checks.leaves("torch_fibers", path, shape)
     return _all_but(_names.torch_axes(path, shape).inputs, shape)
@@ -207,10 +217,10 @@ def _all_but(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class Layout(NamedTuple):
-    """How one leaf is split, resolved from the rules and static under jit."""
+    """How one leaf is split. Static under jit."""
 
     layers: tuple[int, ...]  # the sizes of the leading layer axes
-    axes: tuple[int, ...]  # the axes of the leaf that survive in its unit norms: layer axes, then unit axes
+    axes: tuple[int, ...]  # the axes of the leaf in its unit norms: layer axes, then unit axes
 
     @property
     def scalars(self) -> int:
@@ -223,7 +233,7 @@ class Layout(NamedTuple):
 
 
 def require_layer_axes(layer_axes: Any, method: str) -> None:
-    """Raises if `layer_axes` is not static, as when `optax.inject_hyperparams` has made it an array."""
+    """Raises if `layer_axes` is not static, for example an array from `optax.inject_hyperparams`."""
     if not callable(layer_axes) and (not isinstance(layer_axes, int) or isinstance(layer_axes, bool)):
         raise TypeError(
             f"{method}: layer_axes must be an int or a callable, got {type(layer_axes).__name__}. With "
@@ -232,7 +242,7 @@ def require_layer_axes(layer_axes: Any, method: str) -> None:
 
 
 def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: LayerAxes) -> Layout:
-    """Applies the rules to one leaf; a rule's answer that does not fit the leaf raises with its path."""
+    """Applies the rules to one leaf. Raises, with the path, if a result does not fit the leaf."""
     depth = layer_axes(path, shape) if callable(layer_axes) else min(layer_axes, len(shape))
     if not isinstance(depth, int) or not 0 <= depth <= len(shape):
         raise ValueError(
@@ -251,6 +261,6 @@ def resolve(path: str, shape: tuple[int, ...], unit_axes: UnitAxes, layer_axes: 
 
 
 def wide_dtype(leaf: Any) -> Any:
-    """The dtype of what is computed of a leaf: its own, but at least float32."""
+    """The dtype for computations with a leaf: its own, but at least float32."""
     dtype = jnp.result_type(leaf)
-    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # not promoted, which the user may have forbidden
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)  # no promotion, which the user may have disabled

@@ -1,4 +1,4 @@
-"""WiSE-FT: the straight line in weight space from the anchor to the fine-tuned parameters, and which point of it."""
+"""WiSE-FT: interpolation between the anchor and the fine-tuned parameters, and the choice of its coefficient."""
 
 import math
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ def wise_ft(params: optax.Params, anchor: optax.Params, alpha: float | jax.Array
 
       W = (1 - \alpha) W_0 + \alpha W_\mathrm{ft}
 
-    with :math:`W_0` the ``anchor`` and :math:`W_\mathrm{ft}` the ``params``. After training; nothing is learned.
+    :math:`W_0` is the ``anchor`` and :math:`W_\mathrm{ft}` the ``params``. Use it after training. It learns nothing.
 
     Args:
       params: the fine-tuned parameters.
       anchor: the pre-trained parameters, a tree like the params.
-      alpha: 0 gives the anchor, 1 the params. A number or a 0-D array; `jax.vmap` over an array of them gives the
-        whole curve, stacked.
-      mask: which leaves are interpolated: a tree or prefix tree of booleans, True = interpolated, or a callable from
-        params to one. None (default) for every leaf. Leave out what was not pre-trained, such as a new head: its
-        random start is nothing to go back to.
+      alpha: 0 gives the anchor, 1 the params. A number or a 0-D array. `jax.vmap` over an array gives several points,
+        stacked.
+      mask: which leaves are interpolated: a tree or prefix tree of booleans, where True means interpolated, or a
+        function from params to one. None (default) for all. Leave out a new head: it has no pre-trained values.
 
     Returns:
-      The interpolated parameters, in the params' structure and dtypes. Leaves that the mask leaves out, of any shape in
-      the anchor, and those that are not floating-point (counters, random keys) are the params'.
+      The interpolated parameters, in the params' structure and dtypes. Leaves that the
+      mask leaves out keep the params' values, and may have another shape in the anchor. So do leaves that are not
+      floating-point (counters, random keys).
 
     Raises:
       ValueError: if the anchor has another structure or shape, if the mask does not fit the params or chooses nothing,
@@ -76,38 +76,39 @@ def _mix(param: Any, start: Any, alpha: float | jax.Array) -> jax.Array:
 
 
 def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int) -> float:
-    r"""The point of WiSE-FT's line to take, without an image of another domain: the one-standard-error rule.
+    r"""Chooses alpha for WiSE-FT on validation images, by the one-standard-error rule.
 
     .. math::
 
       \min \Big\{ \alpha : s_\alpha \ge s^* - \sqrt{s^* (1 - s^*) / n} \Big\}, \qquad s^* = \max_\alpha s_\alpha
 
-    with :math:`s_\alpha` the ``scores`` at the ``alphas`` and :math:`n` the ``count``. Of the points that validation
-    images of the fine-tuning domain cannot tell from the best one, the nearest to the pre-trained weights, which is the
-    most robust one as a rule.
+    :math:`s_\alpha` are the ``scores`` at the ``alphas`` and :math:`n` is the ``count``. The rule takes the smallest
+    alpha whose score is within one standard error of the best. It needs no out-of-distribution images. Smaller alphas
+    are nearer to the pre-trained weights and usually more robust.
 
     Args:
-      alphas: points of the line, as `wise_ft` takes them.
-      scores: accuracy of each on validation images of the fine-tuning domain, in [0, 1].
-      count: how many validation images there are.
+      alphas: values of alpha, as `wise_ft` takes them.
+      scores: the accuracy at each alpha on in-distribution validation images, in [0, 1].
+      count: the number of validation images.
 
     Returns:
       One of the alphas.
 
     Raises:
       ValueError: if there are no alphas, not one score for each, a score out of range, or no image.
-      TypeError: for what is no number.
+      TypeError: for values that are not numbers.
 
     Example:
       >>> from ftp_optax import smallest_share
-      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=300)  # an error of 0.019
+      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=300)  # standard error 0.019
       0.75
-      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=100)  # of 0.032
+      >>> smallest_share([0.0, 0.5, 0.75, 1.0], [0.71, 0.86, 0.88, 0.87], count=100)  # standard error 0.032
       0.5
 
     References:
-      The line: Wortsman et al., `Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_, CVPR
-      2022. The rule: Breiman, Friedman, Olshen and Stone, *Classification and Regression Trees*, 1984, section 3.4.3.
+      The interpolation: Wortsman et al., `Robust fine-tuning of zero-shot models <https://arxiv.org/abs/2109.01903>`_,
+      CVPR 2022. The rule: Breiman, Friedman, Olshen and Stone, *Classification and Regression Trees*, 1984, section
+      3.4.3.
     """
     _checks.numbers("smallest_share", count=count)
     try:

@@ -1,6 +1,5 @@
 """The cost benchmarks run at their smallest, and what they count is right; what they time is not looked at."""
 
-import importlib
 import json
 import math
 import subprocess
@@ -8,27 +7,40 @@ import sys
 from pathlib import Path
 
 import pytest
-import tyro
 
-import performance
-from measure import report
+import writer
+from cost import growth, job_memory, job_speed, memory, paper, step, train
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+FILES = {
+    step: "step_time",
+    train: "train_step",
+    memory: "memory",
+    growth: "scaling",
+    paper: "scale_on_paper",
+    job_memory: "job_memory",
+    job_speed: "job_speed",
+}
 
 
-def run(name, out, *flags):
-    """A benchmark's JSON, its figure checked to be there."""
-    command = [sys.executable, BENCHMARKS / f"{name}.py", "--smallest", "--results", out, *flags]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    assert (out / f"{name}.png").stat().st_size > 10_000
-    result = json.loads((out / f"{name}.json").read_text())
+def command(*flags):
+    return subprocess.run([sys.executable, BENCHMARKS / "cost.py", *flags], capture_output=True, text=True)
+
+
+def run(part, out, *flags):
+    """A part's JSON, its table checked to be there."""
+    done = command(part, "--smallest", "--results", out, *flags)
+    assert done.returncode == 0, done.stderr
+    (found,) = out.glob("*.json")
+    assert found.with_suffix(".md").read_text().startswith("| ")
+    result = json.loads(found.read_text())
     assert {"backend", "device_kind", "driver", "precision", "versions"} <= result["environment"].keys()
     return result
 
 
 def test_step_time_counts_streams_and_times_in_turn(tmp_path):
     flags = ("--trees", "vit-b16", "decoder-1b", "--bases", "adamw", "--methods", "ftp", "tpgm")
-    rows = {(row["tree"], row["method"]): row for row in run("step_time", tmp_path, *flags)["rows"]}
+    rows = {(row["tree"], row["method"]): row for row in run("step", tmp_path, *flags)["rows"]}
     assert len(rows) == 6
     for (_, method), row in rows.items():
         assert row["streams"] == pytest.approx({"base": 10, "ftp": 18.3, "tpgm": 18.3}[method], abs=0.2)
@@ -42,7 +54,7 @@ def test_step_time_counts_streams_and_times_in_turn(tmp_path):
 
 def test_what_does_not_fit_is_analysed_but_not_run(tmp_path):
     flags = ("--trees", "vit-b16", "--bases", "sgd", "--methods", "pgm", "--memory-gb", "0")
-    rows = run("step_time", tmp_path, *flags)["rows"]
+    rows = run("step", tmp_path, *flags)["rows"]
     assert [row["time_over_base"] for row in rows] == [None, None]
     assert all(row["streams"] > 0 for row in rows)
 
@@ -72,7 +84,7 @@ def test_memory_counts_every_buffer_once(tmp_path):
 
 
 def test_scaling_is_linear_in_parameters(tmp_path):
-    result = run("scaling", tmp_path, "--methods", "ftp")
+    result = run("growth", tmp_path, "--methods", "ftp")
     assert {row["axis"] for row in result["rows"]} == {"parameters", "leaves", "devices"}
     for exponent in result["growth"]["bytes against parameters"].values():
         assert exponent == pytest.approx(1, abs=0.05)
@@ -85,46 +97,44 @@ def test_scaling_is_linear_in_parameters(tmp_path):
 
 
 def test_train_step_counts_what_tpgm_pays_for(tmp_path):
-    rows = {row["method"]: row for row in run("train_step", tmp_path, "--methods", "ftp", "tpgm")["rows"]}
+    rows = {row["method"]: row for row in run("train", tmp_path, "--methods", "ftp", "tpgm")["rows"]}
     assert rows["base"]["flops_over_adamw"] == 1
     assert rows["tpgm"]["flops_over_adamw"] > 1.5 * rows["ftp"]["flops_over_adamw"]
     assert rows["ftp"]["over_tpgm"]["runs"] == 3
 
 
-@pytest.mark.parametrize("part", ["memory", "step_time", "train_step", "scaling"])
-def test_the_one_command_tells_each_benchmark_what_it_understands(part, tmp_path):
-    options = performance.Options(results=tmp_path, resume=True, smallest=True)
-    flags = performance.command(part, options)[2:]
-    understood = tyro.cli(importlib.import_module(part).Options, args=flags)
-    assert understood.results == tmp_path
-    assert understood.smallest
-    assert getattr(understood, "resume", True)
+def test_the_figure_is_of_the_rows_and_an_unknown_part_is_refused(tmp_path):
+    for name in FILES.values():
+        (tmp_path / f"{name}.json").write_bytes((writer.RESULTS / f"{name}.json").read_bytes())
+    for part in (step, train, memory, growth):
+        part.Options(results=tmp_path, report=True).run()
+        assert (tmp_path / f"{FILES[part]}.png").stat().st_size > 10_000
+    done = command("speed")
+    assert done.returncode == 1
+    assert "no part 'speed'; choose from step, train, " in done.stderr
 
 
 def test_rows_of_another_machine_are_not_gone_on_from(tmp_path):
-    environment = report.environment()
+    environment = writer.environment()
     path = tmp_path / "step_time.json"
-    report.write(path, {"environment": environment, "rows": [{"tree": "vit-b16"}]})
-    assert report.recorded(path, resume=True) == [{"tree": "vit-b16"}]
-    assert report.recorded(path, resume=False) == []
-    report.write(path, {"environment": environment | {"processor": "another"}, "rows": [{}]})
+    writer.write(path, {"environment": environment, "rows": [{"tree": "vit-b16"}]})
+    assert writer.recorded(path, resume=True) == [{"tree": "vit-b16"}]
+    assert writer.recorded(path, resume=False) == []
+    writer.write(path, {"environment": environment | {"processor": "another"}, "rows": [{}]})
     with pytest.raises(SystemExit, match="another processor"):
-        report.recorded(path, resume=True)
+        writer.recorded(path, resume=True)
 
 
-RECORDED = ["memory", "step_time", "train_step", "scaling"]
-
-
-@pytest.mark.parametrize("part", RECORDED)
+@pytest.mark.parametrize("part", FILES, ids=FILES.get)
 def test_the_site_shows_what_was_recorded(part):
-    results = BENCHMARKS / "results"
-    page = importlib.import_module(part).page(json.loads((results / f"{part}.json").read_text()))
-    assert (results / f"{part}.md").read_text() == page
-    assert f"results/{part}.md" in (BENCHMARKS.parent / "docs/performance.md").read_text()
+    made = part.page(json.loads((writer.RESULTS / f"{FILES[part]}.json").read_text()))
+    assert (writer.RESULTS / f"{FILES[part]}.md").read_text() == made
+    site = "".join(page.read_text() for page in (BENCHMARKS.parent / "docs").glob("*.md"))
+    assert f"results/{FILES[part]}.md" in site
 
 
 def test_the_page_says_how_ftp_compares_with_tpgm():
-    rows = json.loads((report.RESULTS / "train_step.json").read_text())["rows"]
+    rows = json.loads((writer.RESULTS / "train_step.json").read_text())["rows"]
     ratios = [row["over_tpgm"]["ratio"] for row in rows if row["method"] == "ftp"]
     assert len(ratios) >= 4
     text = (BENCHMARKS.parent / "docs/performance.md").read_text()
@@ -141,9 +151,7 @@ def test_the_readme_tells_the_recorded_traffic():
 
 
 def test_memory_of_the_job_is_that_of_its_live_buffers(tmp_path):
-    command = [sys.executable, BENCHMARKS / "job_memory.py", "--smallest", "--results", tmp_path]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    rows = json.loads((tmp_path / "job_memory.json").read_text())["rows"]
+    rows = run("job-memory", tmp_path)["rows"]
     found = {(row["precision"], row["method"]): row for row in rows}
     plain, ftp = found["float32", "vanilla"], found["float32", "ftp"]
     assert plain["state_bytes"] == pytest.approx(2 * plain["parameter_bytes"], rel=0.01)
@@ -154,10 +162,25 @@ def test_memory_of_the_job_is_that_of_its_live_buffers(tmp_path):
 
 
 def test_the_jobs_loop_is_timed_beside_a_plain_one(tmp_path):
-    command = [sys.executable, BENCHMARKS / "job_speed.py", "--smallest", "--results", tmp_path]
-    subprocess.run(command, check=True, capture_output=True, text=True)
-    plain, ftp = json.loads((tmp_path / "job_speed.json").read_text())["rows"]
+    plain, ftp = run("job-speed", tmp_path)["rows"]
     assert (plain["loop"], ftp["loop"]) == ("plain optax loop", "ftp")
     assert plain["over_plain"]["ratio"] == 1
     assert 0 <= ftp["waiting"] <= 1
     assert "main job, ftp" in (tmp_path / "job_speed.md").read_text()
+
+
+def test_the_arithmetic_on_paper_agrees_with_the_programs_of_a_small_model(tmp_path):
+    rows = run("paper", tmp_path)["rows"]
+    assert [(row["mesh"], row["method"]) for row in rows] == [
+        (mesh, method) for mesh in ("8 x 1", "4 x 2") for method in ("base", "ftp", "ftp-lean", "digrap")
+    ]
+    for row in rows:  # norms are whole
+        assert row["parameters"] / row["devices"] * 4 == pytest.approx(row["parameter_bytes"], rel=0.02)
+        assert (row["bytes_sent"] == 0) == (row["method"] == "base")
+
+
+def test_an_error_in_the_arithmetic_on_paper_is_found(monkeypatch):
+    case = paper._case((8, 1), "small", **paper.SMALL)
+    monkeypatch.setitem(paper.SUMS, "ftp", paper.Sums(2, 2))
+    with pytest.raises(SystemExit, match="bytes sent: the arithmetic says"):
+        paper._row("ftp", case)

@@ -2,24 +2,24 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from recorded import numbers_beyond_the_tables
 
-from breadth import continual_report
-from breadth.continual_report import COLUMNS, FILE
-from breadth.learners import LEARNERS, average, forgetting, learn, learned
-from breadth.sequences import SEQUENCES, digits_sequence
+from evidence.continual import COLUMNS, LEARNERS, SEQUENCES, average, digits_sequence, forgetting, learn, learned
+from evidence.methods import METHODS
+from evidence.rows import File
+from evidence.tasks import classification
+from evidence.training import Knobs, Recipe, train
 from ftp_optax import drift
-from robust import rows
-from robust.methods import METHODS
-from robust.training import Knobs, Recipe, train
 from vision.networks import Params
 
 ROOT = Path(__file__).parents[1]
+FILE = "continual.csv"
+SHORT = classification("digits", epochs=1, batch_size=20)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_no_task_sees_images_that_judge_another(tasks):
     trained = [image.tobytes() for domain in tasks.train.values() for image in domain.images]
     judged = {i.tobytes() for part in (tasks.validation, tasks.test) for domain in part.values() for i in domain.images}
     assert not judged & set(trained)
-    assert not judged & {image.tobytes() for image in tasks.start.task.pretrain.images}
+    assert not judged & {image.tobytes() for image in tasks.start.data.pretrain.images}
     assert tuple(tasks.test) == tuple(tasks.validation) == SEQUENCES["digits"]
     assert tuple(tasks.train) == SEQUENCES["digits"][1:]
 
@@ -63,26 +63,25 @@ def test_the_schedule_begins_anew_and_the_anchor_moves_where_it_is_told_to(tasks
 
 
 def test_reanchored_a_frozen_ball_starts_where_the_last_task_ended(tasks):
-    held = LEARNERS["ftp"], {"lr": 1e-2, "mu": 0.05}
-    models = learn(*held, tasks, 0, epochs=2, batch_size=20)
-    moved = learn(LEARNERS["ftp, reanchored"], held[1], tasks, 0, epochs=2, batch_size=20)
+    task, knobs = replace(SHORT, epochs=2), {"lr": 1e-2, "mu": 0.05}
+    models, moved = (learn(task, LEARNERS[name], knobs, tasks, 0) for name in ("ftp", "ftp, reanchored"))
     assert len(models) == len(moved) == len(SEQUENCES["digits"])
     assert gap(models[1], moved[1]) == 0  # the first task has the same anchor
     assert gap(moved[-1], moved[0]) > gap(models[-1], models[0]) > 0
 
 
 def test_wise_ft_goes_back_after_each_task(tasks):
-    plain = learn(LEARNERS["vanilla"], {"lr": 1e-3}, tasks, 0, epochs=1, batch_size=20)
-    mixed = learn(LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, tasks, 0, epochs=1, batch_size=20)
+    plain = learn(SHORT, LEARNERS["vanilla"], {"lr": 1e-3}, tasks, 0)
+    mixed = learn(SHORT, LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, tasks, 0)
     halfway = jax.tree.map(lambda tuned, first: 0.25 * tuned + 0.75 * first, plain[1], plain[0])
     assert gap(mixed[1], halfway) < 1e-4 * gap(plain[1], plain[0])
 
 
-def test_the_command_at_its_smallest_fills_what_is_missing(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "continual.py", "--smallest", "--results", tmp_path]
+def test_the_command_at_its_smallest_learns_all_tasks_in_turn(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "evidence.py", "continual", "--smallest", "--results", tmp_path]
     command += ["--methods", "vanilla", "ftp, reanchored"]
     subprocess.run(command, check=True, capture_output=True)
-    found = rows.read(tmp_path / FILE, COLUMNS)
+    found = File(tmp_path / FILE, COLUMNS).read()
     assert [row["method"] for row in found] == ["vanilla", "ftp, reanchored"]
     for row in found:
         matrix = np.array(row["accuracies"])
@@ -90,11 +89,3 @@ def test_the_command_at_its_smallest_fills_what_is_missing(tmp_path):
         assert row["average_accuracy"] == pytest.approx(average(matrix), abs=1e-4)
         assert row["forgetting"] == pytest.approx(forgetting(matrix), abs=1e-4)
     assert found[0]["accuracies"][0] == found[1]["accuracies"][0]  # the foundation model's
-    before = (tmp_path / FILE).read_bytes()
-    subprocess.run(command, check=True, capture_output=True)
-    assert (tmp_path / FILE).read_bytes() == before
-
-
-def test_the_recorded_tables_are_the_recorded_rows(tmp_path):
-    settings = {"0.1", "0.3", "1.0", "3.0", "10.0"}  # what was tried
-    assert numbers_beyond_the_tables("continual", FILE, continual_report.write, tmp_path) <= settings

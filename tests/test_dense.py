@@ -11,17 +11,14 @@ import numpy as np
 import optax
 import pytest
 
-from robust import summary
-from robust.experiments import standard
-from robust.methods import RATE
-from robust.protocol import recorded
-from segment import page, rows
-from segment.finetune import CORRUPTIONS
-from segment.foundation import trained_decoder
-from segment.networks import SmallSceneNet, pretrained_scene_net
-from segment.protocol import Segmentation
-from segment.scores import boundaries, boundary_f, mean_iou
-from segment.worlds import WORLDS, pretraining_scenes, scene_task
+from evidence import summary
+from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, dense_study, trained_decoder
+from evidence.methods import RATE
+from evidence.protocol import main_study
+from evidence.rows import File
+from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
+from evidence.scenes import WORLDS, boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
+from evidence.tasks import classification
 from vision.networks import path_of, split_model
 
 ROOT = Path(__file__).parents[1]
@@ -116,16 +113,15 @@ def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
 
 
 def test_without_trials_the_settings_are_classifications_and_trials_are_judged_by_mean_iou(tmp_path):
-    files = {name: rows.File(tmp_path / f"{name}.csv", rows.COLUMNS) for name in ("results", "trials")}
-    study = Segmentation(world="digits", **files)
-    assert study.chosen("ftp") == recorded(standard("digits")).chosen("ftp")
+    study = dense_study("digits", tmp_path, trials=3)
+    assert study.chosen("ftp") == main_study(classification("digits")).chosen("ftp")
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
         study.trials.append(study.known("vanilla", {RATE: rate}, 0) | {"validation_miou": found, "id_miou": -found})
     assert study.chosen("vanilla") == {RATE: 3e-3}
 
 
 def run(*flags):
-    command = [sys.executable, ROOT / "benchmarks" / "dense.py", *flags]
+    command = [sys.executable, ROOT / "benchmarks" / "evidence.py", "dense", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -149,7 +145,7 @@ def test_the_foundation_models_backbone_stays_as_it_is():
 def finished(tmp_path_factory):
     """The command at its smallest."""
     folder = tmp_path_factory.mktemp("dense")
-    flags = ("--smallest", "--methods", *METHODS, "--results", folder, "--docs", folder)
+    flags = ("--smallest", "--methods", *METHODS, "--results", folder)
     done = run(*flags)
     assert done.returncode == 0, done.stderr
     return folder, flags
@@ -157,7 +153,7 @@ def finished(tmp_path_factory):
 
 def test_the_command_scores_every_domain(finished):
     folder, _ = finished
-    found = rows.read(folder / "dense.csv")
+    found = File(folder / "dense.csv", COLUMNS).read()
     assert [one["method"] for one in found] == ["zero_shot", *4 * ["wise_ft"], "vanilla", "ftp+wise_ft", "ftp"]
     for one in found:
         corrupted = [one["domains"][f"black, {kind}"] for kind in CORRUPTIONS]
@@ -166,7 +162,7 @@ def test_the_command_scores_every_domain(finished):
             (one["domains"]["bright"] + one["domains"]["coloured"]) / 2, abs=1e-4
         )
         assert one["ood_held_miou"] == pytest.approx(one["domains"]["striped"], abs=1e-4)
-        assert all(0 <= one[column] <= 1 for column in (*rows.SCORES.values(), *rows.BOUNDARIES.values()))
+        assert all(0 <= one[column] <= 1 for column in (*SCORES.values(), *BOUNDARIES.values()))
     by_method = {one["method"]: one for one in found}
     assert 0 < by_method["ftp"]["drift"] < by_method["vanilla"]["drift"]
 
@@ -181,29 +177,11 @@ def test_the_scenes_kept_for_the_figure_are_the_runs(finished):
     assert (folder / "dense.png").stat().st_size > 10_000
 
 
-def test_a_run_that_is_there_is_not_repeated(finished):
-    folder, flags = finished
-    path = folder / "dense.csv"
-    before = path.read_text()
-    path.write_text("".join(before.splitlines(keepends=True)[:-1]))  # FTP's own row is lost
-    done = run(*flags)
-    assert "ftp, seed 0" in done.stdout
-    assert "vanilla, seed 0" not in done.stdout
-    own = lambda text: re.sub(r",[^,]*,\"\{", ',"{', text.splitlines()[-1])  # but for the seconds
-    assert own(path.read_text()) == own(before)
-
-
 def test_the_page_says_what_the_rows_say(finished):
     folder, _ = finished
     text = (folder / "dense.md").read_text()
-    for line in summary.lines(rows.read(folder / "dense.csv")):
-        for columns in (rows.SCORES, rows.BOUNDARIES):
+    for line in summary.lines(File(folder / "dense.csv", COLUMNS).read()):
+        for columns in (SCORES, BOUNDARIES):
             means = [100 * line.rows[0][column] for column in columns.values()]
             cells = " | ".join(f"{mean:.1f}" for mean in means)
             assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
-
-
-def test_the_recorded_page_is_of_the_recorded_rows():
-    results = ROOT / "benchmarks" / "results"
-    found, trials = rows.read(results / "dense.csv"), rows.read(results / "dense_trials.csv")
-    assert (ROOT / "docs" / "dense.md").read_text() == page.dense(found, trials)

@@ -1,5 +1,7 @@
 """The site tells the truth: its code runs from top to bottom, and the API page has every public name."""
 
+import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -12,6 +14,8 @@ import yaml
 from nbclient import NotebookClient
 
 import ftp_optax
+from vision.config import Config
+from vision.options import MethodOptions
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -46,6 +50,31 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
         # pictures stay pictures, and values values; how many lines are printed depends on the size of the run
         kinds = lambda cell: {output.output_type for output in cell.get("outputs", [])}
         assert kinds(new) == kinds(old), new.source
+
+
+def test_start_says_what_the_recorded_run_of_the_main_job_shows():
+    """By the intervals of its first figure: above plain fine-tuning, below, or neither."""
+    report = json.loads((ROOT / "benchmarks/results/digits.json").read_text())
+    few, everything = report["summaries"]
+    assert [(one["labels"], one["task"]["train_images"], len(one["seeds"])) for one in (few, everything)] == [
+        ("30", 30, 5),
+        ("all", 300, 5),
+    ]
+    released = Config()
+    assert all(report["config"][f.name] == getattr(released, f.name) for f in dataclasses.fields(MethodOptions)[1:-1])
+
+    def told(summary, name):
+        (gain,) = (row["difference"] for row in summary["rows"] if row["name"] == name)
+        panels = gain["id"], gain["ood_group_means"]["seen"], gain["ood_group_means"]["held out"]
+        return "".join(
+            "+" if p["mean"] > p["half_width"] else "-" if -p["mean"] > p["half_width"] else "0" for p in panels
+        )
+
+    better = {"pre-trained", "ftp", "vanilla + WiSE 0.5"}
+    assert {name: told(few, name) for name in better} == dict.fromkeys(better, "+++")
+    assert told(everything, "ftp") == "-00"
+    assert told(everything, "vanilla + WiSE 0.5") == "-++"
+    assert told(few, "digrap") == told(everything, "digrap") == "000"
 
 
 def test_the_api_has_every_public_name_once_on_its_pages_and_in_their_summary():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from robust import fashion
+from evidence import fashion
 from vision.digits import HELD_OUT, SEEN
 from vision.errors import UserError
 
@@ -53,7 +53,15 @@ def test_the_task_has_the_digits_domains_on_other_drawings(folder):
 
 
 def test_the_missing_package_is_named_in_one_line(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "corruptions.py", "--experiment", "fashion", "--results", tmp_path]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "evidence.py",
+        "corruptions",
+        "--experiment",
+        "fashion",
+        "--results",
+        tmp_path,
+    ]
     environment = {**os.environ, fashion.VARIABLE: str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 2

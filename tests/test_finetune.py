@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import finetune
-from vision import networks, weights
+from vision import evaluation, foundation, networks, training, weights
 from vision.config import Config, load_config, parse_config
 from vision.data import Domain
 from vision.digits import digits_task
@@ -28,10 +28,14 @@ from vision.errors import UserError
 from vision.folders import read_image
 
 EXAMPLES = Path(finetune.__file__).parent
-# Long enough that a run can be killed while it trains.
-SMALLEST = ("--smallest", "--epochs", "12")
-STEPS = 24
 METHODS = Config().method_names
+ONE_RUN = ("--smallest", "--seed", "0", "--labels", "all")
+# Long enough that a run can be killed while it trains.
+SMALLEST = (
+    *(*ONE_RUN, "--epochs", "12", "--methods", ",".join(METHODS), "--wise-path"),
+    *("--save-every", "2", "--validate-every", "2"),
+)
+STEPS = 24
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -117,11 +121,12 @@ def test_run_directory_holds_everything(baseline: tuple[Path, str]) -> None:
 def test_table_shows_the_report(baseline: tuple[Path, str]) -> None:
     run_dir, printed = baseline
     report = report_of(run_dir)
-    rows = [re.split(r"\s*[│┃]\s*", line)[1:-1] for line in printed.splitlines() if line.startswith(("│", "┃"))]
+    cut = lambda edge: [re.split(f"\\s*{edge}\\s*", line)[1:-1] for line in printed.splitlines() if line[0:1] == edge]
+    header, rows = [" ".join(words).strip() for words in zip(*cut("┃"), strict=True)], cut("│")
     ood = list(report["rows"][0]["ood"])
-    assert rows[0] == ["", "ID photo", *ood, "mean seen", "mean held out", "mean OOD"]
-    assert [row[0] for row in rows[1:]] == ["pre-trained", *METHODS, *(f"{name} + WiSE 0.5" for name in METHODS)]
-    for shown, row in zip(rows[1:], report["rows"], strict=True):
+    assert header == ["", "ID photo", *ood, "mean seen", "mean held out", "mean OOD"]
+    assert [row[0] for row in rows] == ["pre-trained", *METHODS, *(f"{name} + WiSE 0.5" for name in METHODS)]
+    for shown, row in zip(rows, report["rows"], strict=True):
         numbers = [row["id"], *row["ood"].values(), *row["ood_group_means"].values(), row["ood_mean"]]
         assert shown == [row["name"], *(f"{100 * number:.1f}" for number in numbers)]
 
@@ -182,7 +187,8 @@ def test_killed_run_resumes_to_the_same_end(
 
 def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
-    line = [sys.executable, str(EXAMPLES / "finetune.py"), "--smallest", "--epochs", "5000", "--out", str(out)]
+    flags = (*ONE_RUN, "--epochs", "5000", "--save-every", "2")
+    line = [sys.executable, str(EXAMPLES / "finetune.py"), *flags, "--out", str(out)]
     process = subprocess.Popen(
         line, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -198,7 +204,7 @@ def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_the_checkpoint(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "diverged"
-    flags = ("--smallest", "--epochs", "12", "--methods", "vanilla", "--lr", "1e18", "--clip", "0", "--save-every", "1")
+    flags = (*ONE_RUN, "--epochs", "12", "--methods", "vanilla", "--lr", "1e18", "--clip", "0", "--save-every", "1")
     done = command("finetune.py", *flags, "--out", out)
     assert done.returncode == 2
     said = re.search(
@@ -222,53 +228,113 @@ def test_a_finished_run_is_shown_again(baseline: tuple[Path, str], command: Comm
     assert shown.stdout.strip() == table.strip()
 
 
-def test_several_seeds_and_a_sweep(command: Command, tmp_path: Path) -> None:
+def test_several_seeds_and_numbers_of_labels_and_a_sweep(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flags = ("--smallest", "--methods", "vanilla,pgm", "--seeds", "0,3", "--labels", "20,all")
+    done = command("finetune.py", *flags, "--sweep", "pgm-radius=0.01,100", "lr=0.001,0.003", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("validation accuracy") == 2 * (2 + 4)
+    for labels, images in (("20", 20), ("all", 64)):
+        first, second = (out / f"labels-{labels}" / f"seed-{seed}" for seed in (0, 3))
+        chosen = json.loads((first / "knobs.json").read_text())
+        assert chosen.keys() == {"vanilla", "pgm"}
+        assert chosen["pgm"].keys() == {"pgm_radius", "lr"}
+        assert json.loads((second / "knobs.json").read_text()) == chosen
+        reports = [report_of(first), report_of(second)]
+        assert [report["config"]["seed"] for report in reports] == [0, 3]
+        for report in reports:
+            assert report["methods"]["pgm"]["knobs"]["pgm_radius"] == chosen["pgm"]["pgm_radius"]
+            assert report["methods"]["pgm"]["steps"] == 4
+            assert report["task"]["train_images"] == images
+        assert {path.name for path in (first / "checkpoints").iterdir()} == {"vanilla", "pgm"}
+        for name in ("vanilla", "pgm"):
+            rows = (first / "logs" / f"{name}.csv").read_text().splitlines()
+            assert rows[-1].startswith("4,"), "the log of the chosen trial is the method's"
+        assert (first / "examples.png").exists()
+        assert not (second / "examples.png").exists()
+        (summary,) = (one for one in report_of(out)["summaries"] if one["labels"] == labels)
+        for row in summary["rows"]:
+            values = [next(r for r in report["rows"] if r["name"] == row["name"])["id"] for report in reports]
+            assert row["id"]["mean"] == pytest.approx(np.mean(values))
+    assert (out / "gains.png").exists()
+    again = command("finetune.py", "--out", out, "--resume")
+    assert again.returncode == 0, again.stderr
+    told = again.stdout.split("\n\nReport, figures")[0].strip()
+    assert told
+    assert told in done.stdout
+    shown = command("predict.py", out, EXAMPLES / "images" / "three.png")
+    assert shown.returncode == 0, shown.stderr
+    weights_file = out / "labels-all" / "seed-0" / "weights" / "pgm.safetensors"
+    assert f"These are {weights_file}, of the last of the run's methods." in " ".join(shown.stdout.split())
+
+    # killed before it had the choice that all seeds share
+    part = out / "labels-20" / "seed-3"
+    chosen = json.loads((part / "knobs.json").read_text())
+    for path in (out / "report.json", part / "report.json", part / "knobs.json"):
+        path.unlink()
+    assert command("finetune.py", "--out", out, "--resume").returncode == 0
+    assert json.loads((part / "knobs.json").read_text()) == chosen
+
+
+def test_seeds_and_numbers_of_labels_compile_nothing_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FTP_OPTAX_CACHE", str(tmp_path / "cache"))
+    steps: set[Any] = set()
+    programs: list[Any] = [evaluation._predict, foundation._step, training._scores]
+    made = training.make_step
+    monkeypatch.setattr(training, "make_step", lambda *args, **options: [steps.add(s := made(*args, **options)), s][1])
+    before = [program._cache_size() for program in programs]
+    flags = ("--smallest", "--methods", "vanilla,ftp,digrap", "--seeds", "0,1", "--labels", "10,all")
+    assert finetune.main((*flags, "--out", str(tmp_path / "run"))) == 0
+    assert [step._cache_size() for step in steps] == [1] * 3
+    assert all(program._cache_size() <= 1 + size for program, size in zip(programs, before, strict=True))
+
+
+def test_one_seed_of_several_is_a_run_like_any_other(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     flags = (
         "--smallest",
         "--methods",
-        "vanilla,pgm",
+        "vanilla",
         "--seeds",
-        "0,3",
-        "--sweep",
-        "pgm-radius=0.01,100",
-        "lr=0.001,0.003",
+        "3",
+        "--labels",
+        "20",
+        "--batch-size",
+        "300",
+        "--epochs",
+        "1",
     )
     done = command("finetune.py", *flags, "--out", out)
     assert done.returncode == 0, done.stderr
-    chosen = json.loads((out / "seed-0" / "knobs.json").read_text())
-    assert chosen.keys() == {"vanilla", "pgm"}
-    assert chosen["pgm"].keys() == {"pgm_radius", "lr"}
-    assert done.stdout.count("validation accuracy") >= 2 + 4
-    assert json.loads((out / "seed-3" / "knobs.json").read_text()) == chosen
-    reports = [report_of(out / f"seed-{seed}") for seed in (0, 3)]
-    for report in reports:
-        assert report["methods"]["pgm"]["knobs"]["pgm_radius"] == chosen["pgm"]["pgm_radius"]
-    assert reports[0]["config"]["seed"] == 0
-    assert {path.name for path in (out / "seed-0" / "checkpoints").iterdir()} == {"vanilla", "pgm"}
-    for name in ("vanilla", "pgm"):
-        rows = (out / "seed-0" / "logs" / f"{name}.csv").read_text().splitlines()
-        assert rows[-1].startswith("4,"), "the log of the chosen trial is the method's"
-    summary = report_of(out)
-    for row in summary["rows"]:
-        values = [next(r for r in report["rows"] if r["name"] == row["name"])["id"] for report in reports]
-        assert row["id"]["mean"] == pytest.approx(np.mean(values))
-    assert (out / "frontier.png").exists()
-    again = command("finetune.py", "--out", out, "--resume")
-    assert again.returncode == 0, again.stderr
-    shown = command("predict.py", out, EXAMPLES / "images" / "three.png")
+    report = report_of(out)
+    assert (report["config"]["seed"], report["task"]["train_images"]) == (3, 20)
+    assert report["methods"]["vanilla"]["steps"] == 1
+    assert max(report["methods"]["vanilla"]["drift"].values()) > 0, "a run of one step learns"
+    shown = command("predict.py", out, EXAMPLES / "images" / "three.png", "--method", "vanilla")
     assert shown.returncode == 0, shown.stderr
+    assert "These are" not in shown.stdout, "it was asked for"
 
-    # killed before it had the choice that all seeds share
-    for path in (out / "report.json", out / "seed-3" / "report.json", out / "seed-3" / "knobs.json"):
-        path.unlink()
-    assert command("finetune.py", "--out", out, "--resume").returncode == 0
-    assert json.loads((out / "seed-3" / "knobs.json").read_text()) == chosen
+
+def test_what_a_newcomer_sees() -> None:
+    """Without flags: few labels beside all of them, several seeds; elsewhere nothing of it."""
+    seen = parse_config(())
+    assert (seen.label_counts, seen.seed_list) == ((30, None), (0, 1, 2, 3, 4))
+    assert seen.method_names == ("vanilla", "vanilla_averaged", "ftp", "digrap")
+    assert parse_config(("--smallest",)).several
+    for flags in (
+        ("--train", "a", "--val", "b"),
+        ("--model", "efficientnet-lite0"),
+        ("--seed", "3", "--labels", "all"),
+    ):
+        assert not parse_config(flags).several
+    assert parse_config(("--seed", "3")).seed_list == (3,)
+    assert parse_config(("--labels", "50")).label_counts == (50,)
+    assert parse_config(("--select", "best")).validate_every is None
 
 
 def test_what_is_projected_after_training_is_what_validation_sees(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = ("--smallest", "--methods", "tpgm_project", "--lr", "0.03", "--project-steps", "5")
+    flags = (*ONE_RUN, "--methods", "tpgm_project", "--lr", "0.03", "--project-steps", "5")
     done = command("finetune.py", *flags, "--sweep", "radii-lr=0.01,0.1", "--out", out)
     assert done.returncode == 0, done.stderr
     report = report_of(out)
@@ -279,7 +345,7 @@ def test_what_is_projected_after_training_is_what_validation_sees(command: Comma
 
 def test_validation_chooses_when_to_stop_and_what_to_report(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    flags = ("--smallest", "--methods", "vanilla", "--epochs", "20", "--patience", "3", "--select", "best")
+    flags = (*ONE_RUN, "--methods", "vanilla", "--epochs", "20", "--patience", "3", "--select", "best")
     done = command("finetune.py", *flags, "--out", out)
     assert done.returncode == 0, done.stderr
     report = report_of(out)["methods"]["vanilla"]
@@ -404,7 +470,10 @@ def test_readmes_lines_load_a_result(baseline: tuple[Path, str], capsys: pytest.
     [
         (("nowhere", "x.png"), r"nowhere.config\.json: no such file"),
         (("RUN", "missing.png"), r"missing\.png does not exist"),
-        (("RUN", "IMAGE", "--method", "sgd"), "--method sgd: the run in .* has vanilla, ftp, digrap, ftp.digrap and"),
+        (
+            ("RUN", "IMAGE", "--method", "sgd"),
+            "--method sgd: the run in .* has vanilla, ftp, digrap, ftp.digrap, pretr",
+        ),
         (("RUN", "IMAGE", "--top", "11"), "--top 11: the run has 10 classes"),
         (("RUN",), "name at least one image"),
     ],
@@ -428,16 +497,28 @@ def test_predict_errors_are_one_line(
     [
         (
             ("--methods", "vanilla,sgd"),
-            "--methods sgd: unknown; the methods are vanilla, ftp, ftp_exact, ftp_scale_free, ftp_lean, digrap",
+            "--methods sgd: unknown; the methods are vanilla, vanilla_averaged, ftp, ftp_exact, ftp_scale_free",
         ),
         (("--methods", "ftp,ftp"), "none twice"),
         (("--methods", ","), "at least one method"),
         (("--epochs", "0"), "--epochs 0: out of range"),
         (("--lr", "nan"), "--lr nan: out of range; give a number above 0"),
         (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, or auto"),
-        (("--average", "ema", "--batch-norm", "live"), "leave one of --average and --batch-norm live out"),
+        (
+            ("--average", "ema", "--batch-norm", "live"),
+            "--average ema: live statistics .*; leave it or --batch-norm live out",
+        ),
         (("--seeds", "0,0"), "--seeds 0,0: give whole numbers, none twice"),
         (("--seeds", "0,x"), "--seeds 0,x: give whole numbers"),
+        (("--labels", "x"), "--labels x: give whole numbers from 1 on, or all, none twice, such as 30,all"),
+        (("--labels", "0"), "--labels 0: give whole numbers from 1 on"),
+        (("--labels", "30,030"), "--labels 30,030: give whole numbers"),
+        (("--labels", "30,301"), "--labels 301: there are 300 training images; give at most 300, or all"),
+        (("--labels", "all,9"), "--labels 9: every class needs an image; give 10 or more"),
+        (
+            ("--methods", "vanilla_averaged", "--batch-norm", "live"),
+            "--methods vanilla_averaged: live .*; leave it or --batch-norm live out",
+        ),
         (("--sweep", "radii=1,2"), "--sweep radii=1,2: no number to choose is called 'radii'; one of .*radii-lr"),
         (("--sweep", "lr=0.1"), "--sweep lr=0.1: give two values or more"),
         (("--sweep", "lr=0.1,-1"), "--lr -1.0: out of range"),
@@ -448,7 +529,7 @@ def test_predict_errors_are_one_line(
         (("--augment", "light"), "--augment light: mirrors images"),
         (("--wandb", "x"), "--wandb x: the package is missing"),
         (("--dtype", "bfloat16", "--methods", "ftp_lean"), "--dtype bfloat16: ftp_lean needs float32 parameters"),
-        (("--freeze", "x/*", "--smallest"), "--freeze x/.: no parameter has such a path"),
+        (("--freeze", "x/*", *ONE_RUN), "--freeze x/.: no parameter has such a path"),
         (("--test", "a"), "--train DIR or --dataset ROOT"),
         (("--train", "a"), "--val DIR"),
         (("--ood", "x=y"), "--train DIR"),
@@ -474,8 +555,8 @@ def test_predict_errors_are_one_line(
         (("--dataset", "no.csv"), "no.csv does not exist"),
         (("--dataset", "no.csv", "--id", "x"), "leave --id and --val-fraction out"),
         (("--train", "empty", "--val", "empty"), "empty has no class folders"),
-        (("--pretrained", "no.safetensors"), "no.safetensors"),
-        (("--pretrained", "broken.safetensors"), "broken.safetensors"),
+        (("--pretrained", "no.safetensors", *ONE_RUN), "no.safetensors"),
+        (("--pretrained", "broken.safetensors", *ONE_RUN), "broken.safetensors"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(
@@ -546,9 +627,9 @@ def test_help_explains_every_flag(command: Command) -> None:
     shown = command("finetune.py", "--help")
     assert shown.returncode == 0
     for flag in (
-        *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "epochs", "lr", "radii-lr"),
+        *("methods", "model", "train", "val", "ood", "pretrained", "out", "seed", "seeds", "epochs", "lr", "radii-lr"),
         *("batch-size", "dtype", "image-size", "wise-alpha", "smallest", "resume"),
-        *("class-map", "ood-subset", "dataset", "id", "val-fraction"),
+        *("class-map", "ood-subset", "dataset", "id", "val-fraction", "labels"),
     ):
         assert f"--{flag}" in shown.stdout
 

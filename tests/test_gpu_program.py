@@ -3,7 +3,6 @@
 The programs themselves need what ``pip install 'ftp_optax[gpu-program]'`` installs; CI has a job that does.
 """
 
-import importlib
 import importlib.metadata
 import json
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from measure import gpu, hlo, methods, trees
+from cost import gpu, hlo, methods, trees
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -127,32 +126,31 @@ def test_what_is_lacking_is_said_in_a_line(monkeypatch, installed, reason):
 
 @pytest.mark.skipif(not gpu.lacking(), reason="nothing is lacking")
 def test_the_command_ends_with_what_is_lacking(tmp_path):
-    command = [sys.executable, BENCHMARKS / "gpu_program.py", "--results", tmp_path]
+    command = [sys.executable, BENCHMARKS / "cost.py", "gpu", "--results", tmp_path]
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 1
     assert found.stderr == f"{gpu.lacking()}\n"
 
 
-@pytest.mark.parametrize("part", ["gpu_program", "gpu_sums"])
-def test_the_site_shows_what_was_recorded(part):
+@pytest.mark.parametrize(("part", "page"), [("gpu_program", gpu.page), ("gpu_sums", gpu.sums_page)])
+def test_the_site_shows_what_was_recorded(part, page):
     recorded = json.loads((BENCHMARKS / f"results/{part}.json").read_text())
-    page = importlib.import_module(part).page(recorded)
-    assert (BENCHMARKS / f"results/{part}.md").read_text() == page
+    assert (BENCHMARKS / f"results/{part}.md").read_text() == page(recorded)
     assert f"results/{part}.md" in (ROOT / "docs/performance.md").read_text()
 
 
 needs_plugin = pytest.mark.skipif(bool(gpu.lacking()), reason=gpu.lacking())
 
 
-def rows_of(part, results, *options):
+def rows_of(results, *options):
     """What a command records: in a process of its own, since XLA's flags must be set before JAX computes anything."""
-    subprocess.run([sys.executable, BENCHMARKS / f"{part}.py", "--results", results, *options], check=True)
-    return json.loads((results / f"{part}.json").read_text())["rows"]
+    subprocess.run([sys.executable, BENCHMARKS / "cost.py", "gpu", "--results", results, *options], check=True)
+    return json.loads((results / "gpu_program.json").read_text())["rows"]
 
 
 @needs_plugin
 def test_the_smallest_run(tmp_path):
-    rows = rows_of("gpu_program", tmp_path, "--smallest", "--trees", "decoder-1b", "--methods", "ftp-lean", "l2-sp")
+    rows = rows_of(tmp_path, "--smallest", "--trees", "decoder-1b", "--methods", "ftp-lean", "l2-sp")
     found = {(row["dtype"], row["method"]): row for row in rows}
     assert found.keys() == {
         *(("float32", method) for method in ("base", "ftp-lean", "l2-sp")),
@@ -162,17 +160,6 @@ def test_the_smallest_run(tmp_path):
         assert found[dtype, "base"]["streams"] == pytest.approx(7, abs=0.1)
         assert found[dtype, "l2-sp"]["streams"] == pytest.approx(8, abs=0.1)
     assert "| decoder-1b bfloat16 | 1.00 | - | 1.1" in (tmp_path / "gpu_program.md").read_text()
-
-
-@needs_plugin
-def test_sums_are_as_the_site_says(tmp_path):
-    found = {row["form"]: row["expected_us"] for row in rows_of("gpu_sums", tmp_path)}
-    assert found["in two stages, no barrier"] == pytest.approx(found["one sum"])
-    assert found["in two stages"] < found["one sum"] / 4
-    assert found["two sums"] > 4 * found["one sum"]
-    assert found["as one complex number, in two stages"] < found["two sums"] / 8
-    assert found["stacked, in two stages"] < found["two sums"] / 7
-    assert found["three, stacked, in two stages"] < found["three sums"] / 7
 
 
 # expected time over adamw's, streams, kernels of adamw's 202, temporaries
@@ -188,10 +175,13 @@ LIMITS = {
 
 @pytest.fixture(scope="module")
 def on_a_vit(tmp_path_factory):
-    """The rows of all methods, round adamw in float32."""
-    options = ("--trees", "vit-b16", "--dtypes", "float32", "--methods", *LIMITS)
-    rows = rows_of("gpu_program", tmp_path_factory.mktemp("results"), *options)
-    return {row["method"]: row for row in rows}
+    """The rows of all methods, round adamw in float32; and of the sums."""
+    options, folder = (
+        ("--trees", "vit-b16", "--dtypes", "float32", "--methods", *LIMITS),
+        tmp_path_factory.mktemp("gpu"),
+    )
+    steps, sums = rows_of(folder, *options), json.loads((folder / "gpu_sums.json").read_text())["rows"]
+    return {row["method"]: row for row in steps} | {row["form"]: row["expected_us"] for row in sums}
 
 
 @needs_plugin
@@ -211,3 +201,14 @@ def test_what_a_step_may_cost(method, on_a_vit):
     assert row["kernels"] <= kernels
     assert row["temporary"] <= temporary
     assert row["copies"] < 1e-3  # no array of a leaf
+
+
+@needs_plugin
+def test_sums_are_as_the_site_says(on_a_vit):
+    found = on_a_vit
+    assert found["in two stages, no barrier"] == pytest.approx(found["one sum"])
+    assert found["in two stages"] < found["one sum"] / 4
+    assert found["two sums"] > 4 * found["one sum"]
+    assert found["as one complex number, in two stages"] < found["two sums"] / 8
+    assert found["stacked, in two stages"] < found["two sums"] / 7
+    assert found["three, stacked, in two stages"] < found["three sums"] / 7

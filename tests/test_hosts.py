@@ -19,7 +19,10 @@ from safetensors.numpy import load_file
 import finetune
 
 SCRIPT = Path(finetune.__file__)
-FLAGS = ("--smallest", "--epochs", "8", "--methods", "vanilla,ftp", "--save-every", "4")
+FLAGS = (
+    *("--smallest", "--seed", "0", "--labels", "all", "--epochs", "8", "--methods", "vanilla,ftp"),
+    *("--save-every", "4", "--validate-every", "2"),
+)
 STEPS = 16
 
 

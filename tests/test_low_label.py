@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded import numbers_beyond_the_tables
 
-from breadth import low_label_report, tables
-from breadth.low_label_report import COLUMNS, FILE
-from breadth.shares import few_labels, images_kept, stratified_order
-from robust import rows
-from robust.finetune import start
+from evidence import rows, tables
+from evidence.few_labels import few_labels, images_kept, stratified_order
+from evidence.low_label import COLUMNS
+from evidence.rows import File
+from evidence.tasks import classification
 from vision.data import steps_in
 
 ROOT = Path(__file__).parents[1]
+FILE = "low_label.csv"
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -30,12 +30,12 @@ def test_every_beginning_of_the_order_has_the_classes_in_their_shares(seed):
 
 
 def test_a_share_is_part_of_the_larger_one_and_is_trained_on_for_as_long():
-    whole = start("digits", "photo", 0, smallest=True)
-    train = whole.task.train
+    whole = classification("digits", smallest=True).start(0).data
+    train = whole.train
     before = set()
     for share, expected in ((0.001, 1), (0.1, 6), (0.5, 32), (1.0, 64)):
-        origin = few_labels(whole, share, seed=0)
-        few = origin.task.train
+        data = few_labels(whole, share, seed=0)
+        few = data.train
         assert images_kept(len(train), share) == expected
         assert steps_in(len(few), 64, 4) == steps_in(len(train), 64, 4)
         drawn = {image.tobytes() for image in few.images}
@@ -44,7 +44,7 @@ def test_a_share_is_part_of_the_larger_one_and_is_trained_on_for_as_long():
         before = drawn
         known = {image.tobytes(): label for image, label in zip(train.images, train.labels, strict=True)}
         assert all(known[i.tobytes()] == label for i, label in zip(few.images, few.labels, strict=True))
-        assert origin.task.validation is whole.task.validation
+        assert data.validation is whole.validation
 
 
 def test_bold_is_a_paired_interval_without_zero_over_three_seeds():
@@ -54,16 +54,16 @@ def test_bold_is_a_paired_interval_without_zero_over_three_seeds():
         "noisy": {"1 %": {0: 0.60, 1: 0.50, 2: 0.80}},
         "two seeds": {"1 %": {0: 0.60, 1: 0.70}},
     }
-    cells = {line[0]: line[1] for line in tables.table(values, "vanilla")}
-    assert cells["better"] == "**62.0 ± 24.8**"
-    assert not any("**" in cells[name] for name in ("vanilla", "noisy", "two seeds"))
+    lines = tables.by_condition(values).splitlines()
+    assert "| `better` | **62.0 ± 24.8** |" in lines
+    assert [line.count("**") for line in lines] == [0, 0, 0, 2, 0, 0]
 
 
-def test_the_command_at_its_smallest_fills_what_is_missing_and_nothing_else(tmp_path):
-    command = [sys.executable, ROOT / "benchmarks" / "low_label.py", "--smallest", "--results", tmp_path]
+def test_the_command_at_its_smallest_trains_on_every_share(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "evidence.py", "low-label", "--smallest", "--results", tmp_path]
     command += ["--methods", "vanilla", "ftp"]
     subprocess.run(command, check=True, capture_output=True)
-    found = rows.read(tmp_path / FILE, COLUMNS)
+    found = File(tmp_path / FILE, COLUMNS).read()
     points = ["zero_shot", "wise_ft", "wise_ft", "vanilla", "ftp"]
     assert [(row["method"], row["share"], row["images"]) for row in found] == [
         (name, share, images) for share, images in ((0.1, 6), (1.0, 64)) for name in points
@@ -71,25 +71,14 @@ def test_the_command_at_its_smallest_fills_what_is_missing_and_nothing_else(tmp_
     by_run = {(row["method"], row["share"]): row for row in found}
     assert by_run["zero_shot", 0.1]["id_accuracy"] == by_run["zero_shot", 1.0]["id_accuracy"]
     assert by_run["vanilla", 0.1]["domains"] != by_run["vanilla", 1.0]["domains"]
-    lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
-    (tmp_path / FILE).write_bytes(b"".join(lines[:-1]))
-    again = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert "100 % of the labels, ftp, seed 0" in again
-    assert "10 % of the labels" not in again
-    assert "vanilla" not in again.split("ID accuracy")[0]
-    assert len((tmp_path / FILE).read_bytes().splitlines()) == len(lines)
 
 
 def test_with_all_labels_the_rows_are_the_main_benchmarks():
     results = ROOT / "benchmarks" / "results"
-    main = {rows.key_of(row): row for row in rows.read(results / "robustness.csv")}
-    found = [row for row in rows.read(results / FILE, COLUMNS) if row["share"] == 1]
+    file = File(results / "robustness.csv")
+    main = {file.key_of(row): row for row in file.read()}
+    found = [row for row in File(results / FILE, COLUMNS).read() if row["share"] == 1]
     assert found
     for row in found:
         assert row["images"] > 0
-        assert {name: row[name] for name in rows.COLUMNS} == main[rows.key_of(row)]
-
-
-def test_the_recorded_tables_are_the_recorded_rows(tmp_path):
-    alphas = {"0.5", "0.7"}
-    assert numbers_beyond_the_tables("low_label", FILE, low_label_report.write, tmp_path) <= alphas
+        assert {name: row[name] for name in rows.COLUMNS} == main[file.key_of(row)]

@@ -106,8 +106,9 @@ def test_names_and_what_they_ask_of_the_training() -> None:
         "probe_first": {"lp_ft"},
         "held_out": {"tpgm"},
         "project_after": {"tpgm_project"},
+        "averaged": {"vanilla_averaged"},
     }
-    with pytest.raises(ValueError, match="no method 'sgd'; choose one of vanilla, ftp, "):
+    with pytest.raises(ValueError, match="no method 'sgd'; choose one of vanilla, vanilla_averaged, ftp, "):
         create_method("sgd", Options(), num_steps=10, order=ORDER)
 
 
@@ -124,9 +125,11 @@ def test_knobs_are_the_options_that_a_method_reads(name: str) -> None:
     training = {field.name for field in dataclasses.fields(TrainingOptions)}
     # the loop's own, and what follows the training
     elsewhere = {"epochs", "batch_size"} | ({"radii_lr", "project_steps"} if name == "tpgm_project" else set())
-    assert read | elsewhere - ({"layer_decay"} if name == "linear_probe" else set()) >= set(KNOBS[name])
+    # the head is one layer; the mean of all steps is the mean of all steps
+    without = {"linear_probe": {"layer_decay"}, "vanilla_averaged": {"average"}}.get(name, set())
+    assert read | elsewhere - without >= set(KNOBS[name])
     assert (read | elsewhere) - training == set(KNOBS[name]) - training
-    assert training - set(KNOBS[name]) == ({"layer_decay"} if name == "linear_probe" else set())
+    assert training - set(KNOBS[name]) == without
 
 
 def test_every_option_of_a_method_is_a_knob_of_one() -> None:
@@ -225,7 +228,7 @@ def test_what_the_mask_leaves_out_moves_as_in_plain_fine_tuning(name: str) -> No
     params, _ = trained(name, mask=not_head)
     plain, _ = trained("vanilla")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), params["head"], plain["head"])
-    learns = name not in ("vanilla", "tpgm_project", "linear_probe", "lp_ft")
+    learns = name not in ("vanilla", "vanilla_averaged", "tpgm_project", "linear_probe", "lp_ft")
     assert learns != equal(params["blocks"], plain["blocks"])
 
 
@@ -293,6 +296,14 @@ def test_averaging_changes_no_step_and_keeps_the_mean_of_all(name: str) -> None:
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), averaged_params(state, params), mean
         )
+
+
+def test_plain_fine_tuning_averaged_is_plain_fine_tuning_and_the_average() -> None:
+    asked = create_method("vanilla", Options(average="uniform", **AT_ONCE), num_steps=10, order=ORDER)
+    for average in ("none", "ema"):  # whatever the others have
+        method = create_method("vanilla_averaged", Options(average=average, **AT_ONCE), num_steps=10, order=ORDER)
+        assert method.averaged
+        jax.tree.map(np.testing.assert_array_equal, train(method, GRADIENTS), train(asked, GRADIENTS))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -59,7 +59,7 @@ def first_update(gradient: Any = GRADIENT, params: Any = PARAMS, **flags: Any) -
     return flat(updates)
 
 
-@pytest.mark.parametrize("num_steps", [1, 7, 30, 125])
+@pytest.mark.parametrize("num_steps", [2, 7, 30, 125])
 def test_the_default_schedule_is_optax_own(num_steps: int) -> None:
     warmup = max(1, num_steps // 10)
     expected: Any = optax.warmup_cosine_decay_schedule(0.0, 1e-3, warmup, max(num_steps, warmup + 1))
@@ -80,6 +80,11 @@ def test_schedules_at_their_corners(schedule: str, middle: float, end: float) ->
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_a_run_may_be_warm_up_alone(schedule: str) -> None:
     assert rates_of(4, lr=0.5, schedule=schedule, warmup=1.0)[:5] == [0, 0.125, 0.25, 0.375, 0.5]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_a_run_of_one_step_learns(schedule: str) -> None:
+    assert rates_of(1, lr=0.5, schedule=schedule)[0] == 0.5
 
 
 def test_adamw_is_optax_adamw_to_the_bit() -> None:

@@ -7,14 +7,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from questions import ask
-from questions.domains import FAR, NEAR, Sizes, asked, looks
-from questions.sources import SOURCES
-from questions.wordings import KINDS, LENGTH, SIDES, WORDINGS, encoded, vocabulary, worded
-from robust.render import on_white
-from scenes.artwork import Artwork, digit_artwork, stickers
-from scenes.colours import COLOURS
-from scenes.composer import Composition, Thing, compose, photographs
+from evidence import ask
+from evidence.artwork import Artwork, digit_artwork, stickers
+from evidence.asked import FAR, NEAR, SOURCES, Sizes, asked, looks
+from evidence.composer import COLOURS, Composition, Thing, compose, photographs
+from evidence.emoji import on_white
+from evidence.wordings import KINDS, LENGTH, SIDES, WORDINGS, encoded, vocabulary, worded
 
 DIGITS = SOURCES["digits"]
 CLASSES = ("animal", "plant", "food")

@@ -17,15 +17,15 @@ def shown():
 def test_the_counts_are_those_that_were_recorded():
     kills, files = RESULT["kills"], RESULT["files"]
     assert shown() == {
-        "properties of every step, on random trees": RESULT["properties"]["properties"],
-        "examples of them": RESULT["properties"]["examples"],
+        "properties checked on random trees": RESULT["properties"]["properties"],
+        "random examples of these properties": RESULT["properties"]["examples"],
         "faults injected into training": RESULT["faults"]["faults injected"],
-        "wrong calls refused in our own words": RESULT["faults"]["wrong calls refused"],
-        "bad files tried": sum(files.values()),
-        "SIGKILLs survived by the main job": kills["kills"],
-        "of them with a half-written checkpoint left behind": kills["kills_while_a_checkpoint_was_written"],
-        "runs killed, all of which ended with the bits of one that was not": kills["runs"],
-        "ways not to be able to write, all told in one line": len(RESULT["disks"]["errors"]),
+        "wrong calls refused with our own error message": RESULT["faults"]["wrong calls refused"],
+        "bad files read": sum(files.values()),
+        "SIGKILLs of the main job": kills["kills"],
+        "of these, while a checkpoint was written": kills["kills_while_a_checkpoint_was_written"],
+        "killed runs, all with the bits of an uninterrupted run": kills["runs"],
+        "write failures, all reported in one line": len(RESULT["disks"]["errors"]),
         "steps of the long run, in float32 and in bfloat16": RESULT["long"]["rows"][0]["steps"],
     }
 

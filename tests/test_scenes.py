@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 
-from robust.emoji import Drawings
-from robust.splits import SPLITS
-from robust.table import emoji_table
-from scenes import artwork
-from scenes.artwork import DIGIT_STYLES, OPAQUE, Artwork, digit_artwork, emoji_artwork, stickers
-from scenes.colours import COLOURS, colour_of
-from scenes.composer import BACKGROUND, Composition, compose, photographs
+from evidence import artwork
+from evidence.artwork import DIGIT_STYLES, OPAQUE, Artwork, digit_artwork, emoji_artwork, stickers
+from evidence.composer import BACKGROUND, COLOURS, Composition, colour_of, compose, photographs
+from evidence.emoji import Drawings
+from evidence.emoji_table import emoji_table
+from evidence.emoji_task import SPLITS
 
 BLACK = (np.zeros((80, 80, 3), np.uint8),)
 

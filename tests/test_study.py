@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from breadth import continual_report, low_label_report
-from questions import protocol as questions_protocol
-from robust import rows
-from robust.methods import RATE
-from robust.study import Study, points
-from segment import rows as segment_rows
+from evidence import continual, dense, low_label, rows, vqa
+from evidence.methods import RATE
+from evidence.protocol import Study
+from evidence.rows import File
+from evidence.tasks import classification
 from vision.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -25,19 +24,12 @@ class Method(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretended(Study[str, float]):
+class Pretended(Study):
     """A run is its knob's value. `scores` says how good one is in validation; test scores say the opposite."""
 
     scores: Mapping[float, float]
-    backbone: str = "small-cnn"
 
-    methods: ClassVar = {"vanilla": Method(RATE, (1e-3, 3e-4, 3e-3)), "ftp": Method("mu", (1e-2, 3e-3, 1e-1))}
-
-    def known(self, name, knobs, seed):
-        same = {"experiment": "digits", "backbone": self.backbone, "id_domain": "photo"}
-        return {**same, "method": name, "hyperparameters": knobs, "seed": seed}
-
-    def start(self, seed, on_step):
+    def start(self, seed, on_step=None):
         return f"foundation model {seed}"
 
     def train(self, origin, name, knobs, seed, on_step):
@@ -48,7 +40,7 @@ class Pretended(Study[str, float]):
         return {"validation_accuracy": self.scores[run], "drift": run}
 
     def measured(self, origin, run, name, knobs, seed):
-        for label, settings, alpha in points(name, knobs, (0.5,)):
+        for label, settings, alpha in self.points(name, knobs):
             yield self.known(label, settings, seed) | {"id_accuracy": -run, "drift": alpha}
 
     def told(self, *names, seeds=(0, 1)):
@@ -64,13 +56,15 @@ class Pretended(Study[str, float]):
         return stages
 
 
+DIGITS = classification("digits")
+METHODS = {"vanilla": Method(RATE, (1e-3, 3e-4, 3e-3)), "ftp": Method("mu", (1e-2, 3e-3, 1e-1))}
 SCORES = {1e-3: 0.7, 3e-4: 0.6, 3e-3: 0.8, 1e-2: 0.5}
 
 
 @pytest.fixture
 def study(tmp_path):
-    files = {name: rows.File(tmp_path / f"{name}.csv") for name in ("results", "trials")}
-    return Pretended(**files, scores=SCORES)
+    files = {name: File(tmp_path / f"{name}.csv") for name in ("results", "trials")}
+    return Pretended(task=DIGITS, methods=METHODS, alphas=(0.5,), few_alphas=(0.5,), **files, scores=SCORES)
 
 
 def runs_of(study, name):
@@ -120,7 +114,7 @@ def test_what_is_there_is_not_run_again_and_makes_no_foundation_model(study):
 
 def test_another_network_chooses_for_itself(study):
     study.told("vanilla")
-    other = replace(study, backbone="vit")
+    other = replace(study, task=classification("digits", backbone="vit"))
     assert other.chosen("vanilla") == {RATE: 1e-3}
     assert len(other.told("vanilla")) == 6
 
@@ -142,42 +136,45 @@ def _silent(name):
     yield None
 
 
-def test_plain_fine_tuning_brings_the_foundation_model_and_every_run_comes_after_its_interpolations():
-    assert list(points("vanilla", {RATE: 1.0}, (0.3, 0.7))) == [
+def test_plain_fine_tuning_brings_the_foundation_model_and_every_run_comes_after_its_interpolations(study):
+    study = replace(study, alphas=(0.3, 0.7))
+    assert list(study.points("vanilla", {RATE: 1.0})) == [
         ("zero_shot", {}, 0.0),
         ("wise_ft", {RATE: 1.0, "alpha": 0.3}, 0.3),
         ("wise_ft", {RATE: 1.0, "alpha": 0.7}, 0.7),
         ("vanilla", {RATE: 1.0}, 1.0),
     ]
-    assert [label for label, *_ in points("ftp", {}, (0.5,))] == ["ftp+wise_ft", "ftp"]
+    assert [label for label, *_ in study.points("ftp", {})] == ["ftp+wise_ft", "ftp"]
 
 
 def test_recording_takes_as_long_as_the_rows_say():
     parts = {
-        "`robustness.py`, with its `--backbone`s": {("robustness", "emoji", "fluent-high-contrast")},
-        "`robustness.py --id-domain noto`": {("robustness", "emoji", "noto")},
-        "`robustness.py --experiment digits`, `fashion`, with its `--backbone`s": {
+        "`robustness`, with its `--backbone`s": {("robustness", "emoji", "fluent-high-contrast")},
+        "`robustness --id-domain noto`": {("robustness", "emoji", "noto")},
+        "`robustness --experiment digits`, `fashion`, with its `--backbone`s": {
             ("robustness", "digits", "photo"),
             ("robustness", "fashion", "photo"),
         },
-        "`dense.py`": {("dense", "emoji", "fluent-high-contrast")},
-        "`vqa.py`": {("vqa", "vqa-emoji", "fluent-high-contrast")},
-        "`low_label.py`": {("low_label", "digits", "photo"), ("low_label", "emoji", "fluent-high-contrast")},
-        "`continual.py`": {("continual", "digits", "photo"), ("continual", "emoji", "fluent-high-contrast")},
+        "`dense`": {("dense", "emoji", "fluent-high-contrast")},
+        "`vqa`": {("vqa", "vqa-emoji", "fluent-high-contrast")},
+        "`low-label`": {("low_label", "digits", "photo"), ("low_label", "emoji", "fluent-high-contrast")},
+        "`continual`": {("continual", "digits", "photo"), ("continual", "emoji", "fluent-high-contrast")},
     }
     columns = {
-        "dense": segment_rows.COLUMNS,
-        "vqa": questions_protocol.COLUMNS,
-        "low_label": low_label_report.COLUMNS,
-        "continual": continual_report.COLUMNS,
+        "robustness": rows.COLUMNS,
+        "dense": dense.COLUMNS,
+        "vqa": vqa.COLUMNS,
+        "low_label": low_label.COLUMNS,
+        "continual": continual.COLUMNS,
     }
     took = {}
-    for name in ("robustness", *columns):
+    for name, own in columns.items():
         for part in ("_trials", ""):  # a run that is a trial and the first seed's is one
-            for row in rows.read(ROOT / f"benchmarks/results/{name}{part}.csv", columns.get(name, rows.COLUMNS)):
+            file = File(ROOT / f"benchmarks/results/{name}{part}.csv", own)
+            for row in file.read():
                 interpolated = "alpha" in row["hyperparameters"] and name != "continual"
                 if row["method"] != "zero_shot" and not interpolated and row.get("share") != 1:
-                    took[name, *rows.key_of(row), row.get("share")] = row["seconds"]
+                    took[name, *file.key_of(row), row.get("share")] = row["seconds"]
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for title, which in parts.items():
         seconds = [value for key, value in took.items() if (key[0], key[1], key[3]) in which]

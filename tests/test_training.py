@@ -53,9 +53,9 @@ def run(method: str, checkpoints: Path, **flags: Any) -> Trained:
         tx = averaged(tx, kind=flags["average"], decay=0.5)
     tx = optax.with_extra_args_support(tx)
     return fine_tune(
-        method, Method(tx), network, params, task, Config(batch_size=8, epochs=3, keep=9, **flags),
-        devices=Devices(None, False, Reading()), checkpoints=checkpoints / "all",
-        best_checkpoints=checkpoints / "best", on_step=lambda *_: None,
+        method, Method(tx, averaged="average" in flags), network, params, task,
+        Config(batch_size=8, epochs=3, keep=9, **flags), devices=Devices(None, False, Reading()),
+        checkpoints=checkpoints / "all", best_checkpoints=checkpoints / "best", on_step=lambda *_: None,
     )  # fmt: skip
 
 

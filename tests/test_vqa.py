@@ -14,23 +14,20 @@ import optax
 import pytest
 from flax import nnx
 
+from evidence import summary
+from evidence.answerer import Answerer, EfficientNetTower, SmallTower
+from evidence.asked import FAR, NEAR
+from evidence.rows import File
+from evidence.vqa import COLUMNS, METHODS, SCORES, by_kind, excess, loss, overall
+from evidence.wordings import KINDS, LENGTH
 from ftp_optax import ftp
-from questions import page, protocol, tables
-from questions.methods import METHODS
-from questions.model import Answerer, EfficientNetTower, SmallTower
-from questions.protocol import COLUMNS
-from questions.scores import by_kind, loss, overall
-from questions.shift import excess
-from questions.wordings import KINDS, LENGTH
-from robust import rows, summary
 from vision.efficientnet import EfficientNetLite0
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 
 
 def run(*flags, **environment):
-    command = [sys.executable, ROOT / "benchmarks" / "vqa.py", *flags]
+    command = [sys.executable, ROOT / "benchmarks" / "evidence.py", "vqa", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
@@ -116,21 +113,11 @@ def test_accuracy_is_the_mean_over_kinds():
     assert loss([0.5, None, 0.9], [0.4, 0.3, 0.8]) == pytest.approx(0.1)
 
 
-def row(method, seed=0, hyperparameters=None, **scores):
-    same = {"experiment": "vqa-emoji", "backbone": "efficientnet-lite0", "id_domain": "fluent-high-contrast"}
-    own = {"method": method, "seed": seed, "hyperparameters": hyperparameters or {}, "domains": {}}
-    return {**dict.fromkeys(COLUMNS), **same, **own, **scores}
-
-
-def test_every_method_gets_as_many_trials():
-    assert {len(method.values) for method in METHODS.values()} == {3}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The command at its smallest."""
     folder = tmp_path_factory.mktemp("vqa")
-    flags = ("--smallest", "--methods", "vanilla", "ftp", "--results", folder, "--docs", folder)
+    flags = ("--smallest", "--methods", "vanilla", "ftp", "--results", folder)
     done = run(*flags)
     assert done.returncode == 0, done.stderr
     return folder, flags
@@ -138,11 +125,11 @@ def finished(tmp_path_factory):
 
 def test_the_command_asks_and_answers_everywhere(finished):
     folder, _ = finished
-    found = rows.read(folder / "vqa.csv", COLUMNS)
-    assert [one["method"] for one in found] == ["zero_shot", *["wise_ft"] * len(protocol.ALPHAS), "vanilla", "ftp"]
+    found = File(folder / "vqa.csv", COLUMNS).read()
+    assert [one["method"] for one in found] == ["zero_shot", *["wise_ft"] * 3, "vanilla", "ftp"]
     for one in found:
         assert (one["drift"] == 0) == (one["method"] == "zero_shot")
-        assert set(one["domains"]) == {"id", *page.NEAR, *page.FAR}
+        assert set(one["domains"]) == {"id", *NEAR, *FAR}
         assert all(len(kinds) == len(KINDS) for kinds in one["domains"].values())
         assert one["id_accuracy"] == pytest.approx(overall(one["domains"]["id"]), abs=1e-4)
     shifts = json.loads((folder / "vqa_shifts.json").read_text())["0"]
@@ -151,37 +138,11 @@ def test_the_command_asks_and_answers_everywhere(finished):
     assert abs(shifts["new style"]["question"]) < 0.1 < abs(shifts["new style"]["image"])
 
 
-def test_a_run_that_is_there_is_not_repeated(finished):
-    folder, flags = finished
-    before = (folder / "vqa.csv").read_bytes()
-    (folder / "vqa.csv").write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))  # ftp's row is lost
-    done = run(*flags)
-    assert "ftp, seed 0" in done.stdout
-    assert "vanilla, seed 0" not in done.stdout
-    lost, again = (one.splitlines()[-1].decode() for one in (before, (folder / "vqa.csv").read_bytes()))
-    without_seconds = lambda line: re.sub(r",[\d.]+,\"", ',"', line)
-    assert without_seconds(again) == without_seconds(lost)
-
-
 def test_the_page_says_what_the_rows_say(finished):
     folder, _ = finished
-    text = (folder / "vqa.md").read_text()
-    for line in summary.lines(rows.read(folder / "vqa.csv", COLUMNS)):
-        means = [summary.estimate([one[c] for one in line.rows.values()]).mean for c in tables.SCORES.values()]
+    text = (folder / "vqa-scores.md").read_text()
+    for line in summary.lines(File(folder / "vqa.csv", COLUMNS).read()):
+        means = [summary.estimate([one[c] for one in line.rows.values()]).mean for c in SCORES.values()]
         cells = " | ".join(f"{mean:.1f}" for mean in means)
         assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
-    assert {one["method"] for one in json.loads((folder / "vqa.json").read_text())["table"]} > {"vanilla", "ftp"}
     assert (folder / "vqa.png").stat().st_size > 10_000
-
-
-def test_the_recorded_page_is_the_recorded_rows():
-    found = rows.read(RESULTS / "vqa.csv", COLUMNS)
-    assert {"vanilla", "ftp", "digrap", "wise_ft"} <= {one["method"] for one in found}
-    assert (ROOT / "docs" / "vqa.md").read_text() == page.vqa(RESULTS)
-
-
-def test_an_unknown_method_is_refused_in_one_line(tmp_path):
-    done = run("--methods", "magic", "--results", tmp_path)
-    assert done.returncode == 2
-    assert "no method 'magic'; choose from vanilla" in done.stdout
-    assert "Traceback" not in done.stderr

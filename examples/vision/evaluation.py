@@ -1,6 +1,7 @@
 """What every method, and its interpolations with the pre-trained weights, predict in every domain."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -71,15 +72,6 @@ def evaluate(
         devices: Where.
         on_batch: Called after each batch, for progress.
     """
-
-    @jax.jit
-    def predict(
-        network: Network, tuned: Weights, pretrained: Weights, alpha: Any, allowed: Any, images: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        params, stats = _between(pretrained, tuned, alpha, keep_head=start is None)
-        logits = jnp.where(allowed, network.logits(params, images, stats).astype(jnp.float32), -jnp.inf)
-        return logits.argmax(-1), jax.nn.softmax(logits).max(-1)
-
     # the end of a path that is the start of all methods is evaluated once, as that
     at_start = lambda candidate: start is not None and candidate.alpha == 0
     predictions: Predictions = {candidate: {} for candidate in candidates if not at_start(candidate)}
@@ -93,7 +85,8 @@ def evaluate(
             for candidate, part in parts.items():
                 # An array: every candidate shares the one compiled program. NumPy's, which all processes may pass.
                 alpha = np.asarray(candidate.alpha, np.float32)
-                found = predict(network, tuned[candidate.method], pretrained, alpha, among, batch["image"])
+                weights = tuned[candidate.method]
+                found = _predict(network, weights, pretrained, alpha, among, batch["image"], keep_head=start is None)
                 part.append((devices.gather(found[0]), devices.gather(found[1])))
             on_batch()
         # rows in the order of the images, and filling after the last of them
@@ -102,6 +95,23 @@ def evaluate(
             labels, confidence = (np.concatenate(column)[: len(domain)] for column in zip(*part, strict=True))
             predictions[candidate][name] = Predicted(labels, confidence, counted)
     return {candidate: predictions[start if start and at_start(candidate) else candidate] for candidate in candidates}
+
+
+@partial(jax.jit, static_argnames="keep_head")
+def _predict(
+    network: Network,
+    tuned: Weights,
+    pretrained: Weights,
+    alpha: Any,
+    allowed: Any,
+    images: jax.Array,
+    *,
+    keep_head: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """Classes and their probabilities."""
+    params, stats = _between(pretrained, tuned, alpha, keep_head=keep_head)
+    logits = jnp.where(allowed, network.logits(params, images, stats).astype(jnp.float32), -jnp.inf)
+    return logits.argmax(-1), jax.nn.softmax(logits).max(-1)
 
 
 def _between(pretrained: Weights, tuned: Weights, alpha: Any, *, keep_head: bool) -> Weights:

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from vision.data import Domain
 from vision.results import Results, result_rows, test_sets
-from vision.style import DPI, GREY, STYLES, legend, tidy
+from vision.style import DPI, GREY, START, STYLES, legend, tidy
 
-__all__ = ["draw_examples", "draw_frontier", "finish_frontier"]
+__all__ = ["draw_examples", "draw_frontier"]
 
 _RIGHT, _WRONG = "#00614A", "#B02A00"
 
@@ -37,23 +37,18 @@ def draw_frontier(report: Mapping[str, Any], path: Path) -> None:
         axes.plot(xs[between], ys[between], **marks, zorder=3)
         axes.plot(xs[-1], ys[-1], **style.marks(), markeredgewidth=2, linestyle="none", label=name, zorder=4)
     if start:
-        axes.plot(*_point(start), "*", color=GREY, markersize=15, label=start["name"], zorder=4)
+        axes.plot(*_point(start), **START.marks(), linestyle="none", label=start["name"], zorder=4)
     axes.plot([], [], "-", color=GREY, linewidth=1, label="WiSE-FT path")
-    finish_frontier(axes, report, f"ID and OOD accuracy, one seed ({report['config']['seed']})")
-    figure.savefig(path, dpi=DPI)
-
-
-def finish_frontier(axes: Axes, report: Mapping[str, Any], title: str) -> None:
-    """What frames a figure of ID against OOD accuracy, of a report or of what has rows like it."""
     axes.set_xlabel(f"ID accuracy on {report['task']['id']} (%)")
     domains = list(report["rows"][0]["ood"])
     axes.set_ylabel(
         f"OOD accuracy on {domains[0]} (%)" if len(domains) == 1 else f"mean accuracy on {len(domains)} OOD domains (%)"
     )
-    axes.set_title(title)
+    axes.set_title(f"ID and OOD accuracy, one seed ({report['config']['seed']})")
     axes.margins(0.08)
     tidy(axes)
     legend(axes)
+    figure.savefig(path, dpi=DPI)
 
 
 def _point(scores: Mapping[str, Any]) -> tuple[float, float]:

@@ -37,6 +37,10 @@ def check_values(config: "Config") -> None:
     seeds = config.seeds.split(",") if config.seeds else []
     if not all(seed.isdecimal() and int(seed) < 2**31 for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {config.seeds}: give whole numbers, none twice, such as 0,1,2")
+    counts = config.labels.split(",")
+    numbers = all(count == "all" or (count.isdecimal() and int(count) > 0) for count in counts)
+    if not numbers or len(set(config.label_counts)) < len(counts):
+        raise UserError(f"--labels {config.labels}: give whole numbers from 1 on, or all, none twice, such as 30,all")
     for item in config.sweep:
         _check_sweep(item, config)
 
@@ -157,10 +161,11 @@ def _check_together(config: "Config") -> None:
         raise UserError(f"--wandb {config.wandb}: the package is missing; install it (pip install wandb)")
     if config.lora_rank and (config.freeze or config.batch_norm == "live"):
         raise UserError("--lora-rank: trains its adapters and the head alone; leave --freeze and --batch-norm live out")
-    if config.average != "none" and config.batch_norm == "live":
+    averaging = f"--average {config.average}" if config.average != "none" else ""
+    averaging = averaging or ("--methods vanilla_averaged" if "vanilla_averaged" in config.method_names else "")
+    if averaging and config.batch_norm == "live":
         raise UserError(
-            f"--average {config.average}: live statistics are the last weights', not the average's; leave one of "
-            "--average and --batch-norm live out"
+            f"{averaging}: live statistics are the last weights', not the average's; leave it or --batch-norm live out"
         )
     if config.dtype == "bfloat16" and "ftp_lean" in config.method_names:
         raise UserError("--dtype bfloat16: ftp_lean needs float32 parameters; give --compute-dtype bfloat16 instead")

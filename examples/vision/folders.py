@@ -58,6 +58,9 @@ class FolderDomain:
         path = self.paths[index]
         return _noted(path, lambda: open_image(path, self.image_size))
 
+    def at(self, places: np.ndarray) -> "FolderDomain":
+        return replace(self, paths=self.paths[places], labels=self.labels[places])
+
 
 def _noted(path: Path, read: Callable[[], T]) -> T:
     """What is read. If it cannot be, that is remembered for the next run."""
@@ -181,4 +184,4 @@ def _without(domain: FolderDomain, bad: Sequence[int]) -> FolderDomain:
     kept = np.delete(np.arange(len(domain)), bad)
     if not len(kept):
         raise UserError(f"{domain.name}: none of its images can be read ({domain.paths[0]} and on); replace them.")
-    return replace(domain, paths=domain.paths[kept], labels=domain.labels[kept])
+    return domain.at(kept)

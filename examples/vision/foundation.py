@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ MODEL = "small-cnn"
 EPOCHS = 12
 LEARNING_RATE = 2e-3
 BATCH_SIZE = 64
+
+_OPTIMIZER = optax.adam(LEARNING_RATE)
 
 # To be raised when a change of the code (not of the constants above, nor of the data) makes old cache entries stale.
 _VERSION = 1
@@ -87,28 +90,27 @@ def _cache_key(domain: Domain, num_classes: int, seed: int, width: float) -> str
 
 
 def _train(model: nnx.Module, domain: Domain, seed: int, on_step: OnStep | None) -> Weights:
-    optimizer = optax.adam(LEARNING_RATE)
     graph, params = nnx.split(model, nnx.Param)
-    opt_state = optimizer.init(params)
-
-    # A Python loop round one jitted step: on CPU a convolution inside `lax.scan` is 25 times slower.
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: nnx.State, opt_state: optax.OptState, batch: Example):
-        def loss_fn(params: nnx.State) -> jax.Array:
-            logits = nnx.merge(graph, params)(batch["image"])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-
-        loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
-
+    opt_state = _OPTIMIZER.init(params)
     num_steps = steps_in(len(domain), BATCH_SIZE, EPOCHS)
     batches = train_batches(domain, BATCH_SIZE, seed=seed, num_steps=num_steps)
     for done, batch in enumerate(batches, start=1):
-        params, opt_state, loss = step(params, opt_state, batch)
+        params, opt_state, loss = _step(params, opt_state, batch, graph)
         if on_step is not None:
             on_step(done, num_steps, float(loss))
     return {name: np.asarray(leaf[...]) for name, leaf in _by_name(params).items()}
+
+
+# A Python loop round one jitted step: on CPU a convolution inside `lax.scan` is 25 times slower.
+@partial(jax.jit, donate_argnums=(0, 1), static_argnums=3)
+def _step(params: nnx.State, opt_state: optax.OptState, batch: Example, graph: Any) -> tuple[Any, Any, jax.Array]:
+    def loss_fn(params: nnx.State) -> jax.Array:
+        logits = nnx.merge(graph, params)(batch["image"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, opt_state = _OPTIMIZER.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
 
 
 def _by_name(params: nnx.State) -> dict[str, nnx.Variable]:

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 
     @classmethod
     def of(cls, config: Config, task: Task, total: int) -> "Plan":
-        epoch = steps_in(len(task.train), config.batch_size, 1)
+        epoch = steps_in(task.epoch, config.batch_size, 1)
         every = epoch if config.validate_every is None else config.validate_every or total
         save_every = config.save_every or min(epoch, _MAX_STEPS_BETWEEN_CHECKPOINTS)
         return cls(total, save_every, every)

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,8 +18,11 @@ from vision.data import Task
 from vision.devices import Devices, connect
 from vision.errors import UserError
 from vision.evaluation import Predictions, evaluate, num_batches
+from vision.few_labels import check_labels, few_labels
 from vision.files import replacing
+from vision.gains import draw_gains
 from vision.method_run import Parts, train
+from vision.methods import Method
 from vision.networks import Params, Weights
 from vision.progress import track
 from vision.report import build_report
@@ -26,9 +30,9 @@ from vision.results import PRETRAINED, START, Results, allowed_classes, candidat
 from vision.run_dir import RunDir, write_json
 from vision.scalars import draw_scalars, has_scalars, write_scalars
 from vision.start import Start, starting_model
-from vision.summary import draw_summary, print_summary, summarise
+from vision.summary import summarise
 from vision.sweep import chosen_knobs
-from vision.table import print_table
+from vision.table import print_report
 from vision.task import load_task
 from vision.training import Trained
 
@@ -48,7 +52,8 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
     """
     keep_compiled_programs()
     connect(config)
-    with _refusable(config, run_dir):
+    new = None if config.resume else run_dir.root
+    with _refusable(new):
         devices = Devices.of(config)
     if not devices.first:
         console = Console(quiet=True)
@@ -57,71 +62,89 @@ def run(config: Config, run_dir: RunDir, console: Console) -> None:
             RunDir.create(config)
         devices.wait("run directory")
     if run_dir.report.exists():
-        _show_finished(run_dir, config, console)
-    elif len(config.seed_list) == 1:
-        _run_seed(dataclasses.replace(config, seed=config.seed_list[0]), run_dir, devices, console)
+        print_report(json.loads(run_dir.report.read_text()), console)
+        return
+    whole = _Whole(config, devices, console, {})
+    if config.several:
+        _run_parts(whole, run_dir, new)
     else:
-        _run_seeds(config, run_dir, devices, console)
+        _run_part(dataclasses.replace(config, seed=config.seed_list[0]), run_dir, whole, new)
+    if devices.first:
+        console.print()
+        print_report(json.loads(run_dir.report.read_text()), console)
 
 
 @contextmanager
-def _refusable(config: Config, run_dir: RunDir) -> Iterator[None]:
+def _refusable(new: Path | None) -> Iterator[None]:
     """A new run that is refused before it begins leaves no directory behind."""
     try:
         yield
     except UserError:
-        if not config.resume and jax.process_index() == 0:
-            shutil.rmtree(run_dir.root, ignore_errors=True)
+        if new is not None and jax.process_index() == 0:
+            shutil.rmtree(new, ignore_errors=True)
         raise
 
 
-def _show_finished(run_dir: RunDir, config: Config, console: Console) -> None:
-    """There is nothing to go on with."""
-    report = json.loads(run_dir.report.read_text())
-    if len(config.seed_list) == 1:
-        print_table(report, console)
-    else:
-        print_summary(report, console)
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """What the runs of one command share."""
+
+    config: Config
+    devices: Devices
+    console: Console
+    methods: dict[tuple[Any, ...], Method]
 
 
-def _run_seeds(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
-    """A run of each seed, in a directory of its own, and their means. The first seed's sweep is for all."""
-    reports = []
-    for seed in config.seed_list:
-        root = run_dir.seed(seed)
-        own = dataclasses.replace(config, seed=seed, seeds="", out=root, sweep=config.sweep if not reports else ())
-        directory = RunDir(root)
-        console.rule(f"seed {seed}")
-        if devices.first and not root.exists():
-            RunDir.create(own)
-        chosen = RunDir(run_dir.seed(config.seed_list[0])).knobs
-        if devices.first and chosen.exists() and not directory.knobs.exists():
-            write_json(directory.knobs, json.loads(chosen.read_text()))
-        devices.wait("seed's directory")
-        if not directory.report.exists():
-            try:
-                _run_seed(dataclasses.replace(own, resume=config.resume or bool(reports)), directory, devices, console)
-            except UserError:
-                if devices.first and not list(run_dir.root.glob("seed-*")):
-                    shutil.rmtree(run_dir.root)
-                raise
-        reports.append(json.loads(directory.report.read_text()))
+def _run_parts(whole: _Whole, run_dir: RunDir, new: Path | None) -> None:
+    """A run of each number of labels and each seed, in a directory of its own, and what they say together."""
+    config, devices = whole.config, whole.devices
+    reports: list[list[dict[str, Any]]] = []
+    for count in config.label_counts:
+        reports.append([])
+        for seed in config.seed_list:
+            part = run_dir.part(config, count, seed)
+            own = dataclasses.replace(config, labels=str(count or "all"), seed=seed, seeds="", out=part.root)
+            if devices.first and not part.root.exists():
+                RunDir.create(own)
+            chosen = run_dir.part(config, count, config.seed_list[0]).knobs  # the first seed's are for all
+            if devices.first and chosen.exists() and not part.knobs.exists():
+                write_json(part.knobs, json.loads(chosen.read_text()))
+            devices.wait("part's directory")
+            if not part.report.exists():
+                _run_part(own, part, whole, new)
+            new = None  # it has begun
+            reports[-1].append(json.loads(part.report.read_text()))
     if devices.first:
-        summary = summarise(reports)
-        if summary["rows"][0]["ood"]:
-            with replacing(run_dir.figure("frontier")) as path:
-                draw_summary(summary, path)
-        write_json(run_dir.report, summary)  # last: where there is a report, the run is finished
-        print_summary(summary, console)
+        summaries = [summarise(seeds) for seeds in reports]
+        with replacing(run_dir.figure("gains")) as path:
+            draw_gains(summaries, path)
+        about = {"versions": reports[0][0]["versions"], "config": config.to_json()}
+        # last: where there is a report, the run is finished
+        write_json(run_dir.report, about | {"summaries": summaries})
 
 
-def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Console) -> None:
-    with _refusable(config, run_dir):
+def _run_part(config: Config, run_dir: RunDir, whole: _Whole, new: Path | None) -> None:
+    """One run.
+
+    Args:
+        config: Of this number of labels and this seed.
+        run_dir: Where its result goes.
+        whole: What it shares with the others.
+        new: What is left of a run that is refused, to be removed.
+    """
+    devices, console = whole.devices, whole.console
+    with _refusable(new):
         task = load_task(config, run_dir, devices, console)
+        check_labels(task, whole.config.label_counts)
+        task = few_labels(task, config.label_counts[0], config.seed)
+        if whole.config.several:
+            console.rule(f"{config.labels} labels, seed {config.seed}")
         start = _start(config, task, run_dir, devices, console)
-        parts = Parts(config, task, start, devices, run_dir, console)
+        parts = Parts(config, task, start, devices, run_dir, console, whole.methods)
         _ = parts.split  # flags that the model cannot follow are told here
-    _print_plan(config, task, parts.pretrained, start, devices, console)
+    leads = config.seed == whole.config.seed_list[0]  # of other seeds it would be the same, or much like it
+    if leads:
+        _print_plan(config, task, parts.pretrained, start, devices, console)
     knobs = chosen_knobs(parts)
     trained = {name: _fine_tune(name, parts, knobs.get(name, {})) for name in config.method_names}
     predictions = _evaluate(parts, trained)
@@ -130,7 +153,16 @@ def _run_seed(config: Config, run_dir: RunDir, devices: Devices, console: Consol
         name: result.mapped(lambda weights: jax.tree.map(devices.gather, weights)) for name, result in trained.items()
     }
     if devices.first:
-        _finish(Results(config, task, parts.plain[1], start.head, start.order, trained, predictions), parts, knobs)
+        results = Results(config, task, parts.plain[1], start.head, start.order, trained, predictions)
+        report = build_report(results, devices=devices.to_json(), knobs=knobs)
+        if leads:
+            _draw(results, report, run_dir)
+        if has_scalars(results):
+            with replacing(run_dir.root / "radii.csv") as path:
+                write_scalars(results, path)
+        for name in trained:
+            run_dir.tidy(name, keep_best=config.select == "best")
+        write_json(run_dir.report, report)  # last: where there is a report, the run is finished
     devices.wait("report")
 
 
@@ -147,9 +179,11 @@ def _print_plan(
     config: Config, task: Task, pretrained: Params, start: Start, devices: Devices, console: Console
 ) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained))
+    some = f" (of {task.available}, for as many steps)" if task.available else ""
     ood = f"{len(task.ood)} OOD domains ({', '.join(task.ood)})" if task.ood else "no OOD domain"
     console.print(
-        f"Task {task.name}: {len(task.classes)} classes, {len(task.train)} training images of {task.train.name}; {ood}",
+        f"Task {task.name}: {len(task.classes)} classes, {len(task.train)} training images of {task.train.name}"
+        f"{some}; {ood}",
         soft_wrap=True,
     )
     for note in task.notes:
@@ -203,10 +237,7 @@ def _evaluate(parts: Parts, trained: Mapping[str, Trained]) -> Predictions:
         )
 
 
-def _finish(results: Results, parts: Parts, knobs: Mapping[str, Mapping[str, float]]) -> None:
-    """Writes the figures and the report, and prints the table."""
-    run_dir = parts.run_dir
-    report: dict[str, Any] = build_report(results, devices=parts.devices.to_json(), knobs=knobs)
+def _draw(results: Results, report: Mapping[str, Any], run_dir: RunDir) -> None:
     with replacing(run_dir.figure("examples")) as path:
         figures.draw_examples(results, path)
     if results.task.ood:
@@ -215,11 +246,3 @@ def _finish(results: Results, parts: Parts, knobs: Mapping[str, Mapping[str, flo
     if has_scalars(results):
         with replacing(run_dir.figure("radii")) as path:
             draw_scalars(results, path)
-        with replacing(run_dir.root / "radii.csv") as path:
-            write_scalars(results, path)
-    for name in results.trained:
-        run_dir.tidy(name, keep_best=results.config.select == "best")
-    # last: where there is a report, the run is finished
-    write_json(run_dir.report, report)
-    parts.console.print()
-    print_table(report, parts.console)

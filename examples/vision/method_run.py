@@ -14,7 +14,7 @@ from vision.config import Config
 from vision.data import Task
 from vision.devices import Devices
 from vision.logs import open_log
-from vision.methods import create_method, not_head
+from vision.methods import Method, create_method, not_head
 from vision.networks import Network, Params, Weights, split_model
 from vision.probe import linear_probe
 from vision.progress import track
@@ -35,6 +35,7 @@ class Parts:
     devices: Devices
     run_dir: RunDir
     console: Console
+    methods: dict[tuple[Any, ...], Method]  # as they are made; runs of other seeds have the same ones
 
     @functools.cached_property
     def model(self) -> Any:
@@ -122,14 +123,17 @@ class Parts:
 def train(name: str, shown: str, parts: Parts, knobs: Mapping[str, float]) -> Trained:
     """A method from its start to its end, or from its last checkpoint."""
     config = dataclasses.replace(parts.config, **knobs)
-    total = num_steps(parts.task.train, config.batch_size, config.epochs)
-    method = create_method(
-        name,
-        config,
-        num_steps=-(-total // config.accumulate),
-        order=parts.start.order,
-        mask=None if parts.start.constrained_head else not_head,
-    )
+    total = num_steps(parts.task, config)
+    key = (name, total, *sorted(knobs.items()))
+    if key not in parts.methods:
+        parts.methods[key] = create_method(
+            name,
+            config,
+            num_steps=-(-total // config.accumulate),
+            order=parts.start.order,
+            mask=None if parts.start.constrained_head else not_head,
+        )
+    method = parts.methods[key]
     network, pretrained = parts.head_only if method.head_only else parts.split
     if method.probe_first:
         pretrained = parts.probed

@@ -24,6 +24,7 @@ class Method(NamedTuple):
         probe_first: The head starts from the linear probe's.
         held_out: `tx.update` takes `held_out_loss=`, a function from parameters to the loss on a held-out batch.
         project_after: `ftp_optax.tpgm_project` follows the training.
+        averaged: The average of the steps' weights is the result, not the last ones.
         mask: Which parameters are constrained, and so projected.
     """
 
@@ -32,6 +33,7 @@ class Method(NamedTuple):
     probe_first: bool = False
     held_out: bool = False
     project_after: bool = False
+    averaged: bool = False
     mask: Any = None
 
 
@@ -44,6 +46,7 @@ _DIGRAP = ("strengths_lr", "max_strength")
 
 KNOBS: dict[str, tuple[str, ...]] = {
     "vanilla": _ALL,
+    "vanilla_averaged": tuple(knob for knob in _ALL if knob != "average"),
     "ftp": _FTP,
     "ftp_exact": _FTP,
     "ftp_scale_free": (*_ALL, "kappa", "radii_scale"),
@@ -114,6 +117,7 @@ def _l2_sp(given: _Given) -> Links:
 
 _METHODS: dict[str, Callable[[_Given], Links]] = {
     "vanilla": _plain,
+    "vanilla_averaged": _plain,
     "ftp": _ftp,
     "ftp_exact": lambda given: _ftp(given, hypergradient="exact"),
     "ftp_scale_free": lambda given: _ftp(given, scale_free(optax.adam(given.options.radii_scale))),
@@ -151,8 +155,9 @@ def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[st
     links = _METHODS[name](_Given(base_optimizer(options, num_steps, order), options, order, mask))
     clip = (optax.clip_by_global_norm(options.clip),) if options.clip else ()
     tx = optax.chain(*clip, *links)
-    if options.average != "none":
-        tx = averaged(tx, kind=options.average)
+    average = "uniform" if name == "vanilla_averaged" else options.average
+    if average != "none":
+        tx = averaged(tx, kind=average)
     if options.accumulate > 1:
         # of the kind that is told the held-out loss: MultiSteps hands it on, but does not say so in its type
         tx = optax.GradientTransformationExtraArgs(*optax.MultiSteps(tx, options.accumulate).gradient_transformation())
@@ -162,6 +167,7 @@ def create_method(name: str, options: Any, *, num_steps: int, order: Sequence[st
         probe_first=name == "lp_ft",
         held_out=name == "tpgm",
         project_after=name == "tpgm_project",
+        averaged=average != "none",
         mask=mask,
     )
 

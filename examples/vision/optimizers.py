@@ -21,7 +21,8 @@ def learning_rate(options: TrainingOptions, num_steps: int) -> optax.Schedule:
         options: Peak, share of the warm-up and form.
         num_steps: Steps of the optimizer in the whole run, each of `options.accumulate` batches.
     """
-    warmup = max(1, int(options.warmup * num_steps)) if options.warmup else 0
+    # the first step of a warm-up has rate 0: a run of one step would learn nothing
+    warmup = max(1, int(options.warmup * num_steps)) if options.warmup and num_steps > 1 else 0
     rest = max(1, num_steps - warmup)
     after = {
         "cosine": optax.cosine_decay_schedule(options.lr, rest),

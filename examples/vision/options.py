@@ -12,8 +12,8 @@ import tyro
 __all__ = ["METHODS", "DataOptions", "MethodOptions", "ModelOptions", "RunOptions", "TrainingOptions"]
 
 METHODS = (
-    "vanilla", "ftp", "ftp_exact", "ftp_scale_free", "ftp_lean", "digrap", "ftp+digrap", "tpgm", "tpgm_project", "spd",
-    "maps", "pgm", "l2_sp", "linear_probe", "lp_ft",
+    "vanilla", "vanilla_averaged", "ftp", "ftp_exact", "ftp_scale_free", "ftp_lean", "digrap", "ftp+digrap", "tpgm",
+    "tpgm_project", "spd", "maps", "pgm", "l2_sp", "linear_probe", "lp_ft",
 )  # fmt: skip
 
 arg = tyro.conf.arg
@@ -122,6 +122,10 @@ class DataOptions:
     """Share of every class of --id held out for validation, and as much again for the ID test where no list says what
     to test on. The seed decides which images."""
 
+    labels: Annotated[str, arg(metavar="N,...", help_behavior_hint="(default: all; digits 30,all)")] = "all"
+    """How many training images to use, in all: as many of each class, drawn anew for each seed, for as many steps as
+    with all of them. Several numbers, or all, are compared."""
+
     augment: Literal["none", "light", "strong"] = "none"
     """What is done to training images at random. light: a crop of random size and place, and a flip. strong: colour
     jitter and RandAugment besides. Validation and test images are as the model's preprocessing says."""
@@ -188,9 +192,9 @@ class MethodOptions:
     """Which methods, and their knobs."""
 
     methods: Annotated[str, arg(metavar="NAME,...")] = "vanilla,ftp,digrap,ftp+digrap"
-    """Methods to compare, separated by commas: vanilla, ftp (also ftp_exact, ftp_scale_free, ftp_lean), digrap,
-    ftp+digrap, tpgm, tpgm_project, spd, maps, pgm, l2_sp, linear_probe, lp_ft. Each is also evaluated interpolated with
-    the pre-trained weights (WiSE-FT)."""
+    """Methods to compare, separated by commas: vanilla, vanilla_averaged (the mean of all steps' weights), ftp,
+    ftp_exact, ftp_scale_free, ftp_lean, digrap, ftp+digrap, tpgm, tpgm_project, spd, maps, pgm, l2_sp, linear_probe,
+    lp_ft. Each is also evaluated interpolated with the pre-trained weights (WiSE-FT)."""
 
     radii_lr: float = 1e-2
     """Learning rate of FTP's and TPGM's radii, as released. They move by about that much a step: in a short run of wide
@@ -225,8 +229,7 @@ class MethodOptions:
     smallest of eleven whose validation accuracy is within one standard error of the best."""
 
     wise_path: bool = False
-    """Evaluate the WiSE-FT path of every method (0, 0.25, 0.5, 0.75, 1), for the figure of ID against OOD accuracy.
-    The digits have it always."""
+    """Evaluate the WiSE-FT path of every method (0, 0.25, 0.5, 0.75, 1), for the figure of ID against OOD accuracy."""
 
     sweep: Annotated[tuple[str, ...], arg(metavar="FLAG=V,V,...", help_behavior_hint="(default: none)")] = ()
     """Values of one knob to try for every method that it concerns, such as radii-lr=0.003,0.01,0.1. Validation images
@@ -240,13 +243,15 @@ class RunOptions:
     seed: int = 0
     """Seed of the order of the images, of augmentation and of what is new in the model."""
 
-    seeds: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone)")] = ""
-    """Several seeds, separated by commas: a run of each, and means with 95 % intervals."""
+    seeds: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone; digits 0 to 4)")] = ""
+    """Several seeds, separated by commas: a run of each, means, and 95 % intervals of the differences to vanilla."""
 
     fsdp: bool = False
     """Cut parameters and optimizer state over all devices, in place of a copy on each."""
 
-    validate_every: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch)")] = None
+    validate_every: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch; digits 0)")] = (
+        None
+    )
     """Steps from one look at the validation images to the next; 0 for the end only."""
 
     select: Literal["last", "best"] = "last"
@@ -255,9 +260,9 @@ class RunOptions:
     patience: int = 0
     """Validations in a row without a better accuracy after which a method stops; 0 never stops."""
 
-    save_every: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch, at most 200)")] = (
-        None
-    )
+    save_every: Annotated[
+        int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch, at most 200; digits 200)")
+    ] = None
     """Steps from one checkpoint to the next."""
 
     save_minutes: float = 0.0

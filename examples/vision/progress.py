@@ -10,7 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 __all__ = ["Update", "make_console", "track"]
 
+# Of a stage, and not faster than that; a short stage has one, at its end.
 _LINES_IN_A_LOG = 5
+_SECONDS_BETWEEN_LINES = 2
 _LOG_WIDTH = 200
 _NAME_WIDTH = 14
 
@@ -68,15 +70,15 @@ def _bar(console: Console, name: str, total: int, unit: str) -> Iterator[Update]
 
 def _lines(console: Console, name: str, total: int, unit: str) -> Update:
     speed = _Speed()
-    default_total, shown = total, 0
+    default_total, shown, since = total, 0, time.perf_counter()
 
     def update(done: int, note: str = "", /, *, total: int | None = None) -> None:
-        nonlocal shown
+        nonlocal shown, since
         steps = total or default_total
         rate = speed(done)
         share = done * _LINES_IN_A_LOG // steps
-        if share > shown:
-            shown = share
+        if share > shown and (done == steps or time.perf_counter() - since > _SECONDS_BETWEEN_LINES):
+            shown, since = share, time.perf_counter()
             console.print(_joined(f"{name:<{_NAME_WIDTH}} {done}/{steps}", note, rate, unit))
 
     return update

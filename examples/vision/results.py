@@ -86,7 +86,7 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
 
 def candidates(config: Config, head: Head) -> list[Candidate]:
     """The weights to evaluate: the start's if it has a head for the task, and of every method what the report shows."""
-    path = WISE_PATH if config.wise_path or config.task_name == "digits" else ()
+    path = WISE_PATH if config.wise_path else ()
     wise = AUTO_PATH if config.wise_alpha == "auto" else (config.wise_alpha,)
     alphas = sorted({*path, *wise, 1.0})
     start = [] if head == "new" else [START]

@@ -77,9 +77,11 @@ class RunDir:
         """What the sweep chose, by method."""
         return self.root / "knobs.json"
 
-    def seed(self, seed: int) -> Path:
-        """The run of one seed, where there are several."""
-        return self.root / f"seed-{seed}"
+    def part(self, config: Config, count: int | None, seed: int) -> "RunDir":
+        """The run of one number of labels and one seed, of those that the configuration names."""
+        labels = [f"labels-{count or 'all'}"] if len(config.label_counts) > 1 else []
+        seeds = [f"seed-{seed}"] if len(config.seed_list) > 1 else []
+        return RunDir(self.root.joinpath(*labels, *seeds))
 
     def tidy(self, method: str, *, keep_best: bool) -> None:
         """Leaves of a finished method's checkpoints the last one, and that of the best weights if they are reported."""

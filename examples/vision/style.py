@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-__all__ = ["DPI", "GREY", "STYLES", "Style", "legend", "tidy"]
+__all__ = ["DPI", "GREY", "START", "STYLES", "Style", "legend", "tidy"]
 
 GREY = "#444444"
 DPI = 150
@@ -27,10 +27,14 @@ class Style(NamedTuple):
         return {"marker": self.marker, "color": self.colour, "markersize": size, "markerfacecolor": face}
 
 
+START = Style(GREY, "*", 15)
+"""The model that all methods start from."""
+
 # Okabe and Ito's colours and some of Tol's, told apart by marker too. Methods that often end where a relative of theirs
 # does are larger and hollow, so that both are seen: colour, marker, size.
 STYLES = {
     "vanilla": Style("#E69F00", "o"),
+    "vanilla_averaged": Style("#E69F00", "o", 14, hollow=True),
     "ftp": Style("#0072B2", "s"),
     "ftp_exact": Style("#56B4E9", "s", 14, hollow=True),
     "ftp_scale_free": Style("#0072B2", "d"),

@@ -1,4 +1,4 @@
-"""The table of a run's accuracies."""
+"""The tables of a run's accuracies, and what they say."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,63 +7,88 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["print_fitting", "print_table", "rows_table", "wise_caption"]
+from vision.conclusion import conclusion, gain_shown, labels_shown
+from vision.summary import BASE, summarise
+
+__all__ = ["print_report"]
 
 _ENOUGH = 1000
+# Which columns there are: each OOD domain, the means of their groups, the mean of all alone.
+_LEVELS = ("domains", "groups", "mean")
+
+Column = tuple[str, list[str]]
 
 
-def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """Prints the accuracies; on a narrow terminal the means only (the report has them all)."""
-    print_fitting(lambda by_domain: rows_table(report, _percent, _caption(report), by_domain=by_domain), console)
+def print_report(report: Mapping[str, Any], console: Console) -> None:
+    """Prints the accuracies and what they say; on a narrow terminal means only (the report has them all)."""
+    if "summaries" not in report:
+        rows, summaries = report["rows"], [summarise([report])]
+        task, title = report["task"], "Accuracy in %"
+        tables = [_table(title, rows, _columns(task, rows, _percent, level), level) for level in _LEVELS]
+        _print_fitting(tables, console)
+        console.print(_one_seed(report))
+    else:
+        summaries = report["summaries"]
+        for summary in summaries:
+            _print_fitting([_summary_table(summary, level) for level in _LEVELS], console)
+        console.print(_several_seeds(summaries))
+    told = [line for line in map(conclusion, summaries) if line]
+    for line in told:
+        console.print(line, style="bold", markup=False)
+    if told:
+        console.print(f"To beat {BASE}: above it in ID or mean OOD accuracy, below it in neither.")
+    if told and len(summaries[0]["seeds"]) == 1:
+        console.print("One seed may be chance: --seeds 0,1,2,3,4 gives intervals.")
 
 
-def print_fitting(make: Callable[[bool], Table], console: Console) -> None:
-    """Prints a table with a column for each domain where there is room, else without."""
-    table = make(True)
+def _print_fitting(tables: Sequence[Table], console: Console) -> None:
+    """Prints the first table that has room, or the last."""
     # Measured where there is room: a measure never exceeds the width that it is given.
-    if console.measure(table, options=console.options.update(width=_ENOUGH)).minimum > console.width:
-        table = make(False)
-    console.print(table)
+    roomy = console.options.update(width=_ENOUGH)
+    fitting = (table for table in tables if console.measure(table, options=roomy).minimum <= console.width)
+    console.print(next(fitting, tables[-1]))
 
 
-def rows_table(
-    report: Mapping[str, Any],
-    shown: Callable[[Any], str],
-    caption: str,
-    *,
-    by_domain: bool,
-    more: Sequence[tuple[str, list[Any]]] = (),
-) -> Table:
-    """The table of the rows of a report, or of what has rows like it.
+def _summary_table(summary: Mapping[str, Any], level: str) -> Table:
+    """Means of several seeds, and beside them the differences to plain fine-tuning; without that, intervals."""
+    task, rows, seeds = summary["task"], summary["rows"], len(summary["seeds"])
+    differences = [row.get("difference") for row in rows]
+    columns = _columns(task, rows, _mean if any(differences) else _interval, level)
+    if any(differences):
+        less = "mean" if level == "mean" else "groups"
+        columns += [(f"{title} minus {BASE}", cells) for title, cells in _columns(task, differences, gain_shown, less)]
+    return _table(f"{labels_shown(summary)}, {seeds} seed{'s' * (seeds > 1)}: accuracy in %", rows, columns, level)
 
-    Args:
-        report: Has `task` and `rows`.
-        shown: Writes one entry.
-        caption: Below the table.
-        by_domain: Whether each OOD domain has its column.
-        more: Further columns: name and entries.
-    """
-    task, rows = report["task"], report["rows"]
-    columns: list[tuple[str, list[Any]]] = [(f"ID {task['id']}", [row["id"] for row in rows])]
-    if by_domain:
-        columns += [(name, [row["ood"][name] for row in rows]) for name in rows[0]["ood"]]
-    if len(task["ood_groups"]) > 1:
+
+def _columns(
+    task: Mapping[str, Any], rows: Sequence[Mapping[str, Any] | None], shown: Callable[[Any], str], level: str
+) -> list[Column]:
+    """Titles and entries of one level; a row that is None has none."""
+    first = next(row for row in rows if row is not None)
+    column = lambda score: [shown(score(row)) if row is not None else "" for row in rows]
+    columns = [(f"ID {task['id']}", column(lambda row: row["id"]))]
+    if level == "domains":
+        columns += [(name, column(lambda row, name=name: row["ood"][name])) for name in first["ood"]]
+    if level != "mean" and len(task["ood_groups"]) > 1:
         columns += [
-            (f"mean {name}", [row["ood_group_means"][name] for row in rows]) for name in rows[0]["ood_group_means"]
+            (f"mean {name}", column(lambda row, name=name: row["ood_group_means"][name])) for name in task["ood_groups"]
         ]
-    if rows[0]["ood"]:
-        columns.append(("mean OOD", [row["ood_mean"] for row in rows]))
-    columns += more
+    if first["ood"]:
+        columns.append(("mean OOD", column(lambda row: row["ood_mean"])))
+    return columns
 
-    table = Table(caption=caption, caption_justify="left", title="Accuracy in %", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name, values in columns:
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], level: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    longest = max(len(row["name"]) for row in rows)
+    # Where there is nothing left to leave out, names may wrap.
+    table.add_column("", overflow="fold", min_width=None if level == _LEVELS[-1] else longest)
+    for name, entries in columns:
         # A header may wrap between words, not within one; an entry not at all.
-        whole = (*name.split(), *map(shown, values))
-        table.add_column(name, justify="right", min_width=max(map(len, whole)))
+        table.add_column(name, justify="right", width=max(map(len, (*name.split(), *entries))))
     for index, row in enumerate(rows):
         last_of_section = not _wise(row) and any(map(_wise, rows[index + 1 : index + 2]))
-        table.add_row(row["name"], *(shown(values[index]) for _, values in columns), end_section=last_of_section)
+        table.add_row(row["name"], *(entries[index] for _, entries in columns), end_section=last_of_section)
     return table
 
 
@@ -75,18 +100,37 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _caption(report: Mapping[str, Any]) -> str:
+def _mean(score: Mapping[str, float] | None) -> str:
+    return "" if score is None else _percent(score["mean"])
+
+
+def _interval(score: Mapping[str, float | None] | None) -> str:
+    return "" if score is None else gain_shown(score).removeprefix("+")
+
+
+def _one_seed(report: Mapping[str, Any]) -> str:
     task = report["task"]
     counts = [n for name, n in task["test_images"].items() if name != "validation"]
     images = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     error = 50 / math.sqrt(max(1, min(counts)))
     return (
         f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
-        f"{error:.1f} points. {wise_caption(report['rows'])}{_subsets(task)}{_left_out(task)}"
+        f"{error:.1f} points. {_wise_note(report['rows'])}{_subsets(task)}{_left_out(task)}"
     )
 
 
-def wise_caption(rows: Sequence[Mapping[str, Any]]) -> str:
+def _several_seeds(summaries: Sequence[Mapping[str, Any]]) -> str:
+    first = summaries[0]
+    seeds = first["seeds"]
+    notes = [f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."]
+    if len(seeds) > 1:
+        paired = "; differences are paired by seed" if any("difference" in row for row in first["rows"]) else ""
+        notes.append(f"± is half of the 95 % t-interval over seeds{paired}.")
+    notes += dict.fromkeys(_wise_note(summary["rows"]) for summary in summaries)
+    return " ".join(notes) + _subsets(first["task"]) + _left_out(first["task"])
+
+
+def _wise_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the interpolated rows are; where validation images chose it, which point of each method's path."""
     chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(" + WiSE auto")]
     auto = f"; auto is chosen on validation images: {', '.join(chosen)}" if chosen else ""

@@ -26,7 +26,7 @@ from vision.errors import UserError
 from vision.history import Clock, Plan, new_history
 from vision.methods import Method
 from vision.networks import Network, Params, Weights
-from vision.step import cross_entropy, make_step
+from vision.step import Targets, cross_entropy, make_step
 
 __all__ = ["Best", "OnStep", "Trained", "fine_tune", "num_steps"]
 
@@ -79,9 +79,9 @@ class Trained:
         return dataclasses.replace(self, weights=function(self.weights), best=best)
 
 
-def num_steps(train: Domain, batch_size: int, epochs: int) -> int:
+def num_steps(task: Task, config: Config) -> int:
     """Length of a training run."""
-    return steps_in(len(train), batch_size, epochs)
+    return steps_in(task.epoch, config.batch_size, config.epochs)
 
 
 def fine_tune(
@@ -117,14 +117,15 @@ def fine_tune(
     Raises:
         UserError: A loss that is not finite, an image that cannot be read, a checkpoint that cannot be written.
     """
-    total = num_steps(task.train, config.batch_size, config.epochs)
+    total = num_steps(task, config)
     # The first step donates its arguments, and every method starts from the same arrays.
     params, stats = devices.put(pretrained), devices.put(network.stats, whole=True)
     # what is looked at, kept and reported
-    result = lambda: Weights(params if config.average == "none" else _average(opt_state, params), stats)
+    result = lambda: Weights(_average(opt_state, params) if method.averaged else params, stats)
     opt_state = devices.init(method.tx, params)
     plan = Plan.of(config, task, total)
     history = new_history(total, plan.looks, opt_state)
+    at = lambda done: np.array((config.seed, done), np.uint32)
     step = make_step(
         method.tx, config, held_out=method.held_out, shardings=devices.shardings_like((params, opt_state, stats))
     )
@@ -139,7 +140,7 @@ def fine_tune(
         clock, unread, saved_at, done = Clock(history), [], time.monotonic(), first
         last = int(history["stopped"]) or total
         for batch, held in _batches(method, task, config, devices, clock, first, total) if first < last else ():
-            params, opt_state, stats, metrics = step(params, opt_state, stats, batch, np.uint32(done), network, held)
+            params, opt_state, stats, metrics = step(params, opt_state, stats, batch, at(done), network, held)
             unread.append(metrics)
             done += 1
             validating, saving = plan.validates(done), plan.saves(done)
@@ -199,7 +200,9 @@ def _batches(
     """The batches of each step, on the devices."""
     augment = augmentation(config.augment, task.image_size, Image.Resampling(task.interpolation))
     options: dict[str, Any] = {"first_step": first, "num_steps": total, "reading": devices.reading}
-    batches = train_batches(task.train, config.batch_size, seed=config.seed, augment=augment, **options)
+    batches = train_batches(
+        task.train, config.batch_size, seed=config.seed, epoch=task.epoch, augment=augment, **options
+    )
     # as many held-out images as training images, in an order of their own
     held_out = train_batches(task.validation, config.batch_size, seed=config.seed + 1, **options)
     for _ in range(first, total):
@@ -252,7 +255,7 @@ def _projected(
     devices: Devices,
 ) -> Params:
     """TPGM after training: radii learned on validation batches."""
-    loss_fn = cross_entropy(network, config)
+    loss_fn = cross_entropy(network, Targets.of(config))
     batches = train_batches(
         task.validation,
         config.batch_size,

@@ -1,0 +1,207 @@
+"""How the cost of a step grows with parameters, leaves and devices, and compile time with leaves.
+
+What to expect: bytes and time linear in the parameters, an exponent of 1; time and compile time no worse than linear in
+the leaves; on a mesh an equal share of the bytes for every device, no all-gather. The devices are the host's, which it
+can have as many of as one likes: bytes and collectives are those of real ones, times are not and are not told.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+import style
+import writer
+from cost import compiled, methods, trees
+from cost.methods import MethodName
+from style import plt
+
+COLUMNS = ("", "streams", "temporary", "start, s", "over adamw's", "collectives")
+_SMALLEST: Any = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3, "compiles": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(writer.Recorded):
+    """Measures how the cost of methods round adamw grows."""
+
+    methods: tuple[MethodName, ...] = ("ftp", "digrap")  # Methods to compare with adamw alone.
+    # Numbers of parameters, in 20 leaves.
+    parameters: tuple[int, ...] = (10**6, 3 * 10**6, 10**7, 3 * 10**7, 10**8, 3 * 10**8, 10**9)
+    leaves: tuple[int, ...] = (10, 30, 100, 300, 600, 1000, 2000)  # Numbers of leaves, of 10 M parameters in all.
+    # Numbers of devices, at most 8, that 12 leaves of 4 M parameters in all are sharded over.
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    runs: int = 20  # Rounds; each runs adamw and the method once.
+    # How often the steps for each number of leaves up to 600 are compiled, in turn; for more leaves once.
+    compiles: int = 3
+    # Run what fits into this much memory, analyse the rest; by default 0.6 of the device's.
+    memory_gb: float | None = None
+
+    def run(self) -> None:
+        """Measures, then tabulates and draws."""
+        path, options = self.results / "scaling.json", dataclasses.replace(self, **_SMALLEST if self.smallest else {})
+        if not self.report:
+            jax.config.update("jax_num_cpu_devices", 8)
+            compiled.compiled(methods.base("adamw"), trees.dense(10**4, 2))  # the first one of a process is slow
+            with writer.progress() as progress:
+                rows = [row for case in progress.track(_cases(options)) for row in _measure(case, options)]
+            writer.write(path, {"environment": writer.environment(), "growth": growth(rows), "rows": rows})
+        _draw(writer.write_page(path, page)["rows"], path.with_suffix(".png"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One tree to measure."""
+
+    axis: str  # what grows
+    value: int
+    shapes: Any
+    compiles: int = 1
+    placement: compiled.Placement | None = None
+
+
+def _cases(options: Options) -> list[Case]:
+    """All trees, by what grows."""
+    fixed = 10**5 if options.smallest else 10**7
+    return [
+        *(Case("parameters", n, trees.dense(n, 20)) for n in options.parameters),
+        *(Case("leaves", n, trees.dense(fixed, n), options.compiles if n <= 600 else 1) for n in options.leaves),
+        *(Case("devices", n, trees.dense(4 * fixed // 10, 12), 1, _sharded(n)) for n in options.devices),
+    ]
+
+
+def _sharded(count: int) -> compiled.Placement:
+    """Matrices are sharded over that many host devices by their first axis; all else is replicated."""
+    mesh = jax.make_mesh((count,), ("shard",), devices=jax.devices("cpu")[:count])
+    return lambda shape: NamedSharding(mesh, PartitionSpec("shard") if len(shape) == 2 else PartitionSpec())
+
+
+def _measure(case: Case, options: Options) -> list[dict[str, Any]]:
+    """One row for adamw and one for each method."""
+    inner = methods.base("adamw")
+    starts: dict[str, list[float]] = {name: [] for name in (methods.BASE, *options.methods)}
+    found: dict[str, compiled.Step] = {}
+    for _ in range(case.compiles):
+        for name in starts:
+            found[name] = compiled.compiled(methods.method(name, inner), case.shapes, case.placement, cold=True)
+            starts[name].append(found[name].costs.startup_seconds)
+    start = {name: statistics.median(seconds) for name, seconds in starts.items()}
+    on_mesh, base = case.axis == "devices", found[methods.BASE]
+    size = trees.size(case.shapes) / (case.value if on_mesh else 1)
+    limit = 0.0 if on_mesh else compiled.memory_limit(options.memory_gb)
+    return [
+        {
+            "axis": case.axis,
+            "value": case.value,
+            "method": name,
+            "parameters": trees.count(case.shapes),
+            "leaves": len(jax.tree.leaves(case.shapes)),
+            "bytes_accessed": other.costs.bytes_accessed,
+            "streams": other.costs.bytes_accessed / size,
+            "temporary": other.costs.temporary_bytes / size,
+            "collectives": other.costs.collectives,
+            "start_seconds": start[name],
+            "start_over_base": start[name] / start[methods.BASE],
+            "all_start_seconds": starts[name],
+            "time_over_base": compiled.compare(base, other, options.runs, limit),
+        }
+        for name, other in found.items()
+    ]
+
+
+def _seconds(row: dict[str, Any]) -> float | None:
+    return row["time_over_base"] and row["time_over_base"]["seconds"]
+
+
+QUANTITIES = (  # what grows, with what, on which device
+    ("bytes", "parameters", lambda row: row["bytes_accessed"]),
+    ("time", "parameters", _seconds),
+    ("time", "leaves", _seconds),
+    ("start", "leaves", lambda row: row["start_seconds"]),
+    ("bytes", "devices", lambda row: row["bytes_accessed"]),
+    ("collectives", "devices", lambda row: sum(row["collectives"].values())),
+)
+TITLES = {  # and the scale
+    "bytes": ("MB accessed in a step", 1e-6),
+    "time": ("ms a step", 1e3),
+    "start": ("CPU seconds to trace and compile", 1),
+    "collectives": ("collectives in a step", 1),
+}
+
+
+def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, tuple[list[float], list[float]]]:
+    """By method: what grows and the quantity, where it was measured."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in rows:
+        if row["axis"] == axis and (found := read(row)) is not None:
+            xs, ys = series.setdefault(row["method"], ([], []))
+            xs.append(row["parameters"] if axis == "parameters" else row["value"])
+            ys.append(found)
+    return series
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The least-squares exponents of power laws, by quantity and method."""
+    found: dict[str, dict[str, float]] = {}
+    for name, axis, read in QUANTITIES[:-1]:
+        for method, (xs, ys) in _series(rows, axis, read).items():
+            if len(xs) > 1:
+                found.setdefault(f"{name} against {axis}", {})[method] = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
+    return found
+
+
+def page(result: dict[str, Any]) -> str:
+    """What the methods cost over adamw, and where it was measured."""
+    cells = [_cells(row) for row in result["rows"] if row["method"] != methods.BASE]
+    return f"{writer.markdown(COLUMNS, cells)}\n{writer.origin(result['environment'])}"
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['value']:,} {row['axis']}: {row['method']}",
+        f"{row['streams']:.1f}",
+        f"{row['temporary']:.3f}",
+        f"{row['start_seconds']:.2f}",
+        f"{row['start_over_base']:.1f}",
+        ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "-",
+    ]
+
+
+def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """A panel for each quantity; both axes logarithmic, but for the collectives."""
+    shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:])]  # times may not have been measured
+    columns = (len(shown) + 1) // 2
+    figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
+    for panel in panels.flat[len(shown) :]:
+        panel.set_visible(False)
+    for panel, (name, axis, read) in zip(panels.flat, shown, strict=False):
+        title, scale = TITLES[name]
+        series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
+        for method, (xs, ys) in series.items():
+            panel.plot(xs, ys, lw=1.2, label="adamw" if method == methods.BASE else method, **style.of(method))
+        if axis != "devices":
+            xs, ys = next(iter(series.values()))
+            panel.plot(xs, [ys[0] * x / xs[0] for x in xs], color="#888888", lw=0.8, ls=":", label="linear")
+        panel.set_xscale("log")
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        if axis != "parameters":
+            ticks = next(iter(series.values()))[0]
+            crowded = [before > tick / 1.8 for before, tick in zip([0.0, *ticks], ticks, strict=False)]
+            labels = ["" if close else f"{tick:g}" for close, tick in zip(crowded, ticks, strict=True)]
+            panel.set_xticks(ticks, labels, fontsize=8)
+        if name != "collectives":
+            panel.set_yscale("log")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
+        panel.set_xlabel(axis)
+        panel.set_title(title + (", each device" if axis == "devices" else ""), fontsize=10)
+        style.clean(panel)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    figure.set_layout_engine("constrained")
+    style.save(figure, path)

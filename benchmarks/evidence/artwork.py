@@ -1,0 +1,87 @@
+"""What scenes are composed of: drawings with opacity, in one style; emoji by an artist, or the embedded digits."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+from sklearn.datasets import load_digits
+
+from evidence.emoji import load_style
+from evidence.emoji_table import emoji_table
+from evidence.emoji_task import SPLITS, identities
+
+OPAQUE = 128  # from this opacity on a pixel belongs to the drawing
+
+_DIGIT_SIZE = 32
+_DIGIT_SPLITS = {"pretrain": 800, "train": 300, "validation": 100, "test": 597}
+
+
+class Artwork(NamedTuple):
+    """Drawings in one style."""
+
+    rgba: np.ndarray  # uint8 `(n, size, size, 4)`: red, green, blue and opacity
+    identity: np.ndarray  # what each shows, whoever draws it; int32 `(n,)`
+    label: np.ndarray  # its class; int32 `(n,)`
+
+
+def emoji_artwork(style: str, split: str, seed: int, size: int = 64) -> Artwork:
+    """One artist's emoji as stickers; the split is that of the main benchmark, by identity, shared by all styles."""
+    drawn = load_style(style, size)
+    chosen = np.isin(drawn.emoji, identities(seed)[split])
+    identity = drawn.emoji[chosen]
+    kinds = np.array([one.label for one in emoji_table()], np.int32)
+    return Artwork(stickers(drawn.rgba[chosen]), identity, kinds[identity])
+
+
+def stickers(rgba: np.ndarray) -> np.ndarray:
+    """The drawings, with white paper in what their lines enclose: an artist's black lines are drawn for paper.
+
+    So the opaque part of a face drawn in outline is the face, as it is in every other style, and not its outline.
+    """
+    shapes = rgba[..., 3] >= OPAQUE
+    filled = np.array([ndimage.binary_fill_holes(one) for one in shapes], bool)
+    inner = np.array([ndimage.binary_erosion(one) for one in filled], bool)  # the rim has the outline's own opacity
+    opacity = rgba[..., 3:].astype(np.float32) / 255
+    paper = np.round(rgba[..., :3] * opacity + 255 * (1 - opacity))
+    on_paper = np.concatenate([paper, np.full_like(opacity, 255)], axis=-1).astype(np.uint8)
+    return np.where(inner[..., None], on_paper, rgba)
+
+
+def digit_artwork(style: str, split: str, seed: int, smallest: bool = False) -> Artwork:
+    """Handwritten digits as stickers; nothing to download. The split is by digit, shared by all styles."""
+    ink, labels = _digits()
+    order = np.random.default_rng(seed).permutation(len(labels))
+    parts = dict(zip(_DIGIT_SPLITS, np.split(order, np.cumsum(list(_DIGIT_SPLITS.values()))), strict=False))
+    chosen = np.sort(parts[split][: 60 if smallest else None])
+    rng = np.random.default_rng((seed, list(SPLITS).index(split), list(DIGIT_STYLES).index(style)))
+    opacity = ink[chosen]
+    colour = DIGIT_STYLES[style](opacity.shape, rng)
+    rgba = np.round(255 * np.concatenate([colour, opacity[..., None]], axis=-1)).astype(np.uint8)
+    return Artwork(rgba, chosen.astype(np.int32), labels[chosen])
+
+
+@cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """Opacities `(1797, 32, 32)` in 0..1, and labels."""
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    large = ndimage.zoom(images.reshape(-1, 8, 8) / 16, (1, _DIGIT_SIZE // 8, _DIGIT_SIZE // 8), order=1)
+    return np.clip(2 * np.asarray(large), 0, 1), labels.astype(np.int32)
+
+
+def _one_colour(low: float, high: float) -> Callable[[tuple[int, ...], np.random.Generator], np.ndarray]:
+    return lambda shape, rng: rng.uniform(low, high, (shape[0], 1, 1, 3)) * np.ones((*shape, 3))
+
+
+def _striped(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    colours = rng.uniform(0, 1, (2, shape[0], 1, 1, 3)) * np.ones((*shape, 3))
+    return np.where((np.arange(shape[1]) // 4 % 2 == 0)[None, :, None, None], *colours)
+
+
+DIGIT_STYLES = {
+    "bright": _one_colour(0.6, 1.0),
+    "coloured": _one_colour(0.0, 1.0),
+    "black": _one_colour(0.0, 0.0),
+    "striped": _striped,
+}  # by name: from the drawings' shape and a generator to their colours, in 0..1

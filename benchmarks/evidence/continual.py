@@ -1,0 +1,301 @@
+"""One task after the other: how much of the earlier ones is left, by method, with one anchor and reanchored.
+
+The same objects in one appearance or style after another: the embedded digits take minutes on one core, the emoji's
+three styles an hour. Every method has one knob and three settings of it, chosen on the first seed by the mean accuracy
+on validation images of all tasks after the last one. Each run is a row of benchmarks/results/continual.csv, and is not
+repeated; trials are in continual_trials.csv. examples/continual.py is the recipe in its shortest form. --smallest: the
+digits with little data, one seed and one setting.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+import style
+from evidence import summary, tables
+from evidence.command import Evidence, stage
+from evidence.emoji import SEEN as COLOUR_STYLES
+from evidence.emoji_task import emoji_task
+from evidence.figures import legend
+from evidence.methods import METHODS, RATE
+from evidence.protocol import Study, main_study
+from evidence.rows import KEY, File, Row
+from evidence.tasks import Settings, Start, Task, between, classification
+from evidence.training import Knobs, OnStep, Recipe, train
+from ftp_optax import reanchor
+from style import plt
+from vision.data import ArrayDomain, Domain, steps_in
+from vision.digits import SEEN, digits_task
+from vision.foundation import pretrained_digits_model
+from vision.networks import Params, split_model
+
+COLUMNS = (
+    *KEY,
+    "validation_accuracy",
+    "average_accuracy",
+    "forgetting",
+    "learned_accuracy",
+    "seconds",
+    "accuracies",
+)  # `accuracies`: a list for each task, those on all tasks after it was learned
+
+SEQUENCES = {
+    "digits": ("clean", "inverted", "rotated", "coloured", "photo"),
+    "emoji": ("six colour styles", "fluent-high-contrast", "openmoji", "emojione-monotone"),
+}  # the tasks in turn; the first one is what the foundation model knows
+
+LENGTHS = {"digits": {"epochs": 8, "batch_size": 20}, "emoji": {"epochs": 5, "batch_size": 32}}
+_IMAGES = 100  # of each later task of the digits
+_SCORES = {
+    "all tasks at the end": "average_accuracy",
+    "each task when learned": "learned_accuracy",
+    "forgetting": "forgetting",
+}
+
+
+class Learner(NamedTuple):
+    """A method of learning tasks in turn."""
+
+    method: str  # its name in the main benchmark
+    reanchored: bool = False  # whether it is anchored anew, at what it ended with, after each task
+    settings: tuple[float, ...] = ()  # the values of the knob that are tried, if not the main benchmark's
+    # for WiSE-FT: after each task the model goes back towards what it was before it, to this share of the way. These
+    # are then the knob's values in place of the method's own
+    alphas: tuple[float, ...] = ()
+
+    @property
+    def knob(self) -> str:
+        """What is chosen beside the learning rate, or the learning rate itself."""
+        return "alpha" if self.alphas else METHODS[self.method].knob
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """The settings that are tried."""
+        return self.alphas or self.settings or METHODS[self.method].values
+
+
+_FAST = (0.3, 0.1, 1.0)  # a task is some forty steps: radii must open fast
+
+LEARNERS = {
+    "vanilla": Learner("vanilla"),
+    "wise_ft": Learner("vanilla", alphas=(0.5, 0.3, 0.7)),
+    "l2_sp": Learner("l2_sp"),
+    "l2_sp, reanchored": Learner("l2_sp", reanchored=True),
+    "spd": Learner("spd"),
+    "spd, reanchored": Learner("spd", reanchored=True),
+    "ftp": Learner("ftp", settings=_FAST),
+    "ftp, reanchored": Learner("ftp", reanchored=True, settings=_FAST),
+    "ftp_scale_free, reanchored": Learner("ftp_scale_free", reanchored=True, settings=(3.0, 1.0, 10.0)),
+    "digrap, reanchored": Learner("digrap", reanchored=True),
+}  # by name. Without `reanchored` a method is held near the foundation model through all tasks.
+
+
+@dataclass(frozen=True)
+class Options(Evidence):
+    """Learns tasks in turn with every method."""
+
+    # Appearances of the embedded digits, or emoji in three artists' styles.
+    experiment: Literal["digits", "emoji"] = "digits"
+    methods: tuple[str, ...] = tuple(LEARNERS)  # Which methods.
+    trials: int = 3  # Settings tried for each method, on the first seed; 1 for what the main benchmark chose.
+
+    def fill(self) -> None:
+        files = [File(self.results / f"continual{part}.csv", COLUMNS) for part in ("", "_trials")]
+        task = classification(self.experiment, smallest=self.smallest)
+        study = InTurn(
+            task=replace(task, **LENGTHS[task.experiment] | ({"epochs": 1} if self.smallest else {})),
+            results=files[0],
+            trials=files[1] if self.trials > 1 and not self.smallest else None,
+            tried=self.trials,
+            methods=LEARNERS,
+            like=main_study(task),
+        )
+        study.run_missing(self.methods, self.range(), stage)
+
+    def tell(self) -> None:
+        for group, found in summary.groups(self.read("continual.csv", COLUMNS)).items():
+            texts = [tables.by_condition(values) for values in (scores(found), final(found))]
+            self.write(f"continual-{group.experiment}", "\n".join(texts))
+            _draw(found, self.results / f"continual-{group.experiment}.png")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskSequence:
+    """A foundation model and what is to be learned after it; no task sees another one's images."""
+
+    start: Start
+    train: Mapping[str, Domain]  # the images of each later task, in turn
+    validation: Mapping[str, Domain]  # images of every task, the foundation model's first, to choose settings by
+    test: Mapping[str, Domain]  # images of every task, for the report
+
+
+class Learned(NamedTuple):
+    """The models before the first task and after each, and the time that they took."""
+
+    models: list[Params]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InTurn(Study):
+    """Learning the tasks of one experiment in turn; its foundation model begins."""
+
+    def default(self, name: str) -> Settings:
+        """What the main benchmark chose, or the first of the settings that are other here."""
+        assert self.like is not None
+        learner = LEARNERS[name]
+        other = {learner.knob: learner.values[0]} if learner.alphas or learner.settings else {}
+        return self.like.chosen(learner.method) | other
+
+    def start(self, seed: int, on_step: OnStep | None = None) -> TaskSequence:
+        digits = self.task.experiment == "digits"
+        return digits_sequence(seed, self.task.smallest, on_step) if digits else emoji_sequence(seed, on_step)
+
+    def train(self, origin: TaskSequence, name: str, knobs: Settings, seed: int, on_step: OnStep) -> Learned:
+        started = time.perf_counter()
+        models = learn(self.task, LEARNERS[name], knobs, origin, seed, on_step)
+        return Learned(models, time.perf_counter() - started)
+
+    def judged(self, origin: TaskSequence, run: Learned) -> Row:
+        found = [self.task.score(origin.start, run.models[-1], domain) for domain in origin.validation.values()]
+        return {"validation_accuracy": float(np.mean(found)), "seconds": run.seconds}
+
+    def measured(self, origin: TaskSequence, run: Learned, name: str, knobs: Settings, seed: int) -> Iterator[Row]:
+        matrix = np.array(
+            [[self.task.score(origin.start, model, domain) for domain in origin.test.values()] for model in run.models]
+        )
+        found = {"average_accuracy": average(matrix), "forgetting": forgetting(matrix)}
+        found |= {"learned_accuracy": learned(matrix), "accuracies": matrix.tolist()}
+        yield self.known(name, knobs, seed) | self.judged(origin, run) | found
+
+
+def learn(
+    task: Task, learner: Learner, knobs: Settings, tasks: TaskSequence, seed: int, on_step: OnStep | None = None
+) -> list[Params]:
+    """The parameters before the first of the tasks and after each of them. The optimizer's state goes on through all.
+
+    Every task takes as many steps as the epochs over the longest.
+    """
+    params, opt_state, method = tasks.start.params, None, METHODS[learner.method]
+    longest = max(len(domain) for domain in tasks.train.values())
+    recipe = Recipe(method.build, steps_in(longest, task.batch_size, task.epochs))
+    models = [params]
+    for number, domain in enumerate(tasks.train.values()):
+        if number and learner.reanchored:
+            opt_state = reanchor(opt_state, params)
+        done = train(
+            tasks.start.network,
+            params,
+            recipe,
+            Knobs(knobs[RATE], knobs.get(method.knob, 0.0)),
+            domain,
+            batch_size=task.batch_size,
+            seed=1000 * number + seed,
+            augment=task.augment,
+            opt_state=opt_state,
+            on_step=on_step,
+        )
+        opt_state = done.opt_state
+        params = between(done.params, params, knobs["alpha"]) if learner.alphas else done.params
+        models.append(params)
+    return models
+
+
+def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
+    """A small network that knows clean digits, then a hundred images each of four other appearances."""
+    task = digits_task(seed, smallest=smallest)
+    photo = task.train
+    assert isinstance(task.pretrain, ArrayDomain)
+    assert isinstance(photo, ArrayDomain)
+    images, labels = (np.split(part, len(SEEN)) for part in (task.pretrain.images, task.pretrain.labels))
+    domains = {name: ArrayDomain(name, *pair) for name, *pair in zip(SEEN, images, labels, strict=True)}
+    kept = len(labels[0]) // 4  # the last quarter of the digits, the same ones in each appearance, is for validation
+    first, *later = SEQUENCES["digits"]
+    task = replace(task, pretrain=_part(domains[first], slice(None, -kept)))
+    network, params = split_model(pretrained_digits_model(task, seed, on_step=on_step))
+    validation = {name: _part(domain, slice(-kept, None)) for name, domain in domains.items()}
+    of_photo = {"photo": task.validation}
+    return TaskSequence(
+        Start(task, network, params),
+        train={name: _part((domains | {"photo": photo})[name], slice(_IMAGES)) for name in later},
+        validation={name: (validation | of_photo)[name] for name in (first, *later)},
+        test={name: task.id_test if name == "photo" else task.ood[name] for name in (first, *later)},
+    )
+
+
+def emoji_sequence(seed: int, on_step: OnStep | None = None) -> TaskSequence:
+    """EfficientNet-Lite0 that knows six colour styles, then three other styles."""
+    first, *later = SEQUENCES["emoji"]
+    tasks = {name: emoji_task(seed, name) for name in (*COLOUR_STYLES, *later)}
+    mixed = lambda part: _joined(first, [getattr(tasks[name], part) for name in COLOUR_STYLES])
+    return TaskSequence(
+        classification("emoji", later[0]).start(seed, on_step),
+        train={name: tasks[name].train for name in later},
+        validation={first: mixed("validation")} | {name: tasks[name].validation for name in later},
+        test={first: mixed("id_test")} | {name: tasks[name].id_test for name in later},
+    )
+
+
+def _part(domain: ArrayDomain, which: slice) -> ArrayDomain:
+    return ArrayDomain(domain.name, domain.images[which], domain.labels[which])
+
+
+def _joined(name: str, domains: list[ArrayDomain]) -> ArrayDomain:
+    images, labels = ([getattr(domain, part) for domain in domains] for part in ("images", "labels"))
+    return ArrayDomain(name, np.concatenate(images), np.concatenate(labels))
+
+
+def average(matrix: np.ndarray) -> float:
+    """Mean accuracy over all tasks after the last one. `matrix[i, j]`: on task j after task i was learned."""
+    return float(matrix[-1].mean())
+
+
+def forgetting(matrix: np.ndarray) -> float:
+    """How far each task but the last fell from its best, on average (Chaudhry et al. 2018).
+
+    The best is over the models since the task was learned: before, there is nothing to forget.
+    """
+    earlier = range(len(matrix) - 1)
+    return float(np.mean([matrix[task:-1, task].max() - matrix[-1, task] for task in earlier]))
+
+
+def learned(matrix: np.ndarray) -> float:
+    """Mean accuracy on each later task just after it was learned."""
+    return float(np.diag(matrix)[1:].mean())
+
+
+def scores(found: Sequence[Row]) -> tables.Values:
+    """The summary numbers by method and seed."""
+    return tables.values(found, {title: lambda row, c=column: row[c] for title, column in _SCORES.items()})
+
+
+def final(found: Sequence[Row]) -> tables.Values:
+    """Accuracy on each task after the last one."""
+    names = SEQUENCES[found[0]["experiment"]]
+    return tables.values(found, {name: lambda row, i=i: row["accuracies"][-1][i] for i, name in enumerate(names)})
+
+
+def _draw(found: Sequence[Row], path: Path) -> None:
+    """What is left of the first task after each one, and what each method ends with for what it learns.
+
+    Bars are those of `summary.gap`: intervals of the differences to plain fine-tuning.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    ends, titles = scores(found), ("each task when learned", "all tasks at the end")
+    for method, cells in ends.items():
+        matrices = np.array([row["accuracies"] for row in found if row["method"] == method])
+        look = style.of(method)
+        left.plot(100 * matrices[:, :, 0].mean(0), lw=1, ls="--" if "reanchored" in method else "-", **look)
+        x, y = (summary.estimate(list(cells[title].values())).mean for title in titles)
+        x_bar, y_bar = (summary.gap(cells[title], ends["vanilla"][title]).half or 0.0 for title in titles)
+        right.errorbar(x, y, xerr=x_bar, yerr=y_bar, lw=0.6, ls="", label=method, **look)
+    names = SEQUENCES[found[0]["experiment"]]
+    left.set_xticks(range(len(names)), names, fontsize=8)
+    style.label(left, "after learning", f"accuracy on {names[0]} (%)")
+    style.label(right, "accuracy on each task when learned, mean (%)", "accuracy on all tasks at the end, mean (%)")
+    legend(right)
+    style.save(figure, path)

@@ -1,0 +1,66 @@
+"""The emoji task: the same objects in every style, split by object."""
+
+from functools import cache
+
+import numpy as np
+
+from evidence.emoji import HELD_OUT, SEEN, STYLES, load_style, on_white
+from evidence.emoji_table import CLASSES, emoji_table
+from vision.data import ArrayDomain, Task
+
+SPLITS = {"pretrain": 0.45, "train": 0.20, "validation": 0.07, "test": 0.28}
+"""Share of the emoji in each split. Every style shows the same ones."""
+
+_MOST_IN_A_CLASS = 120  # people come in so many professions that they would be a fifth of all emoji
+
+
+@cache
+def identities(seed: int) -> dict[str, np.ndarray]:
+    """For each split the positions of its emoji in `emoji_table()`; variants of one emoji stay together."""
+    table = emoji_table()
+    families: dict[tuple[str, ...], list[int]] = {}
+    for position, one in enumerate(table):
+        families.setdefault(one.family, []).append(position)
+    rng, room = np.random.default_rng(0), [_MOST_IN_A_CLASS] * len(CLASSES)
+    kept = []
+    for members in (list(families.values())[i] for i in rng.permutation(len(families))):
+        kind = table[members[0]].label
+        if room[kind] >= len(members):
+            room[kind] -= len(members)
+            kept.append(members)
+    order = np.random.default_rng(seed).permutation(len(kept))
+    bounds = np.round(np.cumsum(list(SPLITS.values()))[:-1] * len(kept)).astype(int)
+    parts = (np.concatenate([kept[i] for i in part]) for part in np.split(order, bounds))
+    return {name: np.sort(part) for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def emoji_task(seed: int, id_style: str = "fluent-high-contrast", size: int = 64) -> Task:
+    """Fine-tune on one style, test on all."""
+    kinds = np.array([one.label for one in emoji_table()], np.int32)
+    split = identities(seed)
+
+    def domain(style: str, part: str) -> ArrayDomain:
+        rgba, emoji = load_style(style, size)
+        chosen = np.isin(emoji, split[part])
+        return ArrayDomain(style, on_white(rgba[chosen]), kinds[emoji[chosen]])
+
+    pretrain = [domain(style, "pretrain") for style in SEEN]
+    others = [style for style in STYLES if style != id_style and style in SEEN + HELD_OUT]
+    return Task(
+        name="emoji",
+        classes=CLASSES,
+        image_size=size,
+        train=domain(id_style, "train"),
+        validation=domain(id_style, "validation"),
+        id_test=domain(id_style, "test"),
+        ood={style: domain(style, "test") for style in others},
+        ood_groups={
+            "seen": tuple(style for style in SEEN if style != id_style),
+            "held out": tuple(style for style in HELD_OUT if style != id_style),
+        },
+        pretrain=ArrayDomain(
+            "seen",
+            np.concatenate([part.images for part in pretrain]),
+            np.concatenate([part.labels for part in pretrain]),
+        ),
+    )

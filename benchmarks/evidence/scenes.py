@@ -1,0 +1,113 @@
+"""Scenes to segment, of emoji by ten artists or of the embedded digits, and how good a segmentation of them is."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from evidence.artwork import Artwork, digit_artwork, emoji_artwork
+from evidence.composer import Composition, compose, photographs
+from evidence.emoji import HELD_OUT, SEEN
+from evidence.emoji_table import CLASSES
+from vision.data import ArrayDomain, Task
+
+SPLITS = ("pretrain", "train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class World:
+    """A source of scenes."""
+
+    name: str  # of the experiment
+    classes: tuple[str, ...]  # without the background
+    artwork: Callable[[str, str, int], Artwork]  # from style, split and seed to the drawings
+    seen: tuple[str, ...]  # styles of the foundation model
+    id_style: str  # the style that is fine-tuned on
+    held_out: tuple[str, ...]  # styles that no training sees
+    composition: Composition  # how scenes are made
+    scenes: Mapping[str, int] = field(default_factory=dict)  # how many of each split; of pre-training, in each style
+
+    @property
+    def num_classes(self) -> int:
+        """Background included."""
+        return len(self.classes) + 1
+
+    def description(self) -> str:
+        """All that its scenes depend on, but for the seed and the artwork itself."""
+        return json.dumps([self.name, self.seen, self.id_style, self.held_out, self.composition, dict(self.scenes)])
+
+
+WORLDS = {
+    "emoji": World(
+        "emoji", CLASSES, emoji_artwork, SEEN, "fluent-high-contrast", HELD_OUT,
+        Composition(side=48, most=3, smallest=0.5, largest=0.8),
+        {"pretrain": 400, "train": 240, "validation": 96, "test": 96},
+    ),
+    "digits": World(
+        "digits", tuple("0123456789"), digit_artwork, ("bright", "coloured"), "black", ("striped",),
+        Composition(side=32, most=2, smallest=0.5, largest=0.8),
+        {"pretrain": 192, "train": 64, "validation": 32, "test": 32},
+    ),
+}  # fmt: skip  # by name
+
+
+def scene_task(world: World, seed: int) -> Task:
+    """Fine-tune on one style, test on all; the test scenes of all styles are the same but for the artwork."""
+    own = {split: _domain(world, world.id_style, split, seed) for split in SPLITS[1:]}
+    return Task(
+        name=world.name,
+        classes=world.classes,
+        image_size=world.composition.side,
+        train=own["train"],
+        validation=own["validation"],
+        id_test=own["test"],
+        ood={style: _domain(world, style, "test", seed) for style in world.seen + world.held_out},
+        ood_groups={"seen": world.seen, "held out": world.held_out},
+    )
+
+
+def pretraining_scenes(world: World, seed: int) -> ArrayDomain:
+    """What the foundation model is trained on: other identities, in the styles seen."""
+    parts = [_domain(world, style, "pretrain", seed, variant) for variant, style in enumerate(world.seen)]
+    join = lambda arrays: np.concatenate(list(arrays))
+    return ArrayDomain("seen", join(part.images for part in parts), join(part.labels for part in parts))
+
+
+def _domain(world: World, style: str, split: str, seed: int, variant: int = 0) -> ArrayDomain:
+    """Scenes in one style; another variant has other layouts."""
+    artwork, photos = world.artwork(style, split, seed), photographs(split)
+    words = (seed, SPLITS.index(split), variant)
+    made = [compose(artwork, photos, (*words, i), world.composition) for i in range(world.scenes[split])]
+    labels = [np.stack([scene.mask, boundaries(scene.instances)], axis=-1) for scene in made]
+    return ArrayDomain(style, np.stack([scene.image for scene in made]), np.stack(labels).astype(np.uint8))
+
+
+def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
+    r"""The mean over classes of $|P_c \cap T_c| / |P_c \cup T_c|$, pixels of all images pooled."""
+    pairs = num_classes * truth.astype(np.int64).ravel() + predicted.astype(np.int64).ravel()
+    confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+    both = np.diag(confusion)
+    either = confusion.sum(0) + confusion.sum(1) - both
+    return float(np.mean(both[either > 0] / either[either > 0]))
+
+
+def boundary_f(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """The harmonic mean of precision and recall of boundary pixels, pixels of all images pooled.
+
+    A pixel counts as found if one of its eight neighbours, or itself, is on the other map: one pixel of tolerance.
+    """
+    predicted, truth = predicted.astype(bool), truth.astype(bool)
+    near = lambda maps: ndimage.binary_dilation(maps, np.ones((1, 3, 3)))
+    right = (predicted & near(truth)).sum() / max(1, predicted.sum())
+    found = (truth & near(predicted)).sum() / max(1, truth.sum())
+    return float(2 * right * found / max(right + found, 1e-12))
+
+
+def boundaries(instances: np.ndarray) -> np.ndarray:
+    """Where the pixel to the right or below belongs to something else; bool `(height, width)`."""
+    edges = np.zeros(instances.shape, bool)
+    edges[:, :-1] |= instances[:, :-1] != instances[:, 1:]
+    edges[:-1] |= instances[:-1] != instances[1:]
+    return edges

@@ -1,0 +1,136 @@
+"""Natural corruptions: accuracy on corrupted ID test images, by method. Fifteen kinds at five severities.
+
+Settings are those that the robustness task chose on clean ID validation images; no method has seen a corruption. Each
+seed's run of a method is a row of benchmarks/results/corruptions.csv, and is not repeated. The digits take minutes.
+--smallest: the digits with little data, one seed, one severity.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+
+import style
+from evidence import summary, tables
+from evidence.command import Evidence, stage
+from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from evidence.figures import above_plain
+from evidence.protocol import Study, main_study
+from evidence.rows import KEY, File, Row
+from evidence.tasks import Run, Settings, Start, classification
+from style import plt
+from vision.data import ArrayDomain
+from vision.networks import Params
+
+COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")  # `kinds`: accuracy by kind, in the order of severity
+
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic", "pixelate", "jpeg"),
+}  # ImageNet-C's
+
+ALPHA = 0.7  # of the interpolations: where the main benchmark's validation images put it on the digits
+
+
+@dataclass(frozen=True)
+class Options(Evidence):
+    """Measures accuracy under natural corruptions."""
+
+    # The embedded digits, emoji in the main ID style, or Fashion-MNIST, which is Debian's dataset-fashion-mnist.
+    experiment: Literal["digits", "emoji", "fashion"] = "digits"
+    # Which methods; the foundation model and interpolations come with them.
+    methods: tuple[str, ...] = ("vanilla", "ftp", "digrap")
+
+    def fill(self) -> None:
+        task = classification(self.experiment, smallest=self.smallest)
+        study = Corrupted(
+            task=task,
+            results=File(self.results / "corruptions.csv", COLUMNS),
+            severities=SEVERITIES[2:3] if self.smallest else SEVERITIES,
+            alphas=(ALPHA,),
+            few_alphas=(ALPHA,),
+            like=main_study(task),
+        )
+        study.run_missing(self.methods, self.range(), stage)
+
+    def tell(self) -> None:
+        for group, found in summary.groups(self.read("corruptions.csv", COLUMNS)).items():
+            seeds = len({row["seed"] for row in found})
+            title = f"{group.experiment}, {seeds} seed{'s' if seeds > 1 else ''}"
+            self.write(f"corruptions-{group.experiment}", f"{title}:\n\n{tables.by_condition(by_family(found))}")
+            _draw(found, self.results / f"corruptions-{group.experiment}.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrupted(Study):
+    """The main benchmark's runs, measured under corruptions of some severities."""
+
+    severities: tuple[int, ...]
+
+    def measured(self, origin: Start, run: Run, name: str, knobs: Settings, seed: int) -> Iterator[Row]:
+        for label, settings, alpha in self.points(name, knobs):
+            params = run.at(alpha)
+            kinds = {
+                kind: [
+                    self._accuracy(origin, params, _images(origin, kind, severity, seed))
+                    for severity in self.severities
+                ]
+                for kind in CORRUPTIONS
+            }
+            yield self.known(label, settings, seed) | {
+                "clean_accuracy": self.task.score(origin, params, origin.data.id_test),
+                "corrupted_accuracy": fmean(value for values in kinds.values() for value in values),
+                "kinds": kinds,
+            }
+
+    def _accuracy(self, origin: Start, params: Params, images: np.ndarray) -> float:
+        test = origin.data.id_test
+        return self.task.score(origin, params, ArrayDomain(test.name, images, test.labels))
+
+
+_made: dict[tuple[int, str, int, int], np.ndarray] = {}  # all methods of a seed see the same corrupted images
+
+
+def _images(origin: Start, kind: str, severity: int, seed: int) -> np.ndarray:
+    test = origin.data.id_test
+    assert isinstance(test, ArrayDomain)
+    key = (id(test), kind, severity, seed)
+    if key not in _made:
+        _made[key] = corrupted(test.images, kind, severity, seed)
+    return _made[key]
+
+
+def by_family(found: Sequence[Row]) -> tables.Values:
+    """Accuracy on clean images, under all corruptions, and by family."""
+    scores: dict[str, Callable[[Row], float]] = {
+        "clean": lambda row: row["clean_accuracy"],
+        "corrupted": lambda row: row["corrupted_accuracy"],
+    }
+    for family, kinds in FAMILIES.items():
+        scores[family] = lambda row, kinds=kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
+    return tables.values(found, scores)
+
+
+def _draw(found: Sequence[Row], path: Path) -> None:
+    """Accuracy by severity; and what each method adds to plain fine-tuning, kind by kind, paired by seed."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=(2, 3))
+    names = list(dict.fromkeys(row["method"] for row in found))
+    for method in names:
+        mine = [row for row in found if row["method"] == method]
+        severities = zip(*(values for row in mine for values in row["kinds"].values()), strict=True)
+        clean = fmean(row["clean_accuracy"] for row in mine)
+        means = [100 * clean, *(100 * fmean(values) for values in severities)]
+        left.plot(means, label=method, lw=1, **style.of(method))
+    kinds = [kind for family in FAMILIES.values() for kind in family]
+    by_kind = tables.values(found, {kind: lambda row, kind=kind: fmean(row["kinds"][kind]) for kind in kinds})
+    above_plain(right, by_kind, "points above plain fine-tuning")
+    names = [kind.replace("_", " ") for kind in kinds]
+    right.set_xticks(range(len(kinds)), names, fontsize=8, rotation=40, ha="right")
+    style.label(left, "severity, 0 for clean images", "accuracy, mean over kinds (%)")
+    left.legend(frameon=False, fontsize=8)
+    style.save(figure, path)

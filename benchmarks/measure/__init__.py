@@ -1,1 +1,0 @@
-"""What the cost benchmarks share: trees, methods, the compiled step, timing, the report and the figures' style."""

@@ -1,0 +1,56 @@
+"""The look of the figures: the main job's colour and marker for each method."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from cycler import cycler
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+
+from vision.style import GREY, STYLES, tidy
+
+# Okabe and Ito's, for lines that are no methods of the main job
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", "#000000")
+plt.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
+
+_MAIN_NAMES = {"base": "vanilla", "plain": "vanilla", "mars_pgm": "pgm"}
+_OTHERS = {
+    "zero_shot": (GREY, "*"),
+    "wise_ft": (GREY, "."),
+    "digrap_from_1": ("#009E73", "v"),
+    "digrap_fixed": ("#009E73", "<"),
+    "digrap_window": ("#117733", ">"),
+    "digrap_held_out": ("#CC79A7", "D"),
+}
+
+
+def of(method: str) -> dict[str, Any]:
+    """Colour and marker of a method; variants (`ftp, reanchored`, `ftp+wise_ft`) are hollow."""
+    name = method.replace("-", "_")
+    name = _MAIN_NAMES.get(name, name)
+    family = next((n for n in (name, *(name[:i] for i in range(len(name), 0, -1))) if n in STYLES or n in _OTHERS), "")
+    colour, marker = _OTHERS.get(family) or STYLES[family][:2]
+    return {"color": colour, "marker": marker, "mfc": colour if family == name else "white", "ms": 7}
+
+
+def clean(axes: Any) -> None:
+    """A light grid behind the data, and no box."""
+    tidy(axes)
+
+
+def label(axes: Any, across: str, up: str) -> None:
+    """Says what the axes are, and cleans."""
+    axes.set(xlabel=across, ylabel=up)
+    tidy(axes)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes the figure and frees it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,105 @@
+"""What is recorded of the evidence: the tables of the site are those of the rows, and its numbers are in the tables."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from evidence import continual, dense, low_label, overview, past, robustness, under_corruption, vqa
+from evidence.overview import Compared, verdict
+from evidence.robustness import several_networks
+from evidence.rows import File
+from evidence.summary import groups, lines
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+TASKS = {
+    "robustness-* backbones-*": (robustness, {}),
+    "corruptions-*": (under_corruption, {}),
+    "low_label-*": (low_label, {}),
+    "continual-*": (continual, {}),
+    "dense": (dense, {}),
+    "vqa-*": (vqa, {}),
+    "overview": (overview, {}),
+    "past_*_digits": (past, {}),
+    "past_*_emoji": (past, {"experiment": "emoji", "seeds": 1, "questions": ("scale",)}),
+}
+
+
+@pytest.mark.parametrize("names", TASKS)
+def test_the_recorded_tables_are_those_of_the_recorded_rows(names, tmp_path):
+    for path in (*RESULTS.glob("*.csv"), RESULTS / "vqa_shifts.json"):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(RESULTS / "robustness_walls", tmp_path / "robustness_walls")
+    module, options = TASKS[names]
+    module.Options(results=tmp_path, **options).tell()
+    recorded = {path.name for pattern in names.split() for path in RESULTS.glob(f"{pattern}.md")}
+    assert {path.name for path in tmp_path.glob("*.md")} == recorded
+    for name in recorded:
+        assert (tmp_path / name).read_text() == (RESULTS / name).read_text()
+        assert any(f"results/{name}" in page for page in PAGES.values()), name
+    figures = list(tmp_path.glob("*.png"))
+    assert figures
+    assert all(path.stat().st_size > 10_000 and (RESULTS / path.name).exists() for path in figures)
+
+
+def points(lines, method: str, peer: str, column: str) -> float:
+    """The difference of two methods' means."""
+    by_method = {line.method: line for line in lines}
+    return by_method[method].score(column).mean - by_method[peer].score(column).mean
+
+
+def test_the_overview_says_what_the_figure_shows():
+    found = {name: Compared.of(overview.Options(), source) for name, source in overview.TASKS.items()}
+    assert all(found.values())
+    shown = verdict(found, "ftp")
+    assert shown.startswith(
+        "FTP against plain fine-tuning on 12 tasks\nID better on 2, worse on 0; OOD seen better on 6,"
+    )
+    assert "FTP helps out-of-distribution on half of the tasks" in PAGES["evidence"]
+    vit = found["emoji, ViT"].gain("ftp", 0)
+    assert f"{-vit.mean:.0f} points lower" in PAGES["evidence"]
+
+
+def test_the_points_of_the_page_are_those_of_the_rows():
+    text = " ".join(PAGES["evidence"].split())
+    recorded = groups(File(RESULTS / "robustness.csv").read())
+    styles = {
+        group.id_domain: lines(rows) for group, rows in recorded.items() if group.backbone == "efficientnet-lite0"
+    }
+    emoji, noto = styles["fluent-high-contrast"], styles["noto"]
+    seen, own = "ood_seen_accuracy", "id_accuracy"
+    lost = points(emoji, "zero_shot", "vanilla", seen)
+    assert f"loses {lost:.0f} points on the six styles" in text
+    assert f"keeps {points(emoji, 'ftp', 'vanilla', seen):.0f} of them" in text
+    both = points(emoji, "ftp+wise_ft", "vanilla", seen), points(emoji, "vanilla", "ftp+wise_ft", own)
+    assert "it keeps {:.0f}, and loses {:.0f} points in-distribution".format(*both) in text
+    above = points(noto, "ftp", "vanilla", own), points(noto, "ftp", "zero_shot", own)
+    assert "by {:.0f} points on the first and {:.0f} on the second".format(*above) in text
+
+
+def test_the_readme_has_lines_of_the_overview():
+    """Its table of results, cell by cell."""
+    readme = (ROOT / "README.md").read_text()
+    recorded = [line.split(" | ") for line in (RESULTS / "overview.md").read_text().splitlines()[2:]]
+    shown = [line.split(" | ") for line in re.findall(r"^\| .* ± .* \|$", readme, flags=re.MULTILINE)]
+    assert 0 < len(shown) <= 6
+    assert {line[0] for line in shown} >= {"| digits"}, "where little is gained too"
+    for line in shown:
+        assert any([*whole[:5]] == [*line[:4], line[4].removesuffix(" |")] for whole in recorded), line
+
+
+def test_networks_are_compared_where_there_are_several_of_one_experiment():
+    same = {"hyperparameters": {}, "method": "vanilla", "seed": 0, "id_domain": "photo"}
+    made = [("digits", "small-cnn"), ("digits", "vit"), ("emoji", "efficientnet-lite0")]
+    found = several_networks(groups([same | {"experiment": name, "backbone": net} for name, net in made]))
+    assert {name: list(networks) for name, networks in found.items()} == {"digits": ["small-cnn", "vit"]}
+
+
+def test_the_settings_tried_are_those_that_the_page_tells():
+    trials = File(RESULTS / "dense_trials.csv", dense.COLUMNS).read()
+    counts = {name: sum(row["method"] == name for row in trials) for name in dict.fromkeys(r["method"] for r in trials)}
+    assert set(counts.values()) == {3}
+    assert "three settings of it" in PAGES["evidence"]
