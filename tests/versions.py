@@ -50,11 +50,11 @@ OF_BENCHMARKS = tuple(
         "dense",
         "docs",
         "emoji",
+        "evidence",
         "low_label",
         "past",
         "reliability",
         "robustness",
-        "scale",
         "scenes",
     )
 )
