@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -12,6 +13,10 @@ from matplotlib import pyplot as plt
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
 from vision.style import GREY, STYLES, tidy
+
+# Okabe and Ito's, for lines that are no methods of the main job
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", "#000000")
+plt.rcParams["axes.prop_cycle"] = cycler(color=COLOURS)
 
 _MAIN_NAMES = {"base": "vanilla", "plain": "vanilla", "mars_pgm": "pgm"}
 _OTHERS = {

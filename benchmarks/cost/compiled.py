@@ -134,20 +134,8 @@ def memory_limit(gigabytes: float | None = None) -> float:
     return 0.6 * stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """How long a step takes over the base's."""
-
-    ratio: float  # of the medians
-    ratio_of_minima: float
-    spread: tuple[float, float]  # the 10th and 90th percentile of the ratios round by round
-    seconds: float  # the step's median
-    base_seconds: float  # the base's median
-    runs: int
-
-
 def compare(base: Step, other: Step, runs: int, limit: float) -> dict[str, Any] | None:
-    """The `Ratio` of two steps run in turn, each on arrays of its own; None if that takes more bytes than `limit`."""
+    """The `ratio` of two steps run in turn, each on arrays of its own; None if that takes more bytes than `limit`."""
     sharding = jax.tree.leaves(base.params)[0].sharding
     devices = 1 if sharding is None else len(sharding.device_set)  # the host's, which share its memory
     if needed(base, other) * devices > limit:
@@ -173,13 +161,17 @@ def in_turn(runners: Mapping[str, Callable[[], None]], runs: int) -> dict[str, l
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
-    """The `Ratio` of two series that were measured in turn, for a row."""
+    """How long a step takes over the base's: ratios of medians and of minima, 10th and 90th percentile by round."""
     low, high = np.percentile(np.divide(other, base), (10, 90))
     base_median, median = statistics.median(base), statistics.median(other)
-    found = Ratio(
-        median / base_median, min(other) / min(base), (float(low), float(high)), median, base_median, len(base)
-    )
-    return dataclasses.asdict(found)
+    return {
+        "ratio": median / base_median,
+        "ratio_of_minima": min(other) / min(base),
+        "spread": (float(low), float(high)),
+        "seconds": median,
+        "base_seconds": base_median,
+        "runs": len(base),
+    }
 
 
 def _placed(shapes: Any, placement: Placement | None) -> Any:

@@ -17,7 +17,7 @@ from cost import networks
 from vision.config import Config
 from vision.methods import Method, create_method
 from vision.networks import Network, Params, path_of, split_model
-from vision.step import cross_entropy
+from vision.step import Targets, cross_entropy
 
 COLUMNS = ("precision", "parameters", "gradients", "kept for the backward pass")
 PRECISIONS: dict[str, dict[str, Any]] = {
@@ -76,7 +76,7 @@ def _kept(config: Config, network: Network, params: Params, size: int) -> int:
     }
 
     def residuals(params: Params, network: Network, batch: Any) -> Any:
-        loss = lambda p: cross_entropy(network, config)(p, network.stats, batch, jax.random.key(0))[0]
+        loss = lambda p: cross_entropy(network, Targets.of(config))(p, network.stats, batch, jax.random.key(0))[0]
         return jax.vjp(loss, params)[1]
 
     kept = _bytes(jax.eval_shape(residuals, params, network, batch))

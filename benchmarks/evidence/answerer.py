@@ -1,8 +1,11 @@
-"""A network that answers questions about pictures: a vision tower, a reader of words, and a fusion of both."""
+"""A network that answers questions about pictures: a vision tower, a reader of words, and a fusion of both.
+
+A tower is a vision network whose features, so many `channels`, are kept by place: 4x4 cells.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +19,6 @@ _PLACES = 4  # rows and columns of cells
 _HEADS = 4
 _FINE_BLOCK = 10  # EfficientNet-Lite0's last block with a sixteenth of the resolution
 _FINE_CHANNELS, _TOP_CHANNELS = 112, 1280
-
-
-class Tower(Protocol):
-    """A vision network whose features are kept by place: 4x4 cells."""
-
-    channels: int
-
-    def __call__(self, images: jax.Array) -> jax.Array: ...
 
 
 class EfficientNetTower(nnx.Module):
@@ -101,9 +96,7 @@ class _Block(nnx.Module):
 class Answerer(nnx.Module):
     """Reads the question, then attends to its words and the picture's cells in one sequence, then answers."""
 
-    def __init__(
-        self, tower: Tower, num_words: int, num_answers: int, *, width: int, depth: int, seed: int = 0
-    ) -> None:
+    def __init__(self, tower: Any, num_words: int, num_answers: int, *, width: int, depth: int, seed: int = 0) -> None:
         draw, rngs = _Init(seed), nnx.Rngs(0)
         embedding_init = lambda key, shape, dtype: draw.normal(shape, 0.1)
         self.tower = tower

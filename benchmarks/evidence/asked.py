@@ -88,6 +88,9 @@ class Asked:
     def picture(self, index: int) -> Image.Image:
         return Image.fromarray(self.pixels[index])
 
+    def at(self, places: np.ndarray) -> "Asked":
+        return Asked(self.name, *(column[places] for column in (self.pixels, self.words, self.labels, self.kinds)))
+
 
 def looks(source: Source) -> dict[str, Look]:
     """All domains by name: `pretrain`, `id`, then `NEAR`, then `FAR`."""

@@ -252,18 +252,6 @@ def _halves(domain: Any) -> tuple[ArrayDomain, ArrayDomain]:
 
 _NUMBERS = ("validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_held_accuracy")
 _FIELDS = {"learning rate": "rate"}
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#8C564B",
-    "#7F7F7F",
-    "#BCBD22",
-    "#000000",
-)
 
 
 def grouped(rows: Sequence[Result]) -> dict[Trial, list[Result]]:
@@ -371,11 +359,10 @@ def _draw_judges(rows: Sequence[Result], task: str) -> Any:
 
 def _frontier(axes: Any, rows: Sequence[Result], title: str) -> None:
     """A line for each method over its knob."""
-    others = iter(_COLOURS)
     for name in dict.fromkeys(row.label for row in rows):
         groups = sorted(grouped([row for row in rows if row.label == name]).items(), key=lambda pair: pair[0].knob)
         points = [[100 * mean_of(of, field) for _, of in groups] for field in ("id_accuracy", "ood")]
-        look = style.of(name) if name == "vanilla" else {"color": next(others), "marker": "o", "ms": 5}
+        look = style.of(name) if name == "vanilla" else {"marker": "o", "ms": 5}
         axes.plot(*points, label=name, **look)
     style.label(axes, "ID test accuracy (%)", "mean of OOD seen and OOD held out (%)")
     axes.set_title(title, fontsize=10)
@@ -388,7 +375,7 @@ def _draw_strengths(rows: Sequence[Result], task: str) -> Any:
     at_rate = [row for row in rows if row.rate == 1e-3]
     learned = [r for r in at_rate if "digrap" in r.method and "fixed" not in r.method and "ftp" not in r.method]
     lengths, shortest = sorted({row.epochs for row in learned}), min(row.epochs for row in rows)
-    for name, colour in zip(dict.fromkeys(row.method for row in learned), _COLOURS, strict=False):
+    for name, colour in zip(dict.fromkeys(row.method for row in learned), style.COLOURS, strict=False):
         for length, dashes in zip(lengths, ("-", "--"), strict=False):
             groups = grouped([row for row in learned if row.method == name and row.epochs == length])
             points = sorted((trial.knob, mean_of(of, "scalar")) for trial, of in groups.items())

@@ -77,11 +77,8 @@ class Results:
         """Plain fine-tuning averaged and interpolated, from the foundation model on; means over tasks."""
         setting, kind = self.choice.settings[PEER, "averaged"]
         points = [self._mean({task: self.runs[task, seed, START].test["last"][0.0] for task in self.problems})]
-        for share in SHARES:
-            points.append(
-                self._mean({task: self.runs[task, seed, setting].test[kind][share] for task in self.problems})
-            )
-        return points
+        own = {task: self.runs[task, seed, setting].test[kind] for task in self.problems}
+        return points + [self._mean({task: scores[share] for task, scores in own.items()}) for share in SHARES]
 
     def gap(self, candidate: Candidate, column: int) -> Estimate:
         """How far a candidate is above that path at its own ID score, in points."""
@@ -99,21 +96,15 @@ class Results:
         }
         worst = min(on_tasks, key=on_tasks.__getitem__)
         sure = lambda found, least: found.mean >= least and found.clear
-        both = f"{gaps[0]:+} and {gaps[1]:+}"
+        both, lowest = f"{gaps[0]:+} and {gaps[1]:+}", on_tasks[worst]
+        on_worst = f"{lowest:+.1f} on `{worst[0]}`, {worst[1]}"
+        frontier = "at equal ID above plain fine-tuning averaged and interpolated, seen and held out, surely"
         return [
             Criterion("ID not more than 0.3 points below", f"{means[0]:+}", means[0].mean >= -0.3),
             Criterion("OOD seen at least 3 points above, surely", f"{means[1]:+}", sure(means[1], 3)),
             Criterion("OOD held out at least 2 points above, surely", f"{means[2]:+}", sure(means[2], 2)),
-            Criterion(
-                "no task more than 1 point below, in any score",
-                f"{on_tasks[worst]:+.1f} on `{worst[0]}`, {worst[1]}",
-                on_tasks[worst] >= -1,
-            ),
-            Criterion(
-                "at equal ID above plain fine-tuning averaged and interpolated, seen and held out, surely",
-                both,
-                all(gap.mean > 0 and gap.clear for gap in gaps),
-            ),
+            Criterion("no task more than 1 point below, in any score", on_worst, lowest >= -1),
+            Criterion(frontier, both, all(gap.mean > 0 and gap.clear for gap in gaps)),
         ]
 
     def _mean(self, of: Mapping[str, Scores]) -> Scores:
@@ -149,10 +140,7 @@ def tables(found: Results) -> str:
         f"The primary candidate is `{found.choice.primary}`:\n",
         markdown(("success", "found", "holds"), criteria, left=3),
         "By task:\n",
-        *(
-            _by_task(found, one)
-            for one in dict.fromkeys((found.choice.primary, Candidate("plain", "averaged", "none")))
-        ),
+        *(_by_task(found, one) for one in dict.fromkeys((found.choice.primary, Candidate(PEER, "averaged", "none")))),
         "Means of the learned strengths or radii over layers and the second half of the runs:\n",
         _strengths(found),
     ]
@@ -186,16 +174,10 @@ def _all(found: Results, every: list[Candidate]) -> tuple[list[str], list[list[s
             (found.difference(one, c, task).mean, task, COLUMNS[c]) for task in found.problems for c in range(3)
         )
         above = [found.gap(one, column) for column in (1, 2)]
-        lines.append(
-            [
-                f"`{one}`",
-                words,
-                f"{least:g}" if least == most else f"{least:g} to {most:g}",
-                f"{100 * found.choice.scores[one]:.1f}",
-                *(_shown(found, gap) for gap in (*gaps, *above)),
-                f"{worst[0]:+.1f} `{worst[1]}`, {worst[2]}",
-            ]
-        )
+        share, validation = f"{least:g}" if least == most else f"{least:g} to {most:g}", found.choice.scores[one]
+        shown = [_shown(found, gap) for gap in (*gaps, *above)]
+        last = f"{worst[0]:+.1f} `{worst[1]}`, {worst[2]}"
+        lines.append([f"`{one}`", words, share, f"{100 * validation:.1f}", *shown, last])
     frontier = ("seen above the frontier", "held out above the frontier")
     return ["candidate", "setting", "share", "validation", *COLUMNS, *frontier, "worst"], lines
 

@@ -7,6 +7,7 @@ training of the classification benchmark does for this one.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,16 +70,21 @@ class Decoder(nnx.Module):
         return jnp.stack([classes, jnp.concatenate([boundary, unused], axis=-1)], axis=-2)
 
 
-class SceneNet(nnx.Module):
-    """EfficientNet-Lite0 without its classifier, and a decoder (`head`)."""
+class _Decoded(nnx.Module):
+    """Features of a network, and a decoder (`head`) of them."""
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
+        own: Any = self
+        return own.head(own.features(images), images.shape[1])
+
+
+class SceneNet(_Decoded):
+    """EfficientNet-Lite0 without its classifier, and a decoder."""
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:
         self.backbone = EfficientNetLite0(1, seed=seed)
         self.head = Decoder(_TAP_CHANNELS, num_classes, WIDTH, _FINE_WIDTH, seed)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
-        return self.head(self.features(images), images.shape[1])
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """What the decoder is given, finest first."""
@@ -102,7 +108,7 @@ def pretrained_scene_net(num_classes: int, seed: int) -> SceneNet:
     return model
 
 
-class SmallSceneNet(nnx.Module):
+class SmallSceneNet(_Decoded):
     """Two strided convolutions and the same decoder, for scenes of digits: 30 thousand parameters."""
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:
@@ -110,10 +116,6 @@ class SmallSceneNet(nnx.Module):
         self.stem = nnx.Conv(3, 16, (3, 3), strides=2, rngs=rngs)
         self.body = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs)
         self.head = Decoder((16, 32), num_classes, 32, 16, seed)
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits `(n, side, side, 2, classes)` of images `(n, side, side, 3)` of 0..255."""
-        return self.head(self.features(images), images.shape[1])
 
     def features(self, images: jax.Array) -> list[jax.Array]:
         """What the decoder is given, finest first."""

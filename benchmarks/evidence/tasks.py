@@ -171,14 +171,9 @@ class Classification(Task):
 def classification(
     name: str, id_domain: str | None = None, *, backbone: str | None = None, smallest: bool = False, **changes: Any
 ) -> Classification:
-    """A classification task as the main benchmark runs it, but for changes.
+    """A classification task as the main benchmark runs it, but for changes of its fields.
 
-    Args:
-        name: A key of `ID_DOMAINS`.
-        id_domain: The domain to fine-tune on; None for the main one.
-        backbone: The foundation model's network; None for the main one.
-        smallest: The digits with little data, whatever the name: it must run without any download.
-        changes: Fields of `Classification`.
+    Smallest is the digits with little data, whatever the name: it must run without any download.
 
     Raises:
         UserError: The experiment has no such backbone.
