@@ -77,7 +77,7 @@ def test_grids_name_methods_that_exist_and_hold_their_own_baseline(task):
         assert {trial.seed for trial in wanted} == {0, 1}
         assert any(trial.method == "vanilla" for trial in wanted), name
     axes = scale_axes(task)
-    assert {"learning rate", "steps", "batch"} <= set(axes)
+    assert {"learning rate", "epochs", "batch"} <= set(axes)
     points = {Trial(task, "ftp", SCALE_KNOBS["ftp"], 0, **point) for along in axes.values() for point in along}
     assert points <= set(QUESTIONS["scale"](task, [0]))
 
