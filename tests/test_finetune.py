@@ -458,10 +458,12 @@ def test_predict_classifies_as_the_model_does(baseline: tuple[Path, str], comman
         assert 100 >= float(row[2]) >= float(row[4]) >= 0
 
 
-def test_readmes_lines_load_a_result(baseline: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "RUN_DIR" in block)
-    exec(compile(lines, "README.md", "exec"), {"RUN_DIR": baseline[0], "IMAGE": EXAMPLES / "images" / "three.png"})
+def test_the_lines_on_the_site_load_a_result(baseline: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    page = (EXAMPLES.parent / "docs" / "models.md").read_text()
+    (lines,) = (
+        block for block in re.findall(r"```\{code-block\} python\n(.*?)```", page, re.DOTALL) if "RUN_DIR" in block
+    )
+    exec(compile(lines, "models.md", "exec"), {"RUN_DIR": baseline[0], "IMAGE": EXAMPLES / "images" / "three.png"})
     assert capsys.readouterr().out.strip() in digits_task(0, smallest=True).classes
 
 

@@ -15,12 +15,11 @@ def blocks(language):
 
 
 def test_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
-    """One namespace for all blocks, as a reader would type them; the run directory they load is a real one."""
+    """One namespace for all blocks, as a reader would type them."""
     monkeypatch.chdir(ROOT / "examples")
     namespace = {}
     for text in blocks("python"):
-        if "RUN_DIR" not in text:  # tests/test_finetune.py runs the block that loads a run's weights
-            exec(compile(text, "README.md", "exec"), namespace)
+        exec(compile(text, "README.md", "exec"), namespace)
     assert "backbone/kernel" in capsys.readouterr().out
 
 
