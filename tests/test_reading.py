@@ -175,7 +175,8 @@ def test_nothing_but_bad_images(domain, read):
 
 
 _RUN = """
-import multiprocessing, sys, time
+import gc, multiprocessing, sys, time
+gc.disable()  # JAX has a hook of the collector, in which Python would swallow a Ctrl-C
 sys.path[:0] = {path!r}
 from test_reading import domain_of
 from pathlib import Path
