@@ -175,8 +175,9 @@ def test_nothing_but_bad_images(domain, read):
 
 
 _RUN = """
-import gc, multiprocessing, sys, time
+import gc, multiprocessing, signal, sys, time
 gc.disable()  # JAX has a hook of the collector, in which Python would swallow a Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background with it ignored
 sys.path[:0] = {path!r}
 from test_reading import domain_of
 from pathlib import Path
