@@ -160,11 +160,16 @@ def test_a_domain_that_nobody_could_read_has_no_score():
     assert report["per_class_accuracy"]["vanilla"]["ood/sketch"] == {}
 
 
-def test_the_table_says_what_it_does_not_count(report):
+def printed(report) -> str:
+    """What a user reads of a report, in one line."""
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     with console.file:
         print_report(report, console)
-    text = " ".join(console.export_text().split())
+    return " ".join(console.export_text().split())
+
+
+def test_the_table_says_what_it_does_not_count(report):
+    text = printed(report)
     assert "One seed (3); 3 to 4 test images a domain, standard error of one number up to" in text
     assert f"{50 / math.sqrt(3):.1f} points" in text
     assert "could not be read and are not counted: ood/sketch 1." in text
@@ -173,10 +178,7 @@ def test_the_table_says_what_it_does_not_count(report):
 
 
 def test_one_seed_says_how_many_rows_beat_plain_fine_tuning_and_that_it_may_be_chance(report):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    with console.file:
-        print_report(report, console)
-    text = " ".join(console.export_text().split())
+    text = printed(report)
     # plain fine-tuning, as all that nothing is said of, has every image right
     assert "all 4 labels, one seed: none of 4 rows beats vanilla." in text
     assert text.endswith("One seed may be chance: --seeds 0,1,2,3,4 gives intervals.")

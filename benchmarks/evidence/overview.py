@@ -17,7 +17,7 @@ from evidence.tables import gap
 from style import plt
 from writer import markdown
 
-HEADINGS = ("ID", "OOD seen", "OOD held out")
+HEADINGS = tuple(summary.SCORES)
 METHODS = {"ftp": "FTP", "wise_ft": "WiSE-FT"}
 """What is shown: the method of this library, and the peer that costs no training."""
 

@@ -18,6 +18,7 @@ import style
 from evidence.command import Evidence, stage
 from evidence.methods import ALL
 from evidence.rows import File
+from evidence.summary import SCORES
 from evidence.tasks import Classification, classification, distance
 from evidence.training import Knobs
 from style import plt
@@ -287,7 +288,7 @@ def _table(rows: Sequence[Result]) -> str:
         ]
         for trial, of in groups.items()
     ]
-    head = ("method", *varied, "validation", "ID", "OOD seen", "OOD held out", "drift", "radius or strength")
+    head = ("method", *varied, "validation", *SCORES, "drift", "radius or strength")
     return markdown(head, lines)
 
 

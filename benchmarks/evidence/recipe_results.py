@@ -20,13 +20,13 @@ from evidence.recipe_choice import (
     candidates,
     family_weights,
 )
-from evidence.summary import ENOUGH_SEEDS, Estimate, estimate
+from evidence.summary import ENOUGH_SEEDS, SCORES, Estimate, estimate
 from style import plt
 from writer import markdown
 
 _SIZES = {"own": 4, "best": 5, "fixed": 6, "none": 8}  # of markers, by rule
 
-COLUMNS = ("ID", "OOD seen", "OOD held out")
+COLUMNS = tuple(SCORES)
 BASE = Candidate(PEER, "last", "none")  # what all are compared with
 
 
