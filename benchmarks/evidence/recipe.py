@@ -21,6 +21,7 @@ from evidence.command import Evidence
 from evidence.corruptions import corrupted
 from evidence.dense import CORRUPTIONS, SEVERITY, scenes_task
 from evidence.emoji import STYLES
+from evidence.few_labels import stratified_order
 from evidence.recipe_choice import (
     GRID,
     KINDS,
@@ -37,6 +38,7 @@ from evidence.recipe_choice import (
     append,
     by_run,
     choose,
+    finalists,
     read,
     settings,
 )
@@ -44,7 +46,7 @@ from evidence.recipe_results import Results
 from evidence.tasks import ID_DOMAINS, Classification, Start, Task, between, classification, distance
 from evidence.training import Knobs, OnStep, Trained
 from ftp_optax import averaged_params
-from vision.data import ArrayDomain
+from vision.data import ArrayDomain, Domain
 from vision.errors import UserError
 from vision.networks import Params
 from vision.progress import make_console, track
@@ -59,6 +61,24 @@ class Problem(NamedTuple):
     def start(self, seed: int) -> Start:
         """Its data and foundation model."""
         return self.task(seed).start(seed)
+
+
+SCORED = 100  # test images of each OOD style of the emoji, at most: scoring takes longer than training
+
+
+class FewScored(Classification):
+    """With at most some OOD test images of each style."""
+
+    def start(self, seed: int, on_step: OnStep | None = None) -> Start:
+        start = super().start(seed, on_step)
+        fewer = {name: _stratified(domain, seed) for name, domain in start.data.ood.items()}
+        return replace(start, data=replace(start.data, ood=fewer))
+
+
+def _stratified(domain: Domain, seed: int) -> Domain:
+    assert isinstance(domain, ArrayDomain)
+    kept = stratified_order(domain.labels, seed)[:SCORED]
+    return replace(domain, images=domain.images[kept], labels=domain.labels[kept])
 
 
 class WithCorruptions(Classification):
@@ -85,6 +105,10 @@ def _one(family: str, task: Task) -> Problem:
     return Problem(family, lambda seed: task)
 
 
+def _emoji(style: str | None = None, **changes: Any) -> Task:
+    return FewScored(**vars(classification("emoji", style, **changes)))
+
+
 PROBLEMS: dict[str, Problem] = {
     "digits": _one("digits", classification("digits")),
     "digits-long": _one("digits", classification("digits", epochs=120, batch_size=8)),
@@ -92,11 +116,11 @@ PROBLEMS: dict[str, Problem] = {
     "digits-1": _one("few labels", classification("digits", share=0.01)),
     "digits-5": _one("few labels", classification("digits", share=0.05)),
     "digits-20": _one("few labels", classification("digits", share=0.2)),
-    "emoji-5": _one("few labels", classification("emoji", share=0.05)),
+    "emoji-5": _one("few labels", _emoji(share=0.05)),
     "fashion": _one("fashion", WithCorruptions(**vars(classification("fashion")))),
-    "emoji": _one("emoji", classification("emoji")),
-    "emoji-noto": _one("emoji", classification("emoji", "noto")),
-    "emoji-drawn": Problem("emoji", lambda seed: classification("emoji", drawn_style(seed))),
+    "emoji": _one("emoji", _emoji()),
+    "emoji-noto": _one("emoji", _emoji("noto")),
+    "emoji-drawn": Problem("emoji", lambda seed: _emoji(drawn_style(seed))),
     "dense": _one("dense", scenes_task("emoji")),
 }  # by name
 
@@ -166,9 +190,14 @@ class Study:
     file: Path
 
     def run_grid(self, tasks: Sequence[str], on_row: OnRow) -> None:
-        """Runs what the choice lacks on some tasks. No test image is looked at."""
-        found = self._runs()
-        self._run([key for key in self._keys(tasks) if key not in found], None, on_row)
+        """Runs what the choice lacks on some tasks: first the whole grid on one seed, then what is left of it on the
+        others. No test image is looked at.
+
+        Raises:
+            UserError: The grid lacks rows of other tasks.
+        """
+        self._run(self._missing(self._grid(tasks)), None, on_row)
+        self._run(self._missing(self._finals(tasks)), None, on_row)
 
     def choice(self) -> Choice:
         """What the rows choose.
@@ -176,14 +205,8 @@ class Study:
         Raises:
             UserError: Some are missing.
         """
-        found, every = self._runs(), self._keys(self.problems)
-        if missing := [key for key in every if key not in found]:
-            task, seed, setting = missing[0]
-            raise UserError(
-                f"{self.file}: the choice is over all tasks, and {len(missing)} of {len(every)} rows are missing, such "
-                f"as {setting.method} on {task}, seed {seed}; run --stage choose"
-            )
-        return choose(found, self.problems, self.choosing, self.methods)
+        self._refuse(self._missing(self._finals(self.problems)))
+        return choose(self._runs(), self.problems, self.choosing, self.methods)
 
     def run_chosen(self, choice: Choice, tasks: Sequence[str], on_row: OnRow) -> None:
         """Runs what the report lacks on some tasks."""
@@ -204,9 +227,27 @@ class Study:
             raise UserError(f"{self.file}: no seed of the report has the rows of all tasks; run --stage report")
         return Results(found, self.problems, choice, seeds)
 
-    def _keys(self, tasks: Iterable[str]) -> list[Key]:
-        grid = [START, *settings(self.methods)]
-        return [(t, s, setting) for s in self.choosing for t in tasks for setting in grid]
+    def _grid(self, tasks: Iterable[str]) -> list[Key]:
+        """All settings on the first seed."""
+        return [(task, self.choosing[0], setting) for task in tasks for setting in (START, *settings(self.methods))]
+
+    def _finals(self, tasks: Iterable[str]) -> list[Key]:
+        """The settings that are left on the other seeds."""
+        self._refuse(self._missing(self._grid(self.problems)))
+        left = finalists(self._runs(), self.problems, self.choosing[0], self.methods)
+        return [(task, seed, own) for seed in self.choosing[1:] for task in tasks for own in (START, *left)]
+
+    def _missing(self, keys: Iterable[Key]) -> list[Key]:
+        found = self._runs()
+        return [key for key in keys if key not in found]
+
+    def _refuse(self, missing: Sequence[Key]) -> None:
+        if missing:
+            task, seed, setting = missing[0]
+            raise UserError(
+                f"{self.file}: the choice is over all tasks, and {len(missing)} rows are missing, such as "
+                f"{setting.method} on {task}, seed {seed}; run --stage choose"
+            )
 
     def _runs(self) -> Runs:
         return by_run(read(self.file))

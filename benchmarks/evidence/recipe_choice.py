@@ -184,9 +184,17 @@ class Choice:
 
 
 def candidates(methods: Iterable[str]) -> list[Candidate]:
-    """All of them: each method with each of its weights and each rule; of `any` a rule chooses."""
-    every = itertools.product(methods, WEIGHTS, RULES)
-    return [Candidate(*parts) for parts in every if parts[1] != "any" or parts[2] in ERRORS]
+    """All of them: the peer with all weights and rules; of the others, what a user would compare with it."""
+    peers = [(weights, rule) for weights in WEIGHTS for rule in RULES if weights != "any" or rule in ERRORS]
+    others = [
+        ("last", "none"),
+        ("last", "best"),
+        ("averaged", "none"),
+        ("averaged", "best"),
+        ("any", "own"),
+        ("any", "best"),
+    ]
+    return [Candidate(method, *own) for method in methods for own in (peers if method == PEER else others)]
 
 
 def nearest(start: Row, row: Row, kinds: Sequence[str], errors: float) -> tuple[str, float]:
@@ -199,16 +207,32 @@ def nearest(start: Row, row: Row, kinds: Sequence[str], errors: float) -> tuple[
     return min((p for p, score in scores.items() if score >= level), key=lambda p: p[1] * row.drift[p[0]])
 
 
+def finalists(runs: Runs, problems: Mapping[str, Any], seed: int, methods: Iterable[str]) -> list[Setting]:
+    """The settings that further seeds run: of each method the best third on the first seed, by its best weights."""
+    mean = _Mean(runs, problems, (seed,))
+    # of equals the nearer to the foundation model
+    order = lambda setting: max((mean.score(setting, kind, 1.0), -mean.drift(setting, kind)) for kind in KINDS)
+    found: list[Setting] = []
+    for method in methods:
+        own = sorted(settings((method,)), key=order, reverse=True)
+        found += own[: math.ceil(len(own) / 3)]
+    return found
+
+
 def choose(runs: Runs, problems: Mapping[str, Any], seeds: Sequence[int], methods: Sequence[str]) -> Choice:
     """Chooses on the validation scores of some seeds."""
     mean = _Mean(runs, problems, seeds)
+    left = finalists(runs, problems, seeds[0], methods)
+    # max takes the first of equals
+    best = lambda pairs: max(pairs, key=lambda own: (mean.score(own[0], own[1], 1.0), -mean.drift(*own)))
     found, shares = {}, {}
-    for key in itertools.product(methods, WEIGHTS):
-        method, weights = key
-        pairs = [(setting, kind) for setting in settings((method,)) for kind in WEIGHTS[weights]]
-        # max takes the first of equals
-        setting, kind = max(pairs, key=lambda own: (mean.score(*own, 1.0), -mean.drift(*own)))
-        found[key], shares[key] = (setting, kind), _fixed_share(mean, setting, kind)
+    for method in methods:
+        own = [setting for setting in left if setting.method == method]
+        if method != PEER:
+            own = [best(itertools.product(own, KINDS))[0]]
+        for weights, kinds in WEIGHTS.items():
+            setting, kind = best(itertools.product(own, kinds))
+            found[method, weights], shares[method, weights] = (setting, kind), _fixed_share(mean, setting, kind)
     chosen = Choice(found, shares, {}, Candidate(PEER, "last", "none"))
     every = [_Standing(chosen, one, mean) for one in candidates(methods)]
     best = max(every, key=lambda one: one.score)
