@@ -9,6 +9,11 @@ import optax
 from ftp_optax import _checks
 
 
+def own_steps(step_norms: jax.Array) -> jax.Array:
+    """The layers' step norms; 0 for those that are not finite."""
+    return jnp.where(jnp.isfinite(step_norms), step_norms, 0)
+
+
 def common_step(step_norms: jax.Array) -> jax.Array:
     """The geometric mean of the layers' step norms, without steps that are zero or not finite; 0 if none is left."""
     moves = (step_norms > 0) & jnp.isfinite(step_norms)
@@ -17,7 +22,9 @@ def common_step(step_norms: jax.Array) -> jax.Array:
     return jnp.where(count > 0, jnp.exp(jnp.sum(logs) / jnp.maximum(count, 1)), 0).astype(step_norms.dtype)
 
 
-def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def scale_free(
+    hyper_optimizer: optax.GradientTransformation, *, per_layer: bool = False
+) -> optax.GradientTransformationExtraArgs:
     r"""Scales radius updates by the base optimizer's step size.
 
     The released FTP moves a radius by about 0.01 per step, in absolute units of the norm. The effect of such a step
@@ -32,12 +39,16 @@ def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientT
 
     :math:`s_t` is the geometric mean of the layers' largest norms. If the learning rate or the width of all layers is
     multiplied by a factor, :math:`s_t` is multiplied by the same factor. The radii follow the schedule of the base
-    optimizer. All layers share one scale, so wide layers are still constrained more than narrow ones. A separate scale
-    for each layer would lose this prior.
+    optimizer. All layers share one scale, so wide layers are still constrained more than narrow ones.
+
+    With ``per_layer`` each layer has its own scale, :math:`s_{t,l} = \max_i \|u_{t,l,i}\|_1`. Wide and narrow layers
+    are then constrained alike. With ``optax.adam(0.3)`` a radius is at most about 0.3 times the sum of the layer's
+    steps so far.
 
     Args:
       hyper_optimizer: any optax transformation, such as ``optax.adam(0.1)``. Its learning rate is about the change of a
-        radius per step, in units of a typical layer's step.
+        radius per step, in units of a typical layer's step, or of the layer's own with ``per_layer``.
+      per_layer: whether each layer has its own scale; False by default.
 
     Returns:
       A `optax.GradientTransformationExtraArgs` for the argument ``hyper_optimizer`` of `ftp`, which passes the layers'
@@ -84,7 +95,7 @@ def scale_free(hyper_optimizer: optax.GradientTransformation) -> optax.GradientT
                 "no optimizer for parameters."
             )
         updates, state = inner.update(updates, state, params, step_norms=step_norms, **extra_args)
-        scale = common_step(step_norms)
+        scale = own_steps(step_norms) if per_layer else common_step(step_norms)
         return jax.tree.map(lambda u: (scale * u).astype(u.dtype), updates), state
 
     return optax.GradientTransformationExtraArgs(inner.init, update_fn)

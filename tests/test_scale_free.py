@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from ftp_optax import drift, ftp, radii, scale_free
-from ftp_optax._scale_free import common_step
+from ftp_optax._scale_free import common_step, own_steps
 
 PARAMS = {
     "wide": {"kernel": jnp.sin(jnp.arange(24.0)).reshape(8, 3), "bias": jnp.zeros(3)},
@@ -50,8 +50,9 @@ def four_times_wider(tree):
     return jax.tree.map(lambda x: jnp.concatenate([x] * 4, axis=0) if x.ndim == 2 else x, tree)
 
 
-def test_ten_times_the_learning_rate_changes_nothing():
-    hyper = scale_free(optax.adam(0.3))
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_ten_times_the_learning_rate_changes_nothing(per_layer):
+    hyper = scale_free(optax.adam(0.3), per_layer=per_layer)
     slow, fast = relative(hyper, 0.01), relative(hyper, 0.1)
     assert slow == pytest.approx(fast, rel=1e-5)
     assert 0.05 < min(slow.values()) < max(slow.values()) < 0.95  # the radii bind, and they let go
@@ -83,9 +84,17 @@ def test_four_times_the_width_of_all_layers_changes_nothing():
 
 
 def test_one_scale_for_all_layers_holds_the_wide_ones_tighter():
-    """The prior that a scale of its own for each layer would lose."""
     kept = relative(scale_free(optax.adam(0.3)), 0.05)
     assert kept["wide/kernel"] < 0.7 * kept["narrow/kernel"]
+
+
+def test_with_a_scale_of_its_own_no_layer_feels_the_width_of_another():
+    hyper = scale_free(optax.adam(0.3), per_layer=True)
+    wider = lambda tree: {**tree, "wide": {**tree["wide"], "kernel": jnp.concatenate([tree["wide"]["kernel"]] * 4)}}
+    narrow, wide = relative(hyper, 0.05), relative(hyper, 0.05, wider)
+    assert wide == pytest.approx(narrow, rel=1e-5)
+    common = relative(scale_free(optax.adam(0.3)), 0.05, wider)
+    assert common["narrow/kernel"] > 1.1 * relative(scale_free(optax.adam(0.3)), 0.05)["narrow/kernel"]
 
 
 def test_the_scale_is_the_geometric_mean_of_the_layers_that_move():
@@ -93,11 +102,13 @@ def test_the_scale_is_the_geometric_mean_of_the_layers_that_move():
     assert float(common_step(jnp.array([2.0, 8.0, 0.0, jnp.nan, jnp.inf]))) == pytest.approx(4.0)
     assert float(common_step(jnp.zeros(3))) == 0.0
     assert float(common_step(jnp.full(3, 1e-37))) > 0
+    np.testing.assert_array_equal(own_steps(jnp.array([2.0, 0.0, jnp.nan, jnp.inf])), [2, 0, 0, 0])
 
 
+@pytest.mark.parametrize("per_layer", [False, True])
 @pytest.mark.parametrize("poison", [jnp.nan, jnp.inf])
-def test_a_poisoned_layer_leaves_the_others_radii_alone(poison):
-    tx = ftp(optax.sgd(0.1), hyper_optimizer=scale_free(optax.adam(0.3)))
+def test_a_poisoned_layer_leaves_the_others_radii_alone(poison, per_layer):
+    tx = ftp(optax.sgd(0.1), hyper_optimizer=scale_free(optax.adam(0.3), per_layer=per_layer))
     _, state = run(tx, PARAMS, steps=3)
     bad = gradients(3) | {"narrow": {"kernel": gradients(3)["narrow"]["kernel"].at[0, 0].set(poison)}}
     _, after = tx.update(bad, state, PARAMS)

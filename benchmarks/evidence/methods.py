@@ -72,6 +72,11 @@ METHODS: dict[str, Method] = {
 }  # by name, in the order in which they are run
 
 FORMS: dict[str, Method] = {
+    "ftp_layer_scale": Method(
+        "mu",
+        (0.3, 0.1),
+        lambda adamw, mu: ftp(adamw, hyper_optimizer=scale_free(optax.adam(mu), per_layer=True)),
+    ),
     "ftp_smoothed": Method(
         "mu", _RADII, lambda adamw, mu: ftp(adamw, hyper_optimizer=optax.chain(optax.ema(0.9), optax.adam(mu)))
     ),

@@ -27,6 +27,7 @@ GRID: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "ftp": (_BOTH, (0.01, 0.03, 0.1)),
     "ftp_exact": (_BOTH, (0.03,)),
     "ftp_scale_free": (_BOTH, (0.3, 1.0)),
+    "ftp_layer_scale": (_BOTH, (0.1, 0.3)),
     "l2_sp": (_ONE, (0.01, 0.1)),
     "tpgm": (_ONE, (0.01,)),
     "digrap_from_1": (_ONE, (0.01,)),
