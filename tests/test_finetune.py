@@ -265,7 +265,7 @@ def test_several_seeds_and_numbers_of_labels_and_a_sweep(command: Command, tmp_p
     shown = command("predict.py", out, EXAMPLES / "images" / "three.png")
     assert shown.returncode == 0, shown.stderr
     weights_file = out / "labels-all" / "seed-0" / "weights" / "pgm.safetensors"
-    assert f"These are {weights_file}, of the last of the run's methods." in " ".join(shown.stdout.split())
+    assert f"The weights are {weights_file}, those of the run's last method." in " ".join(shown.stdout.split())
 
     # killed before it had the choice that all seeds share
     part = out / "labels-20" / "seed-3"
