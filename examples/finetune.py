@@ -70,7 +70,7 @@ def _run(config: Config) -> None:
 def _how_to_go_on(config: Config | None) -> str:
     if config is None or config.out is None or not (config.out / CONFIG_FILE).exists():
         return "Nothing was written."
-    return f"Go on with: {_command('finetune.py')} --out {shlex.quote(_relative(config.out))} --resume"
+    return f"Continue with: {_command('finetune.py')} --out {shlex.quote(_relative(config.out))} --resume"
 
 
 def _command(script: str) -> str:
@@ -83,10 +83,10 @@ def _relative(path: Path) -> str:
 
 
 def _exit(status: int) -> NoReturn:
-    """Ends the process, after an error without waiting for its threads.
+    """Ends the process. After an error it does not wait for threads.
 
-    Those of a checkpoint that could not be begun wait minutes for a signal that never comes, and Python for them.
-    Checkpoints that are being written are waited for before, where the manager is closed.
+    The threads of a checkpoint that could not be started wait minutes for a signal that never comes, and Python would
+    wait for them. Checkpoints that are being written are finished earlier, when the manager is closed.
     """
     if status == USER_ERROR:
         sys.stdout.flush()
