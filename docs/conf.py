@@ -30,6 +30,7 @@ extensions = [
 exclude_patterns = ["_build", "**.ipynb_checkpoints"]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines the names of modules, as if they were links
 html_title = f"ftp_optax {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

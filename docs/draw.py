@@ -1,8 +1,8 @@
-"""Draws the geometry that the site explains, each figure for light pages and for dark ones.
+"""Draws the figures of the page *How it works*, each for light and for dark pages.
 
     python docs/draw.py            # writes docs/figures/*.svg
 
-The library computes what is drawn: projections and hyper-gradients are those of `ftp`, gradients those of `digrap`.
+The library computes what the figures show: `ftp` the projections and hyper-gradients, `digrap` the gradients.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from matplotlib.patches import Polygon, Rectangle, Wedge
 
 
 class Ink(NamedTuple):
-    """The colours of a page; Okabe and Ito's, told apart by the colour-blind too."""
+    """The colours of a page, those of Okabe and Ito, which colour-blind readers can tell apart."""
 
     text: str
     faint: str
@@ -66,7 +66,7 @@ def plane(axes: Any, low: float, high: float, left: float | None = None, right: 
 
 
 def projected(displacement: np.ndarray, radius: float) -> np.ndarray:
-    """Where `ftp` ends a step that would have led to the displacement, units in the last axis, at this radius."""
+    """The displacement after `ftp` projects it at this radius. Units are in the last axis."""
     start = {"kernel": jnp.zeros(displacement.shape)}
     frozen = ftp(optax.sgd(1.0), initial_radius=radius, hyper_optimizer=optax.sgd(0.0))
     updates, _ = frozen.update({"kernel": -jnp.asarray(displacement)}, frozen.init(start), start)
@@ -74,7 +74,7 @@ def projected(displacement: np.ndarray, radius: float) -> np.ndarray:
 
 
 def ball(ink: Ink) -> Any:
-    """One layer with three units: two lie outside the ball and are scaled back, one inside stays."""
+    """One layer with three units: two lie outside the ball and are scaled back, one lies inside and is not changed."""
     figure, axes = plt.subplots(figsize=(6.2, 4.4), layout="constrained")
     units = np.array([[1.5, 0.9], [-0.9, 1.15], [0.35, -0.45]]).T  # kernel [2, 3]: a column is a unit
     radius = 1.0
@@ -86,7 +86,7 @@ def ball(ink: Ink) -> Any:
     dot(axes, (0, 0), ink.anchor, r"$W_0$", (-0.16, -0.13))
     axes.text(1.55, 0.98, r"$c_1$: goes outside, scaled back", color=ink.free, fontsize=12, ha="left", va="center")
     axes.text(-0.95, 1.27, r"$c_2$", color=ink.free, fontsize=12, ha="center")
-    axes.text(0.6, -0.5, r"$c_3$: inside, left alone", color=ink.kept, fontsize=12, ha="left")
+    axes.text(0.6, -0.5, r"$c_3$: inside, not changed", color=ink.kept, fontsize=12, ha="left")
     axes.text(0.8, 0.3, r"$\frac{\gamma}{n_1}\,c_1$", color=ink.kept, fontsize=14, ha="left")
     axes.annotate("", (1, -0.86), (0, -0.86), arrowprops={"arrowstyle": "<->", "color": ink.text})
     axes.text(0.5, -1.0, r"$\gamma$, learned", color=ink.text, fontsize=12, ha="center", va="top")
@@ -95,7 +95,7 @@ def ball(ink: Ink) -> Any:
 
 
 def units(ink: Ink) -> Any:
-    """What is one unit in the common leaves: the cells of one colour are scaled by one number."""
+    """One unit in each of the common kinds of leaves: its cells are scaled by one number."""
     figure, axes = plt.subplots(figsize=(8, 2.6), layout="constrained")
     grids = [
         ("dense or conv kernel\n[..., in, out]", 4, 6, lambda r, c: c == 2, "an output\nchannel"),
@@ -122,7 +122,7 @@ def units(ink: Ink) -> Any:
 
 
 def hypergradient(ink: Ink) -> Any:
-    """Where the gradient at the projected point says further out, the radius grows; where it says back, it shrinks."""
+    """The radius grows where the loss falls away from the anchor, and shrinks where it falls towards the anchor."""
     figure, both = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
     reached, radius = np.array([[1.35], [0.9]]), 1.2
     for axes, gradient in zip(both, (np.array([[-0.55], [0.1]]), np.array([[0.3], [0.5]])), strict=True):
@@ -134,16 +134,15 @@ def hypergradient(ink: Ink) -> Any:
         dot(axes, point, ink.kept, r"$W$", (0.08, -0.2))
         arrow(axes, point, point - gradient[:, 0], colour)
         axes.text(*(point - gradient[:, 0] - [0.0, 0.15]), r"$-g$", color=colour, ha="center", va="center", fontsize=12)
-        where = (
-            r"the loss falls homewards: $\gamma$ shrinks" if slope > 0 else r"the loss falls outwards: $\gamma$ grows"
-        )
-        axes.set_title(f"$h = {slope:.2f} {sign} 0$\n{where}", color=ink.text, fontsize=11)
+        where, change = ("towards", "shrinks") if slope > 0 else ("away from", "grows")
+        told = f"the loss falls {where} $W_0$: $\\gamma$ {change}"
+        axes.set_title(f"$h = {slope:.2f} {sign} 0$\n{told}", color=ink.text, fontsize=11)
         plane(axes, -1.25, 1.25, left=-1.25, right=1.75)
     return figure
 
 
 def slope_of(reached: np.ndarray, gradient: np.ndarray, radius: float) -> float:
-    """The hyper-gradient that `ftp` finds in its second step: what sgd(1.0) takes off the radius."""
+    """The hyper-gradient of the second step of `ftp`: what sgd(1.0) subtracts from the radius."""
     start = {"kernel": jnp.zeros(reached.shape)}
     far = 10.0  # long steps of the base optimizer, so that no radius is clipped to what it reaches
     tx = ftp(optax.sgd(far), initial_radius=radius, hyper_optimizer=optax.sgd(1.0))
@@ -153,7 +152,7 @@ def slope_of(reached: np.ndarray, gradient: np.ndarray, radius: float) -> float:
 
 
 def conflict(ink: Ink) -> Any:
-    """The half plane in which a gradient conflicts, and what DiGraP leaves of one in it."""
+    """The half plane in which a gradient conflicts, and such a gradient after DiGraP."""
     figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     at = np.array([1.5, 0.0])
     gradient = np.array([-0.8, 0.75])
@@ -172,13 +171,13 @@ def conflict(ink: Ink) -> Any:
         )
     side = "a step to this side leads\nfurther away: conflict,\n$\\langle g, c \\rangle < 0$"
     axes.text(1.62, 0.65, side, color=ink.text, fontsize=11, va="center")
-    axes.text(0.75, 0.95, "to this side:\nleft alone", color=ink.faint, fontsize=11, ha="center", va="center")
+    axes.text(0.75, 0.95, "a step to this side:\nnot changed", color=ink.faint, fontsize=11, ha="center", va="center")
     plane(axes, -1.45, 1.45, left=-0.5, right=3.7)
     return figure
 
 
 def without(gradient: np.ndarray, displacement: np.ndarray, strength: float) -> np.ndarray:
-    """What `digrap` passes on of the gradient at a strength that stands still."""
+    """The gradient after `digrap` at a fixed strength."""
     anchor, params = {"v": jnp.zeros(2)}, {"v": jnp.asarray(displacement)}
     tx = digrap(anchor=anchor, hyper_optimizer=optax.sgd(0.0))
     state = tx.init(params)._replace(strengths=jnp.array([strength]))

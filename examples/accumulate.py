@@ -1,9 +1,9 @@
-"""Large batches on a small device, in both ways that optax has: `MultiSteps` and `microbatch`.
+"""Large batches on a small device, with `optax.MultiSteps` and with `optax.microbatch`.
 
     python examples/accumulate.py [--smallest]
 
-`MultiSteps` goes round the whole method: the constraint and its radii see one gradient a large batch, as they would
-without. `microbatch` cuts one large batch inside the gradient's function, so the optimizer never knows.
+`MultiSteps` wraps the whole method, so the method gets one gradient per large batch. `microbatch` splits the large
+batch inside the function that computes the gradient. Both give the method the same gradients.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def loss_fn(params: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def in_parts(batches: Iterator[Example]) -> Iterator[Example]:
-    """Each batch as so many small ones."""
+    """Each batch, split into small ones."""
     for batch in batches:
         for part in range(PARTS):
             yield {name: column[part * SMALL : (part + 1) * SMALL] for name, column in batch.items()}
@@ -46,7 +46,7 @@ def train(tx: Any, value_and_grad: Gradient, params: Params, batches: Iterator[E
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.tree.map(jnp.copy, params)  # the step donates what it is given
+    params = jax.tree.map(jnp.copy, params)  # the step donates its arguments
     opt_state = tx.init(params)
     for batch in batches:
         params, opt_state = step(params, opt_state, batch)
@@ -54,10 +54,10 @@ def train(tx: Any, value_and_grad: Gradient, params: Params, batches: Iterator[E
 
 
 def main(*, smallest: bool = False) -> None:
-    """Trains on the same large batches: whole, in parts over several steps, and in parts within one.
+    """Trains on the same large batches: whole, with `MultiSteps` and with `microbatch`.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     whole = jax.value_and_grad(loss_fn)

@@ -1,9 +1,9 @@
-"""Checkpoints with Orbax: written in the background, read onto another mesh, refused where they do not fit.
+"""Checkpoints with Orbax: saved in the background, restored onto another mesh, refused if they do not fit.
 
     python examples/checkpoints.py [--smallest]
 
-`JAX_NUM_CPU_DEVICES=8 python examples/checkpoints.py` writes from eight devices and reads onto four on any machine.
-Radii, strengths and anchors are in the optimizer's state: whoever saves that has saved all.
+`JAX_NUM_CPU_DEVICES=8 python examples/checkpoints.py` saves from eight devices and restores onto four, on any machine.
+The optimizer state contains radii, strengths and anchors, so saving it saves everything that the method learned.
 """
 
 import tempfile
@@ -41,8 +41,8 @@ def step(params: Params, opt_state: Any, batch: Example) -> tuple[Params, Any]:
 
 
 def train(params: Params, opt_state: Any, batches: Iterable[Example], folder: Path | None = None) -> tuple[Params, Any]:
-    """Trains; into a folder it saves every fourth step, in the background while the next steps run."""
-    with ocp.StandardCheckpointer() as checkpointer:  # leaving it waits for what is still being written
+    """Trains. Saves every fourth step into the folder, in the background while the next steps run."""
+    with ocp.StandardCheckpointer() as checkpointer:  # the end of the block waits for unfinished writes
         for done, batch in enumerate(batches, start=1):
             params, opt_state = step(params, opt_state, batch)
             if folder is not None and done % 4 == 0:
@@ -51,23 +51,23 @@ def train(params: Params, opt_state: Any, batches: Iterable[Example], folder: Pa
 
 
 def shapes_on(devices: int, params: Params) -> Params:
-    """The parameters' shapes, their rows cut over so many devices."""
+    """The shapes of the parameters, with their rows sharded over the devices."""
     mesh = jax.make_mesh((devices,), ("rows",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
     rows = lambda leaf: NamedSharding(mesh, P("rows") if leaf.ndim == 2 else P())
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows(leaf)), params)
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest of any two numbers."""
+    """The largest absolute difference of two trees."""
     gaps = jax.tree.map(lambda x, y: float(np.abs(np.subtract(x, y, dtype=np.float64)).max()), one, other)
     return max(jax.tree.leaves(gaps))
 
 
 def main(*, smallest: bool = False) -> None:
-    """Saves from all devices, reads onto all, half of them and one, goes on there, and compares.
+    """Saves from all devices, restores onto all, half of them and one, continues there, and compares the results.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits, everyone = Digits.load(smallest), len(jax.devices())
     batches = list(digits.fine_tuning())
@@ -89,7 +89,7 @@ def main(*, smallest: bool = False) -> None:
             params, _ = train(params, opt_state, batches[half:])
             rows.append((f"{everyone} to {cut}", read, difference(params, expected)))
         header = ("devices", "difference as read", "of the weights at the end")
-        show.table(f"Saved at step {half} of {len(batches)}; the end is that of never stopping", header, rows)
+        show.table(f"Saved at step {half} of {len(batches)}; compared with an uninterrupted run", header, rows)
 
         other = ftp(optax.adamw(1e-3), mask={"first": True, "second": True, "head": False})
         try:

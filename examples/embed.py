@@ -1,4 +1,4 @@
-"""Computes what a pre-trained model makes of images or texts: features, embeddings, logits.
+"""Computes the features, embeddings and logits of a pre-trained model, for images or texts.
 
 python examples/embed.py MODEL --images cat.jpg dog.png --out features.npz
 python examples/embed.py MODEL --inputs arrays.npz --out features.npz
@@ -19,28 +19,28 @@ arg = tyro.conf.arg
 
 @dataclass(frozen=True)
 class Options:
-    """Compute the outputs of a pre-trained model, as Hugging Face, timm or big_vision stored it."""
+    """Compute the outputs of a pre-trained model of Hugging Face, timm or big_vision."""
 
     model: Annotated[tyro.conf.Positional[Path], arg(metavar="MODEL")]
     """Directory or file of the model."""
 
     out: Annotated[Path, arg(metavar="FILE.npz")]
-    """File to write: an array for each output that the model has, named and shaped as in transformers."""
+    """File to write: one array per output of the model, with the names and shapes of transformers."""
 
     inputs: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="(this or --images)")] = None
     """Arrays: `pixels` (n, 3, height, width), normalised, and `ids` (n, length), token ids."""
 
     images: Annotated[tuple[Path, ...], arg(metavar="FILE...", help_behavior_hint="(this or --inputs)")] = ()
-    """Image files, prepared as the model's own preprocessing says."""
+    """Image files. The model's own preprocessing prepares them."""
 
     image_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the model's)")] = None
-    """Side, in pixels, of the prepared images; positions are interpolated."""
+    """Side, in pixels, of the prepared images. Position embeddings are interpolated."""
 
     preprocessor: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model's own)")] = None
     """A preprocessor_config.json for --images, for a model that has none."""
 
     batch_size: int = 64
-    """Images or texts at a time."""
+    """Number of images or texts per batch."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -56,7 +56,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(options: Options) -> None:
-    # Imported here: --help need not wait for JAX.
+    # Imported here, so that --help does not wait for JAX.
     import jax
     import numpy as np
 
@@ -65,7 +65,7 @@ def _run(options: Options) -> None:
     from vision.config import LARGEST_IMAGE
     from vision.files import replacing
 
-    # On accelerators products of float32 matrices are rounded to fewer bits unless asked otherwise.
+    # Accelerators round products of float32 matrices to fewer bits by default.
     jax.config.update("jax_default_matmul_precision", "highest")
     if (options.inputs is None) == (not options.images):
         raise UserError("--inputs FILE.npz or --images FILE...: give one of the two")

@@ -1,4 +1,4 @@
-"""Fine-tunes a pre-trained vision model and reports accuracy in and out of its domain.
+"""Fine-tunes a pre-trained vision model and reports accuracy in-distribution and out-of-distribution.
 
     python examples/finetune.py
     python examples/finetune.py --train DIR --val DIR --ood sketch=DIR photo=DIR
@@ -24,7 +24,7 @@ from vision.supervise import supervised
 
 INTERRUPTED = 130  # the shell's status of a command that Ctrl-C ended
 USER_ERROR = 2
-# Most of the smallest run is compilation; unoptimised programs are ready in a tenth of the time.
+# Most of the smallest run is compilation. Without optimization it takes a tenth of the time.
 _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
@@ -51,11 +51,11 @@ def main(args: Sequence[str]) -> int:
 
 def _run(config: Config) -> None:
     assert config.out is not None, "parse_config fills it in"
-    # of several hosts the first makes it, once they know which that is
+    # with several hosts, the first creates it later
     run_dir = RunDir(config.out) if config.resume or config.coordinator else RunDir.create(config)
     if config.smallest:
         os.environ.setdefault("XLA_FLAGS", _QUICK_COMPILATION)  # read when JAX starts
-    # Imported here: --help and a mistyped flag need not wait for JAX.
+    # Imported here, so that --help and a mistyped flag do not wait for JAX.
     with uninterrupted():
         from vision.job import run
         from vision.progress import make_console
@@ -70,7 +70,7 @@ def _run(config: Config) -> None:
 def _how_to_go_on(config: Config | None) -> str:
     if config is None or config.out is None or not (config.out / CONFIG_FILE).exists():
         return "Nothing was written."
-    return f"Go on with: {_command('finetune.py')} --out {shlex.quote(_relative(config.out))} --resume"
+    return f"Continue with: {_command('finetune.py')} --out {shlex.quote(_relative(config.out))} --resume"
 
 
 def _command(script: str) -> str:
@@ -78,15 +78,15 @@ def _command(script: str) -> str:
 
 
 def _relative(path: Path) -> str:
-    """As short as it can be typed."""
+    """The command, as short as possible."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _exit(status: int) -> NoReturn:
-    """Ends the process, after an error without waiting for its threads.
+    """Ends the process. After an error it does not wait for threads.
 
-    Those of a checkpoint that could not be begun wait minutes for a signal that never comes, and Python for them.
-    Checkpoints that are being written are waited for before, where the manager is closed.
+    The threads of a checkpoint that could not be started wait minutes for a signal that never comes, and Python would
+    wait for them. Checkpoints that are being written are finished earlier, when the manager is closed.
     """
     if status == USER_ERROR:
         sys.stdout.flush()

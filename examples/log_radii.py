@@ -2,8 +2,8 @@
 
     python examples/log_radii.py [--smallest]
 
-The whole training runs in one compiled program, which calls back when there is something to log and waits for nothing.
-At the end the table of layers tells which of them are at the wall.
+The whole training is one compiled program. It calls back when there are values to log, and does not wait for them.
+At the end it prints a table that shows which layers are at their radius.
 """
 
 import functools
@@ -44,7 +44,7 @@ def train(
     every: int,
     log: Log,
 ) -> tuple[Any, Any]:
-    """All steps in one `lax.scan`; every few of them the numbers of that step go to the host."""
+    """All steps in one `lax.scan`. Every few steps it sends the values of the step to the host."""
 
     def note(step: np.ndarray, loss: np.ndarray, learned: dict[str, np.ndarray], away: dict[str, np.ndarray]) -> None:
         values = [float(x) for x in learned.values()]
@@ -67,10 +67,10 @@ def train(
 
 
 def main(*, smallest: bool = False) -> None:
-    """Pre-trains on digits, fine-tunes on inverted ones, and shows what the radii did.
+    """Pre-trains on digits, fine-tunes on inverted digits, and shows the radii during training.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     steps = 40 if smallest else 800
     rng = np.random.default_rng(0)
@@ -80,8 +80,8 @@ def main(*, smallest: bool = False) -> None:
     log: Log = []
     pretrained, _ = train(start, ftp(optax.adam(3e-3)), *pixels(inverted=False), steps, steps, [])
     tuned, state = train(pretrained, ftp(optax.adam(1e-3)), *pixels(inverted=True), steps, steps // 8, log)
-    show.table("Along the way", ("step", "loss", "least radius", "greatest", "drift, all layers"), log)
-    print("Which layers are at the wall")
+    show.table("During training", ("step", "loss", "least radius", "greatest", "drift, all layers"), log)
+    print("Which layers are at their radius")
     Console(width=100).print(layer_table(state, tuned))
 
 

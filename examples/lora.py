@@ -1,9 +1,9 @@
-"""LoRA: the adapters are the parameters, and the anchor is where they began, A random and B zero.
+"""LoRA: the adapters are the parameters, and their initial values are the anchor: A random, B zero.
 
     python examples/lora.py [--smallest]
 
-A pull towards zero is no trust region for adapters: where A and B are both zero, neither has a gradient, and nothing is
-learned from there. A ball round their first values is one round the pre-trained model, since A B begins at zero.
+Do not use an anchor of zero: if A and B are both zero, neither has a gradient and nothing is learned. A ball around the
+initial values is a ball around the pre-trained model, because A B is zero at first.
 """
 
 from typing import Any
@@ -49,10 +49,10 @@ def norm(tree: Any, names: str) -> float:
 
 
 def main(*, smallest: bool = False) -> None:
-    """Adapts a language model with plain LoRA, with LoRA that decays to zero, and with LoRA in a trust region.
+    """Adapts a language model with plain LoRA, with LoRA that decays to zero, and with LoRA inside `ftp`.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     texts = load_texts()
     pretraining, tuning = (20, 24) if smallest else (600, 300)
@@ -60,7 +60,7 @@ def main(*, smallest: bool = False) -> None:
     start = adapters(pretrained["blocks"], jax.random.key(1))
     adapted_loss = lambda lora, pieces: loss(adapted(pretrained, lora), pieces)
 
-    # Only the adapters are trained, so they are all that the optimizer sees, and `init` is called with them.
+    # Only the adapters are trained, so `init` gets only them.
     methods = {
         "plain": optax.adam(5e-3),
         "decay to zero": optax.adamw(5e-3, weight_decay=2.0),
@@ -76,7 +76,7 @@ def main(*, smallest: bool = False) -> None:
         (name, float(score(lora, zen)), float(score(lora, manual)), norm(lora, "a"), norm(lora, "ab"))
         for name, lora in tuned.items()
     ]
-    show.table("Nats a character, and the adapters", ("adapters", "the Zen", "the manual", "|A|", "|A B|"), rows)
+    show.table("Nats per character, and the adapters", ("adapters", "the Zen", "the manual", "|A|", "|A B|"), rows)
     learned = [(path, *np.asarray(values).tolist()) for path, values in radii(states["ftp"], tuned["ftp"]).items()]
     show.table("Radii", ("stacked adapter", *(f"layer {i}" for i in range(len(learned[0]) - 1))), learned)
 

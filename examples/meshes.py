@@ -1,9 +1,9 @@
-"""Data parallel, FSDP and tensor parallel: the method goes wherever the parameters lie.
+"""Data parallelism, FSDP and tensor parallelism, with the shardings of the optimizer state.
 
     python examples/meshes.py [--smallest]
 
-`JAX_NUM_CPU_DEVICES=8 python examples/meshes.py` takes eight devices on any machine. All there is to say is where the
-parameters lie: where the optimizer's state does follows from it, and XLA does the rest.
+`JAX_NUM_CPU_DEVICES=8 python examples/meshes.py` uses eight devices on any machine. You choose the shardings of the
+parameters. Those of the optimizer state follow from them.
 """
 
 import collections
@@ -27,7 +27,7 @@ from with_pytrees import Params, apply, init
 
 ROWS, COLUMNS = P("devices"), P(None, "devices")
 
-# where each parameter lies, and the examples of a batch: a tree of PartitionSpecs, as for any JAX program
+# the shardings of the parameters and of a batch: trees of PartitionSpecs, as in any JAX program
 LAYOUTS: dict[str, tuple[Any, P]] = {
     "data parallel": ({}, P("devices")),
     "fsdp": ({"first": {"kernel": ROWS}, "second": {"kernel": ROWS}, "head": {"kernel": ROWS}}, P("devices")),
@@ -41,7 +41,7 @@ LAYOUTS: dict[str, tuple[Any, P]] = {
 def train(
     tx: optax.GradientTransformation, params: Params, batches: Iterable[Example], at: NamedSharding
 ) -> tuple[Params, Any, str]:
-    """Trains parameters where they lie, on batches that lie `at`; gives them, the state, and what a step sends."""
+    """Trains sharded parameters on batches with the sharding `at`. Returns them, the state and a step's collectives."""
 
     def step(params: Params, opt_state: Any, batch: Example) -> tuple[Params, Any]:
         def loss_fn(params: Params) -> jax.Array:
@@ -51,7 +51,7 @@ def train(
         updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    # A jitted init alone would make states that are whole on every device.
+    # A jitted init alone would replicate the state on every device.
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params), state_shardings(tx, params)
     opt_state = jax.jit(tx.init, out_shardings=shardings[1])(params)
     jitted, compiled = jax.jit(step, donate_argnums=(0, 1), out_shardings=shardings), None
@@ -63,13 +63,13 @@ def train(
 
 
 def collectives(compiled: Any) -> str:
-    """What a compiled step sends between devices."""
+    """The collectives of a compiled step."""
     kinds = re.findall(r" (all-reduce|all-gather|reduce-scatter|all-to-all)(?:-start)?\(", compiled.as_text())
     return ", ".join(f"{n} {kind}" for kind, n in sorted(collections.Counter(kinds).items())) or "-"
 
 
 def placed(params: Params, mesh: jax.sharding.Mesh, specs: Any) -> Params:
-    """A copy of the parameters on a mesh, whole where there is no spec."""
+    """A copy of the parameters on a mesh, replicated where there is no spec."""
     places = {
         name: {kind: NamedSharding(mesh, specs.get(name, {}).get(kind, P())) for kind in layer}
         for name, layer in params.items()
@@ -78,15 +78,15 @@ def placed(params: Params, mesh: jax.sharding.Mesh, specs: Any) -> Params:
 
 
 def megabytes(tree: Any) -> float:
-    """What the first device holds of a tree."""
+    """Megabytes of a tree on the first device."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree)) / 1e6
 
 
 def main(*, smallest: bool = False) -> None:
-    """Fine-tunes one network on one device and on all of them, in three ways.
+    """Fine-tunes one network on one device, and on all devices with three layouts.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits, tx = Digits.load(smallest), optax.chain(digrap(), ftp(optax.adamw(1e-3)))
     one, every = (

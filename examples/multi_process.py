@@ -2,8 +2,8 @@
 
     python examples/multi_process.py [--processes 2 4] [--smallest]
 
-Each process holds its share of every parameter, of its anchor and of the optimizer's state. The run that was killed and
-resumed ends with the very bits of one that was not, since everything the method learns is in the optimizer's state.
+Each process holds its shard of every parameter, of its anchor and of the optimizer state. The killed and resumed run
+ends bit for bit like an uninterrupted one, because the optimizer state contains everything that the method learns.
 """
 
 import multiprocessing
@@ -36,13 +36,13 @@ RESULT = "result.npz"
 
 
 def fsdp(mesh: jax.sharding.Mesh, tree: Any) -> Any:
-    """Matrices are cut into rows, one share a process; vectors and the learned radii and strengths are on all."""
+    """Matrices are sharded by rows. Vectors, radii and strengths are replicated."""
     spec = lambda leaf: P("data") if leaf.ndim == 2 and leaf.shape[0] % mesh.size == 0 else P()
     return jax.tree.map(lambda leaf: NamedSharding(mesh, spec(leaf)), tree)
 
 
 def work(process: int, processes: int, address: str, folder: Path, steps: int, dies_at: int | None) -> None:
-    """What each process does: start or resume, train to the end, write the result."""
+    """The work of each process: start or resume, train to the end, write the result."""
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 1)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -68,7 +68,7 @@ def work(process: int, processes: int, address: str, folder: Path, steps: int, d
     with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(max_to_keep=1)) as manager:
         first = manager.latest_step() or 0
         if first:
-            # the target says which share of which array this process is to read
+            # the target says which shards this process reads
             target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
             params, opt_state = manager.restore(first, args=ocp.args.StandardRestore(target))
         else:
@@ -87,7 +87,7 @@ def work(process: int, processes: int, address: str, folder: Path, steps: int, d
                 manager.save(done, args=ocp.args.StandardSave((params, opt_state)))
                 manager.wait_until_finished()
             if done == dies_at and process == processes - 1:
-                os.kill(os.getpid(), signal.SIGKILL)  # what the failure of a machine looks like
+                os.kill(os.getpid(), signal.SIGKILL)  # as if its machine failed
     leaves = jax.tree.leaves((params, opt_state))
     held = sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
     everything = [multihost_utils.process_allgather(leaf, tiled=True) for leaf in leaves]
@@ -97,11 +97,11 @@ def work(process: int, processes: int, address: str, folder: Path, steps: int, d
 
 
 def run(processes: int, folder: Path, steps: int, dies_at: int | None = None) -> bool:
-    """Starts all processes; True when all finished, False when one was lost and the others were ended for it."""
+    """Starts all processes. True if all finish, False if one is lost. Then the others are ended."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    # A server that has imported this module, but not started JAX, forks the processes: none has to import it again.
+    # A server imports this module without starting JAX and forks the processes, so none imports it again.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     team = [
@@ -115,14 +115,14 @@ def run(processes: int, folder: Path, steps: int, dies_at: int | None = None) ->
         running = [member for member in running if member.is_alive()]
         if any(member.exitcode for member in team):
             for member in running:
-                member.kill()  # they would wait for the lost one's share of the gradient
+                member.kill()  # they would wait for the lost process's part of the gradient
                 member.join()
             return False
     return True
 
 
 def main(*, processes: tuple[int, ...] = (2, 4), smallest: bool = False) -> None:
-    """Trains undisturbed and with a failure, and compares.
+    """Trains without and with a failure, and compares.
 
     Args:
         processes: How many processes, one or more cases.

@@ -1,9 +1,9 @@
-"""Different settings for different parts: `optax.partition` with a method of its own for each.
+"""Different settings for different parts: `optax.partition` with one method per part.
 
     python examples/partition.py [--smallest]
 
-The classifier is a new one, as when a backbone meets a new task: it has no pre-trained weights to stay near and learns
-ten times as fast. The convolutions are held more tightly than the hidden layer.
+The classifier is new. It has no pre-trained weights, so it is not constrained and has ten times the learning rate. The
+convolutions have slower radii than the hidden layer.
 """
 
 from functools import partial
@@ -22,16 +22,16 @@ LEARNING_RATE = 1e-3
 
 
 def part_of(params: Params) -> Params:
-    """Which part each parameter belongs to."""
+    """The part of each parameter."""
     parts = {"conv1": "features", "conv2": "features", "hidden": "hidden", "head": "head"}
     return jax.tree_util.tree_map_with_path(lambda path, _: parts[path_of(path).split("/")[0]], params)
 
 
 def main(*, smallest: bool = False) -> None:
-    """Fine-tunes a pre-trained backbone with a new head, with one setting for all and with one for each part.
+    """Fine-tunes a pre-trained backbone with a new head: one setting for all parts, then one for each part.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     network, pretrained = digits.pretrained()
@@ -57,7 +57,7 @@ def main(*, smallest: bool = False) -> None:
 
     weights = {"pre-trained": pretrained | {"head": old_head}, "with new head": pretrained, **params}
     show.scores({name: digits.score(partial(network.logits, tuned)) for name, tuned in weights.items()})
-    # `radii` and `drift` find the states of all parts, wherever they are
+    # `radii` and `drift` find the states of all parts
     show.balls(params["ftp"], states["ftp"], params["two adamw"], pretrained)
 
 

@@ -20,19 +20,19 @@ arg = tyro.conf.arg
 
 @dataclass(frozen=True)
 class Options:
-    """Classify images with the result of finetune.py."""
+    """Classify images with the weights of a run of finetune.py."""
 
     run_dir: Annotated[tyro.conf.Positional[Path], arg(metavar="RUN_DIR")]
-    """Run directory of finetune.py."""
+    """The directory that finetune.py wrote."""
 
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="IMAGE...")]
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], arg(metavar="IMAGE...", help_behavior_hint="(required)")]
     """Image files."""
 
     method: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the run's last)")] = None
-    """Whose weights to use: a method of the run, or pretrained."""
+    """A method of the run, or pretrained."""
 
     top: int = 1
-    """How many classes to show for each image."""
+    """Number of classes to show per image."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -48,7 +48,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _run(options: Options) -> None:
-    # Imported here: --help need not wait for JAX.
+    # Imported here, so that --help does not wait for JAX.
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -78,7 +78,7 @@ def _run(options: Options) -> None:
     console.print(table)
     if options.method is None:
         console.print(
-            f"These are {path}, of the last of the run's methods. --method NAME takes another: "
+            f"The weights are {path}, those of the run's last method. --method NAME uses others: "
             f"{', '.join(_names(options.run_dir))}.",
             markup=False,
         )
@@ -94,10 +94,10 @@ def _names(run_dir: Path) -> tuple[str, ...]:
 def weights_file(run_dir: Path, method: str | None = None) -> Path:
     """The file with a method's weights in a run directory.
 
-    Of several runs in it, it is that of the first seed with the most labels.
+    If the directory has several runs, the file is that of the first seed with the most labels.
 
     Raises:
-        UserError: No such directory or method, or the run has not come that far.
+        UserError: No such directory or method, or the run has not trained this method yet.
     """
     from vision.config import load_config
     from vision.run_dir import RunDir

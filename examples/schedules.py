@@ -1,9 +1,9 @@
-"""Schedules for every number of a method, and the numbers in its state: `optax.inject_hyperparams`.
+"""Schedules for the settings of a method, with `optax.inject_hyperparams`.
 
     python examples/schedules.py [--smallest]
 
-The radii have a learning rate of their own. Here it follows a schedule that opens the trust regions early and then
-leaves them as they are, while the weights' learning rate warms up and decays.
+The radii have their own learning rate. Here its schedule lets the radii grow early and then keeps them fixed. The
+learning rate of the weights warms up and decays.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from vision.step import make_step
 def method(
     learning_rate: optax.ScalarOrSchedule, radii_learning_rate: optax.ScalarOrSchedule, kappa: float
 ) -> optax.GradientTransformationExtraArgs:
-    """A function from numbers to a transformation, which is what `inject_hyperparams` wants."""
+    """A function from numbers to a transformation, as `inject_hyperparams` needs it."""
     return ftp(optax.adamw(learning_rate), hyper_optimizer=optax.adam(radii_learning_rate), kappa=kappa)
 
 
@@ -32,14 +32,14 @@ def main(*, smallest: bool = False) -> None:
     """Fine-tunes with a schedule for the weights and another for the radii.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     network, pretrained = digits.pretrained()
     steps = digits.steps
     tx = optax.inject_hyperparams(method)(
         learning_rate=optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 10, steps),
-        radii_learning_rate=optax.linear_schedule(1e-2, 0.0, steps // 2),  # closed for the second half
+        radii_learning_rate=optax.linear_schedule(1e-2, 0.0, steps // 2),  # the radii are fixed in the second half
         kappa=1.0,
     )
     params = jax.tree.map(jnp.copy, pretrained)
@@ -52,7 +52,7 @@ def main(*, smallest: bool = False) -> None:
             rates = now["learning_rate"], now["radii_learning_rate"]
             rows.append((str(done), float(metrics["loss"]), *rates, min(learned), max(learned)))
 
-    show.table("Along the way", ("step", "loss", "learning rate", "of the radii", "least radius", "greatest"), rows)
+    show.table("During training", ("step", "loss", "learning rate", "of the radii", "least radius", "greatest"), rows)
     weights = {"pre-trained": pretrained, "ftp": params}
     show.scores({name: digits.score(partial(network.logits, tuned)) for name, tuned in weights.items()})
 

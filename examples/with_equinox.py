@@ -1,8 +1,8 @@
-"""Equinox: the arrays of a module are its parameters; `filter_jit` donates them, the anchor included.
+"""Equinox: the arrays of a module are its parameters. `filter_jit` donates them, and the anchor too.
 
     python examples/with_equinox.py [--smallest]
 
-A weight is [out, in], like torch's: that is the one thing to tell the method.
+A weight is [out, in], as in torch, so the method needs `unit_axes=torch_units`.
 """
 
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ class Classifier(eqx.Module):
 
 
 def trainable(model: Classifier) -> Any:
-    """The model with None for whatever is no floating-point array: the tree that optax sees."""
+    """The floating-point arrays of the model, None elsewhere: the tree for optax."""
     return eqx.filter(model, eqx.is_inexact_array)
 
 
@@ -52,7 +52,7 @@ def train(
         updates, opt_state = tx.update(eqx.filter_grad(loss_fn)(model), opt_state, trainable(model))
         return eqx.apply_updates(model, updates), opt_state
 
-    model = jax.tree.map(jnp.copy, model)  # the step donates what it is given
+    model = jax.tree.map(jnp.copy, model)  # the step donates its arguments
     opt_state = tx.init(trainable(model))
     for batch in batches:
         model, opt_state = step(batch, model, opt_state)
@@ -60,16 +60,16 @@ def train(
 
 
 def main(*, smallest: bool = False) -> None:
-    """Pre-trains an equinox network, then fine-tunes it without and with a learned trust region.
+    """Pre-trains an equinox network, then fine-tunes it without and with `ftp`.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     pretrained, _ = train(optax.adam(1e-3), eqx.filter_jit(Classifier)(jax.random.key(0)), digits.pretraining())
 
     plain, _ = train(optax.adamw(1e-3), pretrained, digits.fine_tuning())
-    # equinox keeps a weight as [out, in], like torch: the unit is a row
+    # a weight of equinox is [out, in], as in torch: a unit is a row
     tuned, state = train(ftp(optax.adamw(1e-3), unit_axes=torch_units), pretrained, digits.fine_tuning())
 
     models = {"pre-trained": pretrained, "plain": plain, "ftp": tuned}

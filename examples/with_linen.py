@@ -1,8 +1,8 @@
-"""Flax linen: the method goes into `TrainState` like any optimizer, and nothing else changes.
+"""Flax linen: pass the method to `TrainState` like any optimizer.
 
     python examples/with_linen.py [--smallest]
 
-The anchor is the parameters that `TrainState.create` is given.
+The parameters that you give to `TrainState.create` are the anchor.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def step(state: TrainState, batch: Example) -> TrainState:
 
 
 def train(module: nn.Module, tx: optax.GradientTransformation, params: Any, batches: Iterable[Example]) -> TrainState:
-    # a copy, since the step donates what it is given; the anchor is what `create` is given
+    # a copy, because the step donates its arguments; the anchor is the argument of `create`
     state = TrainState.create(apply_fn=module.apply, params=jax.tree.map(jnp.copy, params), tx=tx)
     for batch in batches:
         state = step(state, batch)
@@ -49,10 +49,10 @@ def train(module: nn.Module, tx: optax.GradientTransformation, params: Any, batc
 
 
 def main(*, smallest: bool = False) -> None:
-    """Pre-trains a linen network, then fine-tunes it without and with a learned trust region.
+    """Pre-trains a linen network, then fine-tunes it without and with `ftp`.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits, module = Digits.load(smallest), Classifier()
     params = jax.jit(module.init)(jax.random.key(0), digits.task.train[0]["image"][None])["params"]

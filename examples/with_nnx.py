@@ -23,7 +23,7 @@ from vision.data import Example
 
 
 class Classifier(nnx.Module):
-    """Kernels are annotated: their columns are spread over the mesh axis `model`."""
+    """Its kernels are annotated: their columns are sharded over the mesh axis `model`."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         columns = nnx.with_partitioning(nnx.initializers.lecun_normal(), (None, "model"))
@@ -51,12 +51,12 @@ def train(tx: optax.GradientTransformation, model: Classifier, batches: Iterable
 
 
 def not_head(params: nnx.State) -> nnx.State:
-    """The mask: `nnx.map_state` tells the path of every Param."""
+    """The mask. `nnx.map_state` gives the path of every Param."""
     return nnx.map_state(lambda path, _: path[0] != "head", params)
 
 
 def copied(model: Classifier) -> Classifier:
-    """A model with buffers of its own (`nnx.clone` shares them), since the step donates what it is given."""
+    """A copy with its own buffers, because the step donates its arguments. `nnx.clone` shares buffers."""
     graphdef, state = nnx.split(model)
     return nnx.merge(graphdef, jax.tree.map(jnp.copy, state))
 
@@ -67,10 +67,10 @@ def arrays(model: Classifier) -> Any:
 
 
 def main(*, smallest: bool = False) -> None:
-    """Pre-trains a sharded network, then fine-tunes it, its head free, without and with a learned trust region.
+    """Pre-trains a sharded network, then fine-tunes it without and with `ftp`, with an unconstrained head.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     with jax.set_mesh(jax.make_mesh((len(jax.devices()),), ("model",), axis_types=(AxisType.Auto,))):

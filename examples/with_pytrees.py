@@ -1,8 +1,8 @@
-"""Plain pytrees: a network that is a nested dict of arrays, and one training step that fits every method.
+"""Plain pytrees: a network that is a nested dict of arrays, and one training step for all methods.
 
     python examples/with_pytrees.py [--smallest]
 
-Three methods on the same pre-trained weights; what `digrap` learns may be that nothing is to be removed.
+It compares three methods from the same pre-trained weights. `digrap` may learn to remove nothing.
 """
 
 from collections.abc import Iterable
@@ -42,8 +42,8 @@ def apply(params: Params, images: jax.Array) -> jax.Array:
 
 
 def train(tx: optax.GradientTransformation, params: Params, batches: Iterable[Example]) -> tuple[Params, Any]:
-    # Arguments and results in one order, the first two donated: XLA updates both in place, and the anchor that the
-    # optimizer's state carries along is not even copied.
+    # Arguments and results have the same order, and the first two are donated. So XLA updates both in place and does
+    # not copy the anchor in the optimizer state.
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Params, opt_state: Any, batch: Example) -> tuple[Params, Any]:
         def loss_fn(params: Params) -> jax.Array:
@@ -53,7 +53,7 @@ def train(tx: optax.GradientTransformation, params: Params, batches: Iterable[Ex
         updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.tree.map(jnp.copy, params)  # the caller's are wanted again, and donated is gone
+    params = jax.tree.map(jnp.copy, params)  # donation would destroy the caller's arrays
     opt_state = tx.init(params)
     for batch in batches:
         params, opt_state = step(params, opt_state, batch)
@@ -64,7 +64,7 @@ def main(*, smallest: bool = False) -> None:
     """Fine-tunes one small network with every method.
 
     Args:
-        smallest: A run of seconds, to see that it works.
+        smallest: A quick run, to test that the script works.
     """
     digits = Digits.load(smallest)
     pretrained, _ = train(optax.adam(1e-3), init(jax.random.key(0)), digits.pretraining())

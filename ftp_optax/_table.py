@@ -12,7 +12,7 @@ import optax
 
 from ftp_optax import _anchor, _ball, _checks, _inspect, _trees, _units
 
-_HEADER = ("layer", "radius", "largest norm", "at the wall", "strength", "drift")
+_HEADER = ("layer", "radius", "largest norm", "at radius", "strength", "drift")
 
 
 class LayerRow(NamedTuple):
@@ -23,8 +23,8 @@ class LayerRow(NamedTuple):
       radius: its radius.
       norm: its largest norm, that of ``W - W0`` if the state keeps the anchor. It is above the radius only if the layer
         is outside its ball.
-      held: the share of its units that the last projection moved. The table calls them "at the wall", and calls the
-        layer "free" if there are none.
+      held: the share of its units that the last projection moved: those at the radius. The table calls the layer "free"
+        if there are none.
       strength: its strength.
       drift: the l2 norm of ``W - W0``.
     """
@@ -87,21 +87,21 @@ def _on_balls(rows: LayerTable) -> tuple[str, ...]:
     moved = [(row.radius or 0.0, row.norm, row.held or 0.0) for row in rows if row.norm]
     outside = sum(held > 0 and norm > radius for radius, norm, held in moved)
     inside = sum(held == 0 and norm <= radius for radius, norm, held in moved)
-    walled = sum(held >= 0.5 for _, _, held in moved)
+    at_radius = sum(held >= 0.5 for _, _, held in moved)
     if outside:
         return (
-            f"Outside their ball: {outside} of {len(moved)} layers. What follows ftp moved them; ftp must come last.",
-            "If it does, give layer_table the params of its last step, and its unit_axes and layer_axes.",
+            f"Outside their ball: {outside} of {len(moved)} layers. Something after ftp moved them: put ftp last.",
+            "If it is last, give layer_table the params of its last step, and its unit_axes and layer_axes.",
         )
-    if 2 * walled > len(moved):
+    if 2 * at_radius > len(moved):
         return (
-            f"At the wall: {walled} of the {len(moved)} layers that moved. Their radii hold the training back.",
+            f"At their radius: {at_radius} of the {len(moved)} layers that moved. Their radii limit the training.",
             "To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.",
         )
     if moved and inside == len(moved):
         return (
-            "At the wall: no layer, so that ftp acts as plain fine-tuning.",
-            "To hold layers back, lower the hyper-optimizer's rate.",
+            "At their radius: no layer. ftp acts as plain fine-tuning.",
+            "To constrain the layers, lower the hyper-optimizer's rate.",
         )
     return ()
 
@@ -153,10 +153,10 @@ def layer_table(
       ...     updates, state = tx.update({"conv": -jnp.ones((2, 3)), "dense": jnp.zeros((2, 3))}, state, params)
       ...     params = optax.apply_updates(params, updates)
       >>> print(layer_table(state, params))
-      layer  radius  largest norm  at the wall  strength  drift
-      conv      0.3           0.3        100 %            0.367
-      dense   1e-08             0         free                0
-      At the wall: 1 of the 1 layers that moved. Their radii hold the training back.
+      layer  radius  largest norm  at radius  strength  drift
+      conv      0.3           0.3      100 %            0.367
+      dense   1e-08             0       free                0
+      At their radius: 1 of the 1 layers that moved. Their radii limit the training.
       To learn more, train longer or raise the hyper-optimizer's rate: radii grow by about that rate a step.
 
     References:
@@ -175,7 +175,7 @@ def layer_table(
         "radius": _inspect.radii(state, params) if _anchor.states_in(state, "radii") else {},
         "strength": _inspect.strengths(state, params) if _anchor.states_in(state, "strengths") else {},
         "drift": _inspect.drift(state, params) if _anchor.states_in(state, "anchor") else {},
-        **_walls(state, leaves, unit_axes, layer_axes),
+        **_on_radius(state, leaves, unit_axes, layer_axes),
     }
     paths = [path for path in leaves.paths if any(path in column for column in columns.values())]
     if not paths:
@@ -193,7 +193,7 @@ def _rows(path: str, columns: dict[str, dict[str, Any]]) -> Iterator[LayerRow]:
         yield LayerRow(name, **{key: float(x[layer]) for key, x in values.items()})
 
 
-def _walls(
+def _on_radius(
     state: Any, leaves: _trees.Leaves, unit_axes: _units.UnitAxes, layer_axes: _units.LayerAxes | None
 ) -> dict[str, dict[str, jax.Array]]:
     """By path, for leaves that `ftp` constrains: the largest norm, and the share of units that the projection moved."""

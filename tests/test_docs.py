@@ -99,6 +99,6 @@ def test_the_drawings_can_be_drawn_anew(tmp_path):
     assert all(file.stat().st_size > 5_000 for file in tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in (ROOT / "ftp_optax").glob("_[a-z]*.py")))
-def test_contributing_tells_of_every_room(room):
-    assert f"`{room}`" in PAGES["CONTRIBUTING"]
+@pytest.mark.parametrize("module", sorted(path.name for path in (ROOT / "ftp_optax").glob("_[a-z]*.py")))
+def test_contributing_lists_every_module(module):
+    assert f"`{module}`" in PAGES["CONTRIBUTING"]

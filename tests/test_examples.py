@@ -54,8 +54,8 @@ def assert_learned_and_remembered(rows: Rows) -> None:
 def assert_in_balls(rows: Rows, count: int) -> None:
     """Every layer has moved, and none of its units has left the ball."""
     assert len(rows) == count
-    for path, (radius, farthest, drift, _) in numbers(rows).items():
-        assert 0 < farthest <= radius * 1.001, path  # printed with four digits
+    for path, (radius, largest, drift, _) in numbers(rows).items():
+        assert 0 < largest <= radius * 1.001, path  # printed with four digits
         assert drift > 0, path
 
 
@@ -78,19 +78,19 @@ def test_frameworks(run, name, layers):
 
 def test_scanned_layers_have_a_radius_each(run):
     shown = run("scanned_lm")
-    losses = numbers(shown["Nats a character"])
+    losses = numbers(shown["Nats per character"])
     assert losses["plain"][0] < losses["pre-trained"][0]
     assert losses["ftp"][0] < losses["pre-trained"][0]
-    radii, farthest = numbers(shown["Radii"]), numbers(shown["Farthest unit"])
+    radii, largest = numbers(shown["Radii"]), numbers(shown["Largest norm"])
     assert len(radii) == 4
     for path, layers in radii.items():
         assert len(set(layers)) == 4
-        assert all(0 < gap <= radius * 1.001 for gap, radius in zip(farthest[path], layers, strict=True))
+        assert all(0 < gap <= radius * 1.001 for gap, radius in zip(largest[path], layers, strict=True))
 
 
 def test_adapters_do_not_collapse(run):
     shown = run("lora")
-    rows = numbers(shown["Nats a character, and the adapters"])
+    rows = numbers(shown["Nats per character, and the adapters"])
     zen, _, a, ab = rows["at the start"]
     assert ab == 0
     assert rows["ftp"][0] < zen
@@ -113,7 +113,7 @@ def test_accumulated_gradients_give_what_the_whole_batch_gives(run):
 
 def test_radii_follow_their_own_schedule(run):
     shown = run("schedules")
-    rows = list(numbers(shown["Along the way"]).values())
+    rows = list(numbers(shown["During training"]).values())
     assert len(rows) == 8
     half, last = rows[3], rows[-1]
     assert rows[0][2] > half[2]
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_read_onto_other_meshes_and_refused_by_another_mask(run)
 
 
 def test_log_radii_tells_from_inside_the_loop(run):
-    rows = numbers(run("log_radii")["Along the way"])
+    rows = numbers(run("log_radii")["During training"])
     assert [int(step) for step in rows] == list(range(5, 45, 5))
     drifts = [drift for _, _, _, drift in rows.values()]
     assert drifts == sorted(drifts)

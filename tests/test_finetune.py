@@ -198,7 +198,7 @@ def test_interrupted_run_says_how_to_go_on(environment: dict[str, str], tmp_path
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     last = errors.splitlines()[-1]  # with an old jaxlib grain warns of it before
-    assert last == f"Stopped. Go on with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
+    assert last == f"Stopped. Continue with: python {EXAMPLES / 'finetune.py'} --out {out.name} --resume"
     assert "Traceback" not in errors
 
 
@@ -265,7 +265,7 @@ def test_several_seeds_and_numbers_of_labels_and_a_sweep(command: Command, tmp_p
     shown = command("predict.py", out, EXAMPLES / "images" / "three.png")
     assert shown.returncode == 0, shown.stderr
     weights_file = out / "labels-all" / "seed-0" / "weights" / "pgm.safetensors"
-    assert f"These are {weights_file}, of the last of the run's methods." in " ".join(shown.stdout.split())
+    assert f"The weights are {weights_file}, those of the run's last method." in " ".join(shown.stdout.split())
 
     # killed before it had the choice that all seeds share
     part = out / "labels-20" / "seed-3"
@@ -421,7 +421,7 @@ def test_a_data_set_of_domains(baseline: tuple[Path, str], command: Command, tmp
     assert report["task"]["scored_among"] == {"inverted": 10, "striped": 3}
     assert "ID clean: 20 % of every class for validation and as many for the test, at random, seed 0\n" in done.stdout
     assert re.search(r"^reading images +(\d+)/\1", done.stdout, flags=re.MULTILINE)
-    assert "Scored among the classes it has, of 10: striped 3." in " ".join(done.stdout.split())
+    assert "Domains scored among fewer than all 10 classes: striped 3." in " ".join(done.stdout.split())
     counts = report["task"]["test_images"]
     assert counts["id"] == counts["validation"]
     assert counts["id"] + counts["validation"] + report["task"]["train_images"] == 64

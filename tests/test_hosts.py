@@ -72,7 +72,7 @@ def assert_same_but_for_sums(run_dir: Path, other: Path) -> None:
 def test_eight_devices_do_as_one(cache: Path, single: Path, tmp_path: Path) -> None:
     printed = run(cache, tmp_path / "run", *FLAGS, "--fsdp", devices=8)
     assert_same_but_for_sums(tmp_path / "run", single)
-    assert "8 devices, parameters cut over them" in printed
+    assert "8 devices, parameters sharded" in printed
     devices = json.loads((tmp_path / "run/report.json").read_text())["versions"]["devices"]
     assert devices["count"] == 8
     assert devices["mesh"] == {"data": 8}
@@ -128,7 +128,7 @@ def test_two_hosts_lose_one_and_go_on(cache: Path, single: Path, tmp_path: Path)
     assert results[1][0] == -signal.SIGKILL, results
     code, _, errors = results[0]
     assert code == 2
-    assert re.fullmatch(r"error: another host was lost. Go on with: python .* --resume\n", errors)
+    assert re.fullmatch(r"error: another host was lost. Continue with: python .* --resume\n", errors)
     assert not (out / "report.json").exists()
 
     for code, printed, errors in ended(hosts(cache, ("--resume", "--out", str(out)))):

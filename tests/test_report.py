@@ -130,10 +130,8 @@ def test_the_table_tells_the_points_that_were_chosen():
     with console.file:
         print_report(report, console)
     text = " ".join(console.export_text().split())
-    assert (
-        "WiSE a: weights a of the way from pre-trained to fine-tuned; auto is chosen on validation images: ftp 0.3."
-        in text
-    )
+    assert "WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones; auto is chosen" in text
+    assert "auto is chosen on validation images: ftp 0.3." in text
 
 
 def test_where_it_ran_and_how_fast(report):
@@ -170,10 +168,10 @@ def printed(report) -> str:
 
 def test_the_table_says_what_it_does_not_count(report):
     text = printed(report)
-    assert "One seed (3); 3 to 4 test images a domain, standard error of one number up to" in text
+    assert "One seed (3); 3 to 4 test images per domain; standard error of a number up to" in text
     assert f"{50 / math.sqrt(3):.1f} points" in text
     assert "could not be read and are not counted: ood/sketch 1." in text
-    assert "Scored among the classes it has, of 3: sketch 2." in text
+    assert "Domains scored among fewer than all 3 classes: sketch 2." in text
     assert "│ ftp │ 50.0 │ 66.7 │ 66.7 │" in text
 
 

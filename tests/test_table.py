@@ -210,10 +210,10 @@ def table_of(tx, steps=4, params=PARAMS):
     return layer_table(*trained(tx, params, steps)[::-1])
 
 
-def test_a_note_says_that_the_radii_hold_the_training_back():
+def test_a_note_says_that_the_radii_limit_the_training():
     table = table_of(ftp(optax.sgd(0.1), mask=MASK))
     assert {row.held for row in table} == {1.0}
-    assert "At the wall: 2 of the 2 layers that moved." in table.notes[0]
+    assert "At their radius: 2 of the 2 layers that moved." in table.notes[0]
     assert "raise the hyper-optimizer's rate" in table.notes[1]
     grown = table_of(ftp(optax.sgd(0.1), mask=MASK), 10)  # what the note says of the radii
     assert [row.radius for row in grown] == pytest.approx([0.09] * 2, rel=0.1)
@@ -223,11 +223,11 @@ def test_a_note_says_that_ftp_is_plain_fine_tuning():
     free = ftp(optax.sgd(1e-3), initial_radius=1.0, hyper_optimizer=optax.sgd(0.0))
     for memory in (free, ftp(optax.sgd(1e-3), initial_radius=1.0, hyper_optimizer=optax.sgd(0.0), memory="lean")):
         table = table_of(memory, 1)
-        assert "At the wall: no layer, so that ftp acts as plain fine-tuning." in table.notes
+        assert "At their radius: no layer. ftp acts as plain fine-tuning." in table.notes
         assert "lower the hyper-optimizer's rate" in table.notes[1]
 
 
-def test_nothing_is_said_of_layers_of_which_few_are_at_the_wall_or_that_never_moved():
+def test_nothing_is_said_of_layers_of_which_few_are_at_their_radius_or_that_never_moved():
     assert layer_table(ftp(optax.sgd(0.1)).init(PARAMS), PARAMS).notes == ()
     elsewhere = jax.tree.map(lambda x: x + 1, PARAMS)  # no step has projected yet
     assert layer_table(ftp(optax.sgd(0.1), anchor=elsewhere).init(PARAMS), PARAMS).notes == ()
@@ -238,11 +238,11 @@ def test_nothing_is_said_of_layers_of_which_few_are_at_the_wall_or_that_never_mo
 
 @pytest.mark.parametrize("follower", [optax.add_decayed_weights(1.0), optax.scale(100.0), optax.add_noise(1.0, 0.0, 0)])
 def test_a_note_says_that_parameters_are_outside_their_ball(follower):
-    """What follows ftp in a chain takes them there; their real norm is shown."""
+    """A transformation after ftp moves them out of it. The table shows their real norm."""
     params, state = trained(optax.chain(ftp(optax.sgd(0.1)), follower))
     table = layer_table(state, params)
     assert "Outside their ball: 3 of 3 layers." in table.notes[0]
-    assert "ftp must come last" in table.notes[0]
+    assert "put ftp last" in table.notes[0]
     gap = np.abs(params["body"]["kernel"] - PARAMS["body"]["kernel"]).sum(0).max()
     assert table[1].norm == pytest.approx(gap, rel=1e-5)
     assert table[1].norm > 2 * table[1].radius

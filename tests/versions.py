@@ -58,12 +58,15 @@ OF_BENCHMARKS = tuple(
         "scenes",
     )
 )
-ROOMS = ("ftp_optax", *(f"tests/test_{room}.py" for room in ("ftp", "digrap", "tpgm", "spd", "pgm", "l2_sp", "hyper")))
+LIBRARY = (
+    "ftp_optax",
+    *(f"tests/test_{module}.py" for module in ("ftp", "digrap", "tpgm", "spd", "pgm", "l2_sp", "hyper")),
+)
 VERSIONS = {
     # the package needs jax and optax alone; flax and orbax of today need a newer jax than it does
     "library": Versions(
         ("jax==0.6.0", "jaxlib==0.6.0", "optax==0.2.8", "chex==0.1.90", "scikit-learn", "pytest", "pytest-xdist"),
-        ROOMS,
+        LIBRARY,
         extra="",
     ),
     "oldest": Versions(

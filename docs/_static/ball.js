@@ -1,15 +1,15 @@
-// The ball of one layer with three units, to play with: a radius, a gradient, and what FTP makes of them.
+// One layer with three units: the reader sets the radius and the gradient and sees the projection and the new radius.
 (() => {
   const box = document.getElementById("ball");
   if (!box) return;
-  const units = [[1.5, 0.9], [-0.9, 1.15], [0.35, -0.45]]; // displacements c_i; a kernel [2, 3]
+  const units = [[1.1, 0.7], [-0.65, 0.85], [0.35, -0.45]]; // displacements c_i; a kernel [2, 3]
   const norm = (c) => Math.abs(c[0]) + Math.abs(c[1]);
-  const widest = Math.max(...units.map(norm));
+  const largest = Math.max(...units.map(norm));
   const state = { gamma: 1, angle: 20 };
 
   box.innerHTML = `
-    <svg viewBox="-2 -1.75 4.4 3.1" role="img" aria-label="Three units, the ball, and the gradient"></svg>
-    <label>radius &gamma; <input type="range" min="0" max="${widest}" step="0.01" data-is="gamma"></label>
+    <svg viewBox="-1.85 -1.85 3.7 3.7" role="img" aria-label="Three units, the ball, and the gradient"></svg>
+    <label>radius &gamma; <input type="range" min="0" max="${largest}" step="0.01" data-is="gamma"></label>
     <label>direction of &minus;g <input type="range" min="-180" max="180" step="1" data-is="angle"></label>
     <button type="button">let the radius learn</button> <output></output>`;
   const svg = box.querySelector("svg");
@@ -46,7 +46,7 @@
     draw();
   });
   box.querySelector("button").addEventListener("click", () => {
-    state.gamma = Math.min(widest, Math.max(0.01, state.gamma - 0.1 * Math.sign(slope(() => true))));
+    state.gamma = Math.min(largest, Math.max(0.01, state.gamma - 0.1 * Math.sign(slope(() => true))));
     draw();
   });
   draw();

@@ -1,1 +1,1 @@
-"""What the short examples share, so that each of them is about one thing."""
+"""Code that the short examples share."""

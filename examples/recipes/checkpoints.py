@@ -1,4 +1,4 @@
-"""Orbax in the few words that a state of this package needs: where it is to lie, and whether it fits."""
+"""Saves and restores parameters and optimizer state with Orbax, and checks that a checkpoint fits the run."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ __all__ = ["require_fit", "restore", "save", "target"]
 
 
 def save(path: Path, params: Any, state: Any) -> None:
-    """Writes parameters and the optimizer's state; returns when they are on disk."""
+    """Writes parameters and optimizer state. Returns when they are on disk."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(path, (params, state))
 
 
 def target(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
-    """What Orbax is to read: shapes, dtypes and the places of parameters and state, with nothing allocated.
+    """The target for Orbax: shapes, dtypes and shardings of parameters and state. Allocates nothing.
 
     Args:
-        tx: The method, as it was when the checkpoint was written.
-        params: Arrays, or shapes with shardings: the mesh to read onto, which need not be the one written from.
+        tx: The method, with the settings that it had when the checkpoint was written.
+        params: Arrays, or shapes with shardings. Their mesh may differ from the one that wrote the checkpoint.
     """
     place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
     shapes = jax.tree.map(lambda leaf: place(leaf, leaf.sharding), params)
@@ -31,10 +31,10 @@ def target(tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
 
 
 def restore(path: Path, tx: optax.GradientTransformation, params: Any) -> tuple[Any, Any]:
-    """Reads parameters and state onto the mesh that the parameters given lie on; raises where they do not fit.
+    """Reads parameters and state onto the mesh of the given parameters. Raises an error if they do not fit.
 
-    In the checkpoint's own structure: Orbax compares what holds no array too, as what another version, or NNX, put in
-    place of a leaf that is not constrained.
+    It reads them in the checkpoint's own structure, because Orbax also compares nodes without an array. Other versions
+    and NNX have other nodes in place of an unconstrained leaf.
     """
     wanted = target(tx, params)
     places = _by_path(wanted)
@@ -46,12 +46,13 @@ def restore(path: Path, tx: optax.GradientTransformation, params: Any) -> tuple[
 
 
 def require_fit(stored: Any, wanted: Any) -> None:
-    """Raises, naming the array, if a checkpoint is not of the run that wants it.
+    """Raises an error that names the array if the checkpoint does not fit the run.
 
-    Orbax refuses most of these itself, but not all (a leaf that is no longer constrained), nor always by name.
+    Orbax refuses most such checkpoints itself, but not all: it accepts one with a leaf that is no longer constrained.
+    Its errors do not always name the array.
 
     Args:
-        stored: The checkpoint's metadata: any tree of what has a shape and a dtype.
+        stored: The checkpoint's metadata: any tree whose leaves have a shape and a dtype.
         wanted: The tree to restore.
     """
     there, here = _by_path(stored), _by_path(wanted)
@@ -78,5 +79,5 @@ def _name(path: jax.tree_util.KeyPath) -> str:
 
 
 def _anchors_first(path: str) -> tuple[bool, str]:
-    """Names a parameter rather than a counter."""
+    """Sorts parameters before counters, so that the error names a parameter."""
     return "anchor" not in path and "displacement" not in path, path

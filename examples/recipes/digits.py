@@ -1,4 +1,4 @@
-"""The digits of the main job, in the few words that a short example needs."""
+"""The digits of the main job, for the short examples."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ BATCH_SIZE = 64
 
 
 class Scores(NamedTuple):
-    """What a set of weights is worth: the training loss, and accuracy where it was fine-tuned and where it was not."""
+    """Scores of a set of weights: training loss, and accuracy on the fine-tuning and the pre-training domains."""
 
     loss: float
     photo: float
@@ -30,11 +30,11 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """Digits on photographs, for a network that knows six other appearances.
+    """The task: digits on photographs, for a network that is pre-trained on six other domains.
 
     Attributes:
         task: The domains.
-        smallest: Few images and few steps, to see that an example works; what it shows needs the full size.
+        smallest: Few images and few steps, to test that an example runs. Its results mean nothing.
     """
 
     task: Task
@@ -42,16 +42,16 @@ class Digits:
 
     @classmethod
     def load(cls, smallest: bool = False) -> "Digits":
-        """The task with its first seed."""
+        """The task with seed 0."""
         return cls(digits_task(0, smallest), smallest)
 
     @property
     def steps(self) -> int:
-        """Length of fine-tuning."""
+        """Number of fine-tuning steps."""
         return 16 if self.smallest else 150
 
     def pretraining(self) -> Iterator[Example]:
-        """Batches of the six appearances, for a network that an example pre-trains itself."""
+        """Batches of the six pre-training domains, for examples that pre-train their own network."""
         assert self.task.pretrain is not None
         return self.batches(self.task.pretrain, steps=40 if self.smallest else 600)
 
@@ -64,17 +64,17 @@ class Digits:
         return train_batches(domain, BATCH_SIZE, seed=0, num_steps=steps)
 
     def domains(self) -> dict[str, ArrayDomain]:
-        """The pre-training images, one domain an appearance."""
+        """The pre-training images, by domain."""
         assert isinstance(self.task.pretrain, ArrayDomain)
         images, labels = (np.split(part, len(SEEN)) for part in (self.task.pretrain.images, self.task.pretrain.labels))
         return {name: ArrayDomain(name, i, n) for name, i, n in zip(SEEN, images, labels, strict=True)}
 
     def pretrained(self) -> tuple[Network, Params]:
-        """The main job's pre-trained convolutional network, its parameters a nested dict."""
+        """The main job's pre-trained convolutional network, with its parameters as a nested dict."""
         return split_model(pretrained_digits_model(self.task, 0))
 
     def score(self, logits: Callable[[jax.Array], jax.Array]) -> Scores:
-        """Scores of a network, given as the function from images to logits."""
+        """Scores of a network. It is given as the function from images to logits."""
         jitted = jax.jit(lambda images: logits(images))
         outputs, labels = _run(jitted, self.task.train)
         loss = np.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
@@ -82,7 +82,7 @@ class Digits:
         return Scores(float(loss), _accuracy(jitted, self.task.id_test), sum(seen) / len(seen))
 
     def accuracies(self, logits: Callable[[jax.Array], jax.Array], names: Sequence[str]) -> list[float]:
-        """A network's accuracy on the test images of some appearances."""
+        """A network's accuracy on the test images of the named domains."""
         jitted = jax.jit(lambda images: logits(images))
         return [_accuracy(jitted, self.task.ood[name]) for name in names]
 
@@ -90,7 +90,7 @@ class Digits:
 def train(
     network: Network, tx: optax.GradientTransformation, params: Params, batches: Iterable[Example]
 ) -> tuple[Params, Any]:
-    """Trains with any method; gives the parameters and the optimizer's state."""
+    """Trains with any method. Returns the parameters and the optimizer state."""
     tx = optax.with_extra_args_support(tx)
 
     @partial(jax.jit, donate_argnums=(0, 1))
@@ -102,7 +102,7 @@ def train(
         updates, opt_state = tx.update(jax.grad(loss_fn)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.tree.map(jnp.copy, params)  # the step donates what it is given
+    params = jax.tree.map(jnp.copy, params)  # the step donates its arguments
     opt_state = tx.init(params)
     for batch in batches:
         params, opt_state = step(params, opt_state, batch)
@@ -110,7 +110,7 @@ def train(
 
 
 def pixels(images: jax.Array) -> jax.Array:
-    """Images with values in 0..255 as vectors in -1..1, what a network without convolutions takes."""
+    """Images with values in 0..255 as vectors in -1..1, for networks without convolutions."""
     return images.reshape(len(images), -1).astype(jnp.float32) / 127.5 - 1
 
 

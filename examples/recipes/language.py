@@ -1,4 +1,4 @@
-"""A small language model of characters, its layers stacked and scanned over, and two texts that come with Python."""
+"""A small character language model with scanned layers, and two texts that come with Python."""
 
 import codecs
 import contextlib
@@ -16,19 +16,19 @@ import optax
 __all__ = ["Params", "Texts", "init", "load_texts", "logits", "loss", "train", "windows"]
 
 Params = Any
-"""`embedding` and `head`, and `blocks`: every leaf of it has the layers as its first axis."""
+"""`embedding`, `head` and `blocks`. The first axis of every leaf of `blocks` is the layer."""
 
-CHARACTERS = 96  # the printable ones of ASCII, and one for all others
+CHARACTERS = 96  # the printable characters of ASCII, and one number for all others
 CONTEXT, WIDTH, HEADS, LAYERS = 48, 64, 4, 4
 
 
 class Texts(NamedTuple):
-    """What the model reads, as integers.
+    """The texts as integers.
 
     Attributes:
-        manual: The language reference that `help()` shows; the first text.
-        manual_held_out: The end of it, to see what is forgotten.
-        zen: The Zen of Python, what it is fine-tuned on.
+        manual: The language reference that `help()` shows, for the pre-training.
+        manual_held_out: Its last part, which measures forgetting.
+        zen: The Zen of Python, for the fine-tuning.
     """
 
     manual: np.ndarray
@@ -37,7 +37,7 @@ class Texts(NamedTuple):
 
 
 def load_texts() -> Texts:
-    """Both texts, out of the standard library."""
+    """Both texts, from the standard library."""
     with contextlib.redirect_stdout(io.StringIO()):  # importing `this` prints it
         import this
     manual = _encode(" ".join(" ".join(topics.topics[name].split()) for name in sorted(topics.topics)))
@@ -50,7 +50,7 @@ def _encode(text: str) -> np.ndarray:
 
 
 def windows(text: np.ndarray, steps: int, batch_size: int = 8) -> Iterator[np.ndarray]:
-    """Random pieces of a text, `(batch, CONTEXT + 1)`."""
+    """Random parts of a text, `(batch, CONTEXT + 1)`."""
     rng = np.random.default_rng(0)
     for _ in range(steps):
         starts = rng.integers(0, len(text) - CONTEXT, batch_size)
@@ -83,7 +83,7 @@ def logits(params: Params, tokens: jax.Array) -> jax.Array:
         return x + jax.nn.gelu(_normalized(x) @ layer["up"]["kernel"]) @ layer["down"]["kernel"], None
 
     x = params["embedding"]["embedding"][tokens] + params["position"]["embedding"]
-    # One traced block for all layers, however many: compilation takes as long as for one.
+    # One traced block serves all layers, so the compile time does not depend on their number.
     x, _ = jax.lax.scan(block, x, params["blocks"])
     return _normalized(x) @ params["head"]["kernel"]
 
@@ -104,14 +104,14 @@ def train(
     pieces: Iterator[np.ndarray],
     loss_fn: Callable[[Any, jax.Array], jax.Array] = loss,
 ) -> tuple[Any, Any]:
-    """Trains; gives the parameters and the optimizer's state."""
+    """Trains. Returns the parameters and the optimizer state."""
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, opt_state: Any, batch: jax.Array) -> tuple[Any, Any]:
         updates, opt_state = tx.update(jax.grad(loss_fn)(params, batch), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
-    params = jax.tree.map(jnp.copy, params)  # the step donates what it is given
+    params = jax.tree.map(jnp.copy, params)  # the step donates its arguments
     opt_state = tx.init(params)
     for batch in pieces:
         params, opt_state = step(params, opt_state, batch)

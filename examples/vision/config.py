@@ -190,10 +190,12 @@ _PARTS = (ModelOptions, DataOptions, TrainingOptions, MethodOptions, RunOptions)
 
 @dataclass(frozen=True)
 class _Flags:
-    """Fine-tune a pre-trained vision model on one domain; report accuracy in it and outside it.
+    """Fine-tune a vision model. Report its in- and out-of-distribution accuracy.
 
-    Without arguments: handwritten digits on photographs, a small network pre-trained in the same run, four methods side
-    by side with 30 labels and with all 300, five seeds; a minute and a half on two CPU cores, nothing to download.
+    Without arguments:
+    - a small network, pre-trained in the same run, learns digits on photographs;
+    - four methods, each with 30 labels and with all 300, and with five seeds;
+    - a minute and a half on two CPU cores, without a download.
     """
 
     model: ModelOptions

@@ -179,7 +179,7 @@ def _print_plan(
     config: Config, task: Task, pretrained: Params, start: Start, devices: Devices, console: Console
 ) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained))
-    some = f" (of {task.available}, for as many steps)" if task.available else ""
+    some = f" (of {task.available}, with the same number of steps)" if task.available else ""
     ood = f"{len(task.ood)} OOD domains ({', '.join(task.ood)})" if task.ood else "no OOD domain"
     console.print(
         f"Task {task.name}: {len(task.classes)} classes, {len(task.train)} training images of {task.train.name}"
@@ -195,7 +195,7 @@ def _print_plan(
     precision = config.dtype + (f", computed in {config.compute_dtype}" if config.compute_dtype else "")
     console.print(f"Model {config.model}: {parameters:,} {trained}, {head}, {precision}", soft_wrap=True)
     if devices.mesh is not None:
-        how = "parameters cut over them" if devices.fsdp else "parameters whole on each"
+        how = "parameters sharded" if devices.fsdp else "parameters replicated"
         hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
         console.print(f"{jax.device_count()} devices{hosts}, {how}", soft_wrap=True)
 

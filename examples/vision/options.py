@@ -1,6 +1,6 @@
-"""The flags of the main job, in groups: what they are called, what they mean, what they are when not given.
+"""The flags of the main job, in groups: names, meanings and defaults.
 
-No JAX here: `--help` does not wait for it. The values that depend on each other are checked in `config`.
+This module does not import JAX, so that `--help` is fast. `config` checks values that depend on each other.
 """
 
 from dataclasses import dataclass
@@ -21,277 +21,279 @@ arg = tyro.conf.arg
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What is fine-tuned."""
+    """The model to fine-tune."""
 
     model: Annotated[str, arg(metavar="DIR|FILE|NAME")] = "small-cnn"
-    """A model directory of Hugging Face or timm (CLIP, SigLIP, ViT, DINOv2, DINOv3, ResNet, ConvNeXt, Swin), or a
-    big_vision .npz file. Or a name: efficientnet-lite0 starts from ImageNet weights and is the default for your own
-    images; small-cnn is pre-trained on synthetic digits, elsewhere it needs --pretrained."""
+    """A model directory of Hugging Face or timm (CLIP, SigLIP, ViT, DINOv2, DINOv3, ResNet, ConvNeXt, Swin), a
+    big_vision .npz file, or a name. efficientnet-lite0 has ImageNet weights and is the default for your own images.
+    small-cnn is for the digits, on which the run pre-trains it; for other images it needs --pretrained."""
 
     classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
-    """The classes in words, for the zero-shot head of CLIP or SigLIP: a line for each class folder, in their order."""
+    """Names of the classes, for the zero-shot head of CLIP or SigLIP: one line per class folder, in their order."""
 
     prompts: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: OpenAI's seven)")] = None
-    """Templates for the zero-shot head: a line each, with {} where the name of the class goes."""
+    """Templates for the zero-shot head, one per line, with {} in place of the class name."""
 
-    head_from: Annotated[Path | None, arg(metavar="FILE.npy", help_behavior_hint="(default: made of the texts)")] = None
-    """The zero-shot head ready made: text embeddings (classes, features), a row for each class."""
+    head_from: Annotated[Path | None, arg(metavar="FILE.npy", help_behavior_hint="(default: from the names)")] = None
+    """Text embeddings for the zero-shot head: an array (classes, features), one row per class."""
 
     freeze_head: bool = False
-    """Train the image tower alone and leave the head as it is."""
+    """Do not train the head, only the image tower."""
 
     freeze: Annotated[tuple[str, ...], arg(metavar="PATTERN...", help_behavior_hint="(default: nothing)")] = ()
-    """Parameters to leave as they are, by shell patterns of their paths, such as 'image/blocks/[0-5]/*'. Nothing is
-    computed or stored for them."""
+    """Parameters not to train, by shell patterns of their paths, such as 'image/blocks/[0-5]/*'. They have no gradient
+    and no optimizer state."""
 
     lora_rank: int = 0
-    """Rank of LoRA adapters, which are then trained in place of the kernels of attention and MLP; 0 for none."""
+    """Rank of LoRA adapters. They are trained instead of the kernels of attention and MLP. 0: no adapters."""
 
     batch_norm: Literal["frozen", "live"] = "frozen"
-    """Statistics of batch normalisation: frozen are the pre-trained ones; live follow the training images, outside of
-    every trust region."""
+    """Statistics of batch normalisation. frozen: the pre-trained ones. live: they follow the training images, and no
+    method constrains them."""
 
     probe_epochs: int = 20
-    """Passes over the features of a model from files, computed once, that train a new head before the fine-tuning
-    (LP-FT). 0 starts from a random head."""
+    """For a model from files with a new head: epochs that train the head on frozen features before the fine-tuning
+    (LP-FT). 0: the fine-tuning starts from a random head."""
 
     preprocessor: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the model's own)")] = None
-    """A preprocessor_config.json for a model that has none: mean, deviation, size, interpolation."""
+    """A preprocessor_config.json (mean, standard deviation, size, interpolation) for a model that has none."""
 
     pretrained: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")] = None
-    """Weights to start from in place of the model's own: a safetensors file or an Orbax directory."""
+    """Initial weights that replace the model's own: a safetensors file or an Orbax directory."""
 
     image_size: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: the model's; small-cnn 32)")] = (
         None
     )
-    """Side, in pixels, of the images of your own folders when they are scaled and cropped. Positions of a transformer
-    are interpolated."""
+    """Side, in pixels, to which your own images are resized and cropped. The position embeddings of a transformer are
+    interpolated."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of parameters and activations. Loss, radii and strengths stay float32."""
 
     compute_dtype: Literal["float32", "bfloat16"] | None = None
-    """Number format of activations and of the parameters where they are used: bfloat16 over parameters that stay
-    float32. By default that of --dtype."""
+    """Number format of the forward and backward pass. bfloat16 keeps the stored parameters in float32. None: that of
+    --dtype."""
 
     remat: bool = False
-    """Compute the inside of each block again in the backward pass: less memory, a third more time."""
+    """Recompute the activations of each block in the backward pass: less memory, a third more time."""
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """What it is fine-tuned and tested on."""
+    """The images for training, validation and tests."""
 
     train: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: digits)")] = None
-    """Training images of the fine-tuning domain (ID), one sub-folder a class."""
+    """Training images of the fine-tuning domain (ID), one sub-folder per class."""
 
     val: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(with --train)")] = None
-    """Held-out images of the same domain, the same sub-folders."""
+    """Validation images of the same domain, in the same sub-folders."""
 
     test: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: --val)")] = None
-    """Test images of the same domain, where --val is for choosing: no choice is made on them."""
+    """Test images of the same domain. No setting is chosen on them, only on those of --val."""
 
     ood: Annotated[
         tuple[tuple[str, ...], ...],
         tyro.conf.UseAppendAction,
         arg(metavar="NAME=DIR", help_behavior_hint="(repeatable)"),
     ] = ()
-    """Test images of other domains, the same sub-folders; several in a row or the flag repeated. With --dataset the
-    names of its domains to test on, all others by default."""
+    """Test images of other domains, in the same sub-folders. Give several, or repeat the flag. With --dataset: names
+    of its domains to test on; by default all except --id."""
 
     class_map: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: the folders' names)")] = None
-    """Names of classes where they are not those of the folders: a JSON object from folder to class, for training,
-    validation and OOD folders alike. Several folders may have the same class, null leaves a folder out, one that is not
-    named keeps its own name."""
+    """A JSON object from folder name to class name, for training, validation and OOD folders. Several folders may have
+    the same class. null leaves a folder out. A folder that the object lacks keeps its name."""
 
     ood_subset: bool = False
-    """OOD domains may lack classes (ImageNet-A, ImageNet-R). Each is then scored among the classes that it has. Without
-    this flag a class that is missing is an error."""
+    """Allow OOD domains that lack classes (ImageNet-A, ImageNet-R), and score each among the classes that it has.
+    Without this flag a missing class is an error."""
 
     dataset: Annotated[Path | None, arg(metavar="ROOT", help_behavior_hint="(instead of --train, --val)")] = None
-    """A folder with one sub-folder a domain, in each one sub-folder a class (DomainNet, PACS, Office-Home, VLCS). --id
-    names the domain to fine-tune on, all others are OOD unless --ood NAME... picks some. A domain with lists of its
-    images beside it, as DomainNet has them (real_train.txt and real_test.txt), keeps that split. Another domain is
-    split at random if it is ID, and all of it is tested on if it is OOD. Or the CSV of a WILDS data set in its official
-    splits (val and test are OOD): metadata.csv of iWildCam 2.0 or Camelyon17, rgb_metadata.csv of FMoW 1.1."""
+    """A folder with one sub-folder per domain, and in it one per class (DomainNet, PACS, Office-Home, VLCS). --id names
+    the domain to fine-tune on. The others are OOD, or those that --ood names. Lists such as DomainNet's real_train.txt
+    and real_test.txt define the split of their domain. Without lists the ID domain is split at random, and all images
+    of an OOD domain are test images. Or the CSV of a WILDS data set, in its official splits (val and test are OOD):
+    metadata.csv of iWildCam 2.0 or Camelyon17, rgb_metadata.csv of FMoW 1.1."""
 
     id: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(with --dataset ROOT)")] = None
     """The domain of --dataset to fine-tune on."""
 
     val_fraction: float = 0.1
-    """Share of every class of --id held out for validation, and as much again for the ID test where no list says what
-    to test on. The seed decides which images."""
+    """Share of every class of --id for validation. Without lists, the same share again is for the ID test. The seed
+    decides which images."""
 
     labels: Annotated[str, arg(metavar="N,...", help_behavior_hint="(default: all; digits 30,all)")] = "all"
-    """How many training images to use, in all: as many of each class, drawn anew for each seed, for as many steps as
-    with all of them. Several numbers, or all, are compared."""
+    """Number of training images, balanced over the classes. Each seed draws others. The number of steps is that with
+    all images. The report compares several numbers."""
 
     augment: Literal["none", "light", "strong"] = "none"
-    """What is done to training images at random. light: a crop of random size and place, and a flip. strong: colour
-    jitter and RandAugment besides. Validation and test images are as the model's preprocessing says."""
+    """Random changes of the training images. light: a crop of random size and place, and a flip. strong: also colour
+    jitter and RandAugment. Validation and test images have only the model's preprocessing."""
 
     mixup: float = 0.0
-    """Mixup's alpha: images and labels of a batch are blended in pairs, by shares drawn from Beta(alpha, alpha)."""
+    """Mixup's alpha: blends pairs of images and their labels with a weight from Beta(alpha, alpha). 0: no mixup."""
 
     cutmix: float = 0.0
-    """CutMix's alpha: a rectangle of an image is that of another, and labels are shared by area. With --mixup, one of
-    the two in each step at random."""
+    """CutMix's alpha: replaces a rectangle of an image by that of another, and mixes the labels by area. 0: no CutMix.
+    With --mixup, each step draws one of the two."""
 
     label_smoothing: float = 0.0
     """Share of each label that is spread over all classes."""
 
     workers: int = 0
-    """Processes that decode images; 0 decodes in threads of the training process."""
+    """Processes that decode images. 0: threads of the training process decode them."""
 
     on_bad_image: Literal["error", "skip"] = "error"
-    """What an image that cannot be read does in training or testing: stop the run, or be passed over and counted."""
+    """When an image cannot be read: stop the run, or skip and count it."""
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How it is fine-tuned."""
+    """The optimizer and its schedule."""
 
     epochs: int = 15
     """Passes over the training images (10 with --train or --dataset, 2 with --smallest)."""
 
     batch_size: int = 32
-    """Images per step, over all devices together."""
+    """Images per step, on all devices together."""
 
     optimizer: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
-    """The base optimizer. sgd has momentum 0.9; muon is for matrices, with adamw for everything else."""
+    """The base optimizer. sgd has momentum 0.9. muon updates matrices, and adamw all other parameters."""
 
     lr: float = 1e-3
     """Peak learning rate (1e-4 with a model from files)."""
 
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate goes on after the warm-up: down to zero, or not."""
+    """The learning rate after the warm-up: cosine or linear decay to zero, or constant."""
 
     warmup: float = 0.1
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps in which the learning rate rises from zero to its peak."""
 
     weight_decay: float = 0.0
-    """Decoupled decay of the weights towards zero, of matrices and kernels. Towards the pre-trained weights is the
-    method l2_sp."""
+    """Decoupled weight decay of matrices and kernels, towards zero. The method l2_sp decays towards the pre-trained
+    weights."""
 
     clip: float = 1.0
-    """Largest global norm of a gradient; 0 does not clip."""
+    """Largest global norm of a gradient. 0: no clipping."""
 
     accumulate: int = 1
-    """Batches whose gradients are averaged for one step of the optimizer."""
+    """Number of batches whose mean gradient makes one optimizer step."""
 
     average: Literal["none", "uniform", "ema"] = "none"
-    """What is validated, reported and written: the last weights, the mean of all steps', or their exponential moving
-    average (over about 1,000 steps). Training goes on as without it; statistics of batch normalisation are frozen."""
+    """Weights to validate, report and write. none: the last ones. uniform: the mean over all steps. ema: their
+    exponential moving average, over about 1,000 steps. The training does not change. Batch-norm statistics are
+    frozen."""
 
     layer_decay: float = 1.0
-    """Factor on the learning rate from each block to the one before it: 0.65 to 0.9 is usual for transformers."""
+    """Ratio of the learning rate of a block to that of the next block. 0.65 to 0.9 is usual for transformers."""
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Which methods, and their knobs."""
+    """The methods and their settings."""
 
     methods: Annotated[str, arg(metavar="NAME,...")] = "vanilla,ftp,digrap,ftp+digrap"
     """Methods to compare, separated by commas: vanilla, vanilla_averaged (the mean of all steps' weights), ftp,
     ftp_exact, ftp_scale_free, ftp_lean, digrap, ftp+digrap, tpgm, tpgm_project, spd, maps, pgm, l2_sp, linear_probe,
-    lp_ft. Each is also evaluated interpolated with the pre-trained weights (WiSE-FT)."""
+    lp_ft. vanilla is plain fine-tuning. The report also has each method interpolated with the pre-trained weights
+    (WiSE-FT)."""
 
     radii_lr: float = 1e-2
-    """Learning rate of FTP's and TPGM's radii, as released. They move by about that much a step: in a short run of wide
-    layers 0.01 holds the weights tight, 0.1 leaves them room."""
+    """Learning rate of the radii of FTP and TPGM. A radius grows by about this much in each step. Use 0.1 where a short
+    run learns too little."""
 
     radii_scale: float = 0.3
-    """Learning rate of ftp_scale_free's radii, in units of the largest step of a layer."""
+    """Learning rate of the radii of ftp_scale_free, in units of a layer's largest step."""
 
     kappa: float = 1.0
-    """Factor on FTP's positive hyper-gradients, in 0..1: less lets the radii grow more easily."""
+    """Factor in [0, 1] on the hyper-gradients that shrink a radius of FTP. With 0 no radius shrinks by itself."""
 
     strengths_lr: float = 0.5
-    """Learning rate of DiGraP's projection strengths, as released."""
+    """Learning rate of the projection strengths of DiGraP."""
 
     max_strength: float = 1.0
     """Largest projection strength of DiGraP."""
 
     spd_strength: float = 1.0
-    """Strength of SPD's and MAPS' pull to the pre-trained weights."""
+    """Strength of the decay of SPD and MAPS towards the pre-trained weights."""
 
     pgm_radius: float = 1.0
-    """The fixed radius of pgm: the largest row sum of absolute changes (MARS norm) of each layer."""
+    """The fixed radius of pgm, which bounds the largest norm of each layer."""
 
     l2_sp_strength: float = 1e-2
-    """Strength of L2-SP's pull to the pre-trained weights."""
+    """Strength of the decay of L2-SP towards the pre-trained weights."""
 
     project_steps: int = 200
-    """Batches of validation images on which tpgm_project learns its radii after the training."""
+    """Number of validation batches on which tpgm_project learns its radii after the training."""
 
     wise_alpha: float | Literal["auto"] = 0.5
-    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned. auto: for each method the
-    smallest of eleven whose validation accuracy is within one standard error of the best."""
+    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned. auto: the smallest of
+    eleven values whose validation accuracy is within one standard error of the best, for each method."""
 
     wise_path: bool = False
-    """Evaluate the WiSE-FT path of every method (0, 0.25, 0.5, 0.75, 1), for the figure of ID against OOD accuracy."""
+    """Evaluate each method at the WiSE-FT weights 0, 0.25, 0.5, 0.75 and 1, for the figure of ID and OOD accuracy."""
 
     sweep: Annotated[tuple[str, ...], arg(metavar="FLAG=V,V,...", help_behavior_hint="(default: none)")] = ()
-    """Values of one knob to try for every method that it concerns, such as radii-lr=0.003,0.01,0.1. Validation images
-    choose, on the first seed, before any test image is read."""
+    """Values of a setting to try with every method that uses it, such as radii-lr=0.003,0.01,0.1. Validation images of
+    the first seed choose, before the job reads any test image."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How long, where and what is kept."""
+    """Seeds, validation, checkpoints, logs and devices."""
 
     seed: int = 0
-    """Seed of the order of the images, of augmentation and of what is new in the model."""
+    """Seed of the image order, of the augmentation and of new parameters."""
 
     seeds: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="(default: --seed alone; digits 0 to 4)")] = ""
-    """Several seeds, separated by commas: a run of each, means, and 95 % intervals of the differences to vanilla."""
+    """Seeds, separated by commas, one run each. The report has means, and differences to vanilla with 95 %
+    intervals."""
 
     fsdp: bool = False
-    """Cut parameters and optimizer state over all devices, in place of a copy on each."""
+    """Shard parameters and optimizer state over all devices, instead of a copy on each."""
 
     validate_every: Annotated[int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch; digits 0)")] = (
         None
     )
-    """Steps from one look at the validation images to the next; 0 for the end only."""
+    """Validate every so many steps. 0: only at the end."""
 
     select: Literal["last", "best"] = "last"
-    """Which weights are reported: the last, or those of the best validation accuracy. Both are kept."""
+    """The weights to report: the last ones, or those with the best validation accuracy. Both are kept."""
 
     patience: int = 0
-    """Validations in a row without a better accuracy after which a method stops; 0 never stops."""
+    """Stop a method after so many validations in a row without a better accuracy. 0: never."""
 
     save_every: Annotated[
         int | None, arg(metavar="STEPS", help_behavior_hint="(default: an epoch, at most 200; digits 200)")
     ] = None
-    """Steps from one checkpoint to the next."""
+    """Save a checkpoint every so many steps."""
 
     save_minutes: float = 0.0
-    """Minutes after which a checkpoint is written too; 0 for none."""
+    """Save a checkpoint also every so many minutes. 0: never."""
 
     keep: int = 2
-    """Checkpoints of a method that are kept while it trains. Of a finished run the last is."""
+    """Number of checkpoints that a method keeps while it trains. A finished run keeps the last."""
 
     tensorboard: bool = False
-    """Write TensorBoard event files besides the CSV."""
+    """Also write TensorBoard event files."""
 
     wandb: Annotated[str | None, arg(metavar="PROJECT", help_behavior_hint="(default: none)")] = None
-    """Log to this project of Weights & Biases too (package wandb)."""
+    """Also log to this project of Weights & Biases (needs the package wandb)."""
 
     smallest: bool = False
-    """A run of seconds that passes through everything; its accuracies mean nothing."""
+    """A quick run that uses every part of the job. Its accuracies mean nothing."""
 
     coordinator: Annotated[str | None, arg(metavar="ADDRESS", help_behavior_hint="(default: one host)")] = None
-    """Several hosts: HOST:PORT of the first, the same command on each with its own --host; or auto where Slurm, MPI or
-    a TPU pod tells them."""
+    """For several hosts: HOST:PORT of the first. Run the same command on each, with its own --host. auto: Slurm, MPI or
+    the TPU pod gives the address and the numbers."""
 
     hosts: int = 1
     """Number of hosts."""
 
     host: int = 0
-    """Which of them this is, from 0."""
+    """Number of this host, from 0."""
 
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/TASK-MODEL-TIME)")] = None
-    """Directory for the report, figures, weights and checkpoints. It must not exist."""
+    """Directory for report, figures, weights and checkpoints. Without --resume it must not exist."""
 
     resume: bool = False
-    """Go on with the run in --out where it was stopped. Its stored configuration is used."""
+    """Continue the stopped run in --out, with its stored configuration."""

@@ -170,7 +170,7 @@ def _scale(axes: Axes, one: _Learned) -> None:
         # All radii start at 1e-8 and a closed one falls back to it; four decades show the open ones.
         largest, positive = one.values.max(), one.values[one.values > 0]
         axes.set_ylim(max(1e-4 * largest, 0.5 * positive.min(initial=largest)), 2 * largest)
-        axes.set_ylabel("radius (MARS norm)")
+        axes.set_ylabel("radius (largest norm)")
     else:
         axes.set_ylabel("strength")
         axes.set_ylim(-0.03, max(1.03, 1.03 * one.values.max()))

@@ -36,7 +36,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     for line in told:
         console.print(line, style="bold", markup=False)
     if told:
-        console.print(f"To beat {BASE}: above it in ID or mean OOD accuracy, below it in neither.")
+        console.print(f"A row beats {BASE} if its ID or mean OOD accuracy is above it and neither is below it.")
     if told and len(summaries[0]["seeds"]) == 1:
         console.print("One seed may be chance: --seeds 0,1,2,3,4 gives intervals.")
 
@@ -114,7 +114,7 @@ def _one_seed(report: Mapping[str, Any]) -> str:
     images = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     error = 50 / math.sqrt(max(1, min(counts)))
     return (
-        f"One seed ({report['config']['seed']}); {images} test images a domain, standard error of one number up to "
+        f"One seed ({report['config']['seed']}); {images} test images per domain; standard error of a number up to "
         f"{error:.1f} points. {_wise_note(report['rows'])}{_subsets(task)}{_left_out(task)}"
     )
 
@@ -134,7 +134,7 @@ def _wise_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the interpolated rows are; where validation images chose it, which point of each method's path."""
     chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(" + WiSE auto")]
     auto = f"; auto is chosen on validation images: {', '.join(chosen)}" if chosen else ""
-    return f"WiSE a: weights a of the way from pre-trained to fine-tuned{auto}."
+    return f"WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones{auto}."
 
 
 def _alphas(alpha: float | Sequence[float]) -> str:
@@ -146,7 +146,7 @@ def _subsets(task: Mapping[str, Any]) -> str:
     """Which domains are scored among fewer classes than there are."""
     total = len(task["classes"])
     among = [f"{name} {count}" for name, count in task["scored_among"].items() if count < total]
-    return f" Scored among the classes it has, of {total}: {', '.join(among)}." if among else ""
+    return f" Domains scored among fewer than all {total} classes: {', '.join(among)}." if among else ""
 
 
 def _left_out(task: Mapping[str, Any]) -> str:
