@@ -27,8 +27,6 @@ class Options:
     """Runs the reliability checks and writes their counts."""
 
     parts: tuple[str, ...] = (*counts.TESTS, "kills", "disks", "long")  # Which of them.
-    kills: int = 20  # SIGKILLs.
-    steps: int = 100_000  # Steps of the long run.
     results: Path = writer.RESULTS  # Where reliability.json is written.
     smallest: bool = False  # One kill and a long run of a minute, without the tests, which CI runs anyway.
 
@@ -37,11 +35,11 @@ class Options:
         if part in counts.TESTS:
             return counts.counted(part)
         if part == "long":
-            return long_run.survive(steps=2_000 if self.smallest else self.steps, smallest=self.smallest)
+            return long_run.survive(smallest=self.smallest)
         with tempfile.TemporaryDirectory() as folder:
             if part == "disks":
                 return disks.survive(Path(folder), smallest=self.smallest)
-            return crashes.survive(Path(folder), 1 if self.smallest else self.kills)
+            return crashes.survive(Path(folder), 1 if self.smallest else 20)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import writer
-from cost import growth, job_memory, job_speed, memory, paper, step, train
+from cost import compiled, growth, job_memory, job_speed, memory, paper, step, train, trees
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = [module.Options for module in (step, train, memory, growth, paper, job_memory, job_speed)]
@@ -44,9 +44,8 @@ def test_step_time_counts_streams_and_times_in_turn(tmp_path):
     assert rows["decoder-1b", "ftp"]["leaves"] == 11
 
 
-def test_what_does_not_fit_is_analysed_but_not_run(tmp_path):
-    flags = ("--trees", "vit-b16", "--bases", "sgd", "--methods", "pgm", "--memory-gb", "0")
-    rows = run("step", tmp_path, *flags)["rows"]
+def test_what_does_not_fit_is_analysed_but_not_run():
+    rows = compiled.over_base(trees.tree("vit-b16", smallest=True), "sgd", ["pgm"], runs=3, limit=0)
     assert [row["time_over_base"] for row in rows] == [None, None]
     assert all(row["streams"] > 0 for row in rows)
 
@@ -171,6 +170,6 @@ def test_the_arithmetic_on_paper_agrees_with_the_programs_of_a_small_model(tmp_p
 
 
 def test_an_error_in_the_arithmetic_on_paper_is_found(monkeypatch):
-    monkeypatch.setitem(paper.SUMS, "ftp", paper.Sums(2, 2))
+    monkeypatch.setitem(paper.LAWS, "ftp", paper.LAWS["ftp"]._replace(unit=2))
     with pytest.raises(SystemExit, match="bytes sent: the arithmetic says"):
         paper.checked("ftp", paper.placed("small", "8 x 1"))

@@ -22,12 +22,21 @@ class Step(NamedTuple):
     params: Any
     state: Any
     program: Any
-    bytes_accessed: float
-    flops: float
-    argument_bytes: int  # parameters, state and gradients
-    temporary_bytes: int
-    reused: float  # the share of the results that takes the place of donated arguments
     start_seconds: float  # to trace, lower and compile: CPU time, which a busy machine does not stretch
+
+    @property
+    def bytes_accessed(self) -> float:
+        return self.program.cost_analysis()["bytes accessed"]
+
+    @property
+    def memory(self) -> Any:
+        """Bytes of arguments, which are parameters, state and gradients, and of the rest."""
+        return self.program.memory_analysis()
+
+    @property
+    def reused(self) -> float:
+        """The share of the results that takes the place of donated arguments."""
+        return self.memory.alias_size_in_bytes / self.memory.output_size_in_bytes
 
 
 def compiled(tx: optax.GradientTransformationExtraArgs, params: Any, *, cold: bool = False) -> Step:
@@ -52,39 +61,25 @@ def compiled(tx: optax.GradientTransformationExtraArgs, params: Any, *, cold: bo
         jax.clear_caches()
     start = time.process_time()
     program = jax.jit(step, donate_argnums=(0, 1), out_shardings=places).lower(params, state, params).compile()
-    seconds = time.process_time() - start
-    analysis: Any = program.cost_analysis()
-    memory: Any = program.memory_analysis()
-    return Step(
-        tx,
-        params,
-        state,
-        program,
-        bytes_accessed=analysis["bytes accessed"],
-        flops=analysis["flops"],
-        argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        reused=memory.alias_size_in_bytes / memory.output_size_in_bytes,
-        start_seconds=seconds,
-    )
+    return Step(tx, params, state, program, time.process_time() - start)
 
 
 def over_base(
-    shapes: Any, inner: optax.GradientTransformation, names: Sequence[str], runs: int, limit: float, compiles: int = 1
+    shapes: Any, base: methods.BaseName, names: Sequence[str], runs: int, limit: float, compiles: int = 1
 ) -> list[dict[str, Any]]:
     """One row for the base optimizer and one for each method round it: what a step costs, alone and over the base's.
 
-    Compiled in turn that many times; run in turn if both fit into `limit` bytes.
+    They are compiled in turn so many times, and run in turn if both fit into `limit` bytes.
     """
-    compiled(methods.method(methods.BASE, inner), trees.dense(10**4, 2))  # the first compilation of a process is slow
+    compiled(methods.method(methods.BASE), trees.dense(10**4, 2))  # the first compilation of a process is slow
     steps: dict[str, Step] = {}
     starts: dict[str, list[float]] = {name: [] for name in (methods.BASE, *names)}
     for _ in range(compiles):
         for name, seconds in starts.items():
-            steps[name] = compiled(methods.method(name, inner), shapes, cold=True)
+            steps[name] = compiled(methods.method(name, base), shapes, cold=True)
             seconds.append(steps[name].start_seconds)
     start = {name: statistics.median(seconds) for name, seconds in starts.items()}
-    base, parameters = steps[methods.BASE], trees.count(shapes)
+    alone, parameters = steps[methods.BASE], trees.count(shapes)
     sharding = jax.tree.leaves(shapes)[0].sharding
     size = trees.size(shapes) / (1 if sharding is None else len(sharding.device_set))
     return [
@@ -94,15 +89,15 @@ def over_base(
             "leaves": len(jax.tree.leaves(shapes)),
             "bytes_accessed": step.bytes_accessed,
             "streams": step.bytes_accessed / size,
-            "arguments": step.argument_bytes / size,
-            "temporary": step.temporary_bytes / size,
+            "arguments": step.memory.argument_size_in_bytes / size,
+            "temporary": step.memory.temp_size_in_bytes / size,
             "reused": step.reused,
-            "flops_per_parameter": step.flops / parameters,
+            "flops_per_parameter": step.program.cost_analysis()["flops"] / parameters,
             "collectives": {kind: len(sizes) for kind, sizes in hlo.collectives(step.program.as_text()).items()},
             "start_seconds": start[name],
             "start_over_base": start[name] / start[methods.BASE],
-            "bytes_over_base": step.bytes_accessed / base.bytes_accessed,
-            "time_over_base": _compared(base, step, runs) if needed(base, step) <= limit else None,
+            "bytes_over_base": step.bytes_accessed / alone.bytes_accessed,
+            "time_over_base": _compared(alone, step, runs) if needed(alone, step) <= limit else None,
         }
         for name, step in steps.items()
     ]
@@ -129,13 +124,13 @@ def arrays(shapes: Any, scale: float) -> Any:
 def needed(*steps: Step) -> int:
     """The bytes that it takes to run steps in turn, each with parameters and state of its own, the gradients shared."""
     shared = (len(steps) - 1) * trees.size(steps[0].params)
-    return sum(step.argument_bytes for step in steps) - shared + max(step.temporary_bytes for step in steps)
+    memory = [step.memory for step in steps]
+    arguments = sum(bytes_.argument_size_in_bytes for bytes_ in memory)
+    return arguments - shared + max(bytes_.temp_size_in_bytes for bytes_ in memory)
 
 
-def memory_limit(gigabytes: float | None = None) -> float:
-    """The bytes that a benchmark may fill: what it was told, or 0.6 of the device's memory."""
-    if gigabytes is not None:
-        return 1e9 * gigabytes
+def memory_limit() -> float:
+    """The bytes that a benchmark may fill: 0.6 of the device's memory."""
     stats = jax.devices()[0].memory_stats() or {}  # the CPU has none
     return 0.6 * stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 

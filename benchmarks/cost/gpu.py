@@ -1,12 +1,10 @@
 """What one optimizer step costs on a GPU by XLA's own model, on a machine without one: kernels, traffic, memory, time.
 
-The step is jitted and donated, `step(params, state, grads) -> (params, state)`, round adamw, and compiled for an H100
-that XLA is told of and does not see. The extra `gpu-program` installs what that takes, JAX's plugin for CUDA and ptxas;
-that there is no driver, as XLA says while it starts, does not matter.
+The step is round adamw, and compiled for an H100 that XLA is told of and does not see. The extra `gpu-program` installs
+JAX's plugin for CUDA and ptxas, which that takes. XLA says that there is no driver, which does not matter.
 
-The time is what XLA's performance model expects of every kernel; launches and copies are not counted. By it XLA decides
-what to fuse, and adamw's is what the memory's bandwidth allows to 4 %. It is a model: measure on a GPU. Beside the
-steps, what XLA makes of a step's sums over a matrix's columns, form by form.
+The time is what XLA's performance model expects of every kernel, by which it decides what to fuse; launches and copies
+are not counted. It is a model: measure on a GPU. Beside the steps, a step's sums over a matrix's columns, form by form.
 """
 
 import dataclasses
@@ -121,7 +119,7 @@ class Options(Part):
     def measure(self, tree: TreeName, dtype: Dtype, method: str) -> list[Row]:
         shapes = trees.tree(tree, smallest=self.smallest, dtype=dtype)
         params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding()), shapes)
-        step, size = compiled.compiled(methods.method(method, methods.base("adamw")), params), trees.size(params)
+        step, size = compiled.compiled(methods.method(method), params), trees.size(params)
         found = hlo.program(step.program.as_text() or "")
         costs = {
             "leaves": len(jax.tree.leaves(params)),
@@ -130,7 +128,7 @@ class Options(Part):
             "expected_us": found.expected,
             "streams": found.traffic / size,
             "copies": found.copied / size,
-            "temporary": step.temporary_bytes / size,
+            "temporary": step.memory.temp_size_in_bytes / size,
             "reused": step.reused,
         }
         return [{"tree": tree, "dtype": dtype, "method": method} | costs]

@@ -63,7 +63,7 @@ class Options(Part):
         }[axis]()
         compiles = self.compiles if axis == "leaves" and value <= 600 else 1
         limit = 0.0 if axis == "devices" else compiled.memory_limit()
-        rows = compiled.over_base(shapes, methods.base("adamw"), self.methods, self.runs, limit, compiles)
+        rows = compiled.over_base(shapes, "adamw", self.methods, self.runs, limit, compiles)
         return [{"axis": axis, "value": value} | row for row in rows]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -78,15 +78,13 @@ class Options(Part):
     def draw(result: dict[str, Any], path: Path) -> None:
         """A panel for each quantity; both axes logarithmic, but for the collectives."""
         rows = result["rows"]
-        shown = [
-            quantity for quantity in QUANTITIES if _series(rows, *quantity[1:])
-        ]  # times may not have been measured
+        # times may not have been measured
+        shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:3])]
         columns = (len(shown) + 1) // 2
         figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
         for panel in panels.flat[len(shown) :]:
             panel.set_visible(False)
-        for panel, (name, axis, read) in zip(panels.flat, shown, strict=False):
-            title, scale = TITLES[name]
+        for panel, (name, axis, read, title, scale) in zip(panels.flat, shown, strict=False):
             series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
             for method, (xs, ys) in series.items():
                 panel.plot(xs, ys, lw=1.2, label=methods.label(method), **style.of(method))
@@ -106,7 +104,7 @@ class Options(Part):
                 panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
                 panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_xlabel(axis)
-            panel.set_title(title + (", each device" if axis == "devices" else ""), fontsize=10)
+            panel.set_title(title, fontsize=10)
             style.clean(panel)
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
         figure.set_layout_engine("constrained")
@@ -120,24 +118,18 @@ def _sharded(shapes: Any, count: int) -> Any:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place(s)), shapes)
 
 
-def _seconds(row: dict[str, Any]) -> float | None:
-    return row["time_over_base"] and row["time_over_base"]["seconds"]
-
-
-QUANTITIES = (  # what grows, with what, on which device
-    ("bytes", "parameters", lambda row: row["bytes_accessed"]),
-    ("time", "parameters", _seconds),
-    ("time", "leaves", _seconds),
-    ("start", "leaves", lambda row: row["start_seconds"]),
-    ("bytes", "devices", lambda row: row["bytes_accessed"]),
-    ("collectives", "devices", lambda row: sum(row["collectives"].values())),
+_bytes = lambda row: row["bytes_accessed"]
+_seconds = lambda row: row["time_over_base"] and row["time_over_base"]["seconds"]
+_start = lambda row: row["start_seconds"]
+_collectives = lambda row: sum(row["collectives"].values())
+QUANTITIES = (  # what grows, with what, how a row says it, and the figure's title and scale
+    ("bytes", "parameters", _bytes, "MB accessed in a step", 1e-6),
+    ("time", "parameters", _seconds, "ms a step", 1e3),
+    ("time", "leaves", _seconds, "ms a step", 1e3),
+    ("start", "leaves", _start, "CPU seconds to trace and compile", 1),
+    ("bytes", "devices", _bytes, "MB accessed in a step, each device", 1e-6),
+    ("collectives", "devices", _collectives, "collectives in a step, each device", 1),
 )
-TITLES = {  # and the scale
-    "bytes": ("MB accessed in a step", 1e-6),
-    "time": ("ms a step", 1e3),
-    "start": ("CPU seconds to trace and compile", 1),
-    "collectives": ("collectives in a step", 1),
-}
 
 
 def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, tuple[list[float], list[float]]]:
@@ -154,7 +146,7 @@ def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, t
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The least-squares exponents of power laws, by quantity and method."""
     found: dict[str, dict[str, float]] = {}
-    for name, axis, read in QUANTITIES[:-1]:
+    for name, axis, read, *_ in QUANTITIES[:-1]:
         for method, (xs, ys) in _series(rows, axis, read).items():
             if len(xs) > 1:
                 found.setdefault(f"{name} against {axis}", {})[method] = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])

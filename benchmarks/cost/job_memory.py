@@ -47,26 +47,19 @@ class Options(Part):
 
     def measure(self, precision: str) -> list[Row]:
         config = Config(batch_size=self.batch_size, **PRECISIONS[precision])
-        sizes = (48, 1, 3) if self.smallest else (768, 12, 12)
-        model = networks.classifier(*sizes, self.image_size(), 1000, dtype=jnp.dtype(config.dtype))
+        *sizes, image_size = (48, 1, 3, 32) if self.smallest else (768, 12, 12, 224)
+        model = networks.classifier(*sizes, image_size, 1000, dtype=jnp.dtype(config.dtype))
         network, params = split_model(model, compute_dtype=config.compute_dtype, remat=config.remat)
-        kept, rows = kept_bytes(config, network, params, self.image_size()), []
-        for name in self.methods:
-            if (config.dtype, name) != ("bfloat16", "ftp_lean"):  # refused by ftp
-                tx, before = networks.method(name, config, params).tx, live_bytes()
-                state = tx.init(params)
-                if (live := live_bytes() - before) != size(state):
-                    raise SystemExit(f"{name}: live buffers of {live} bytes where the state's shapes say {size(state)}")
-                costs = {"parameter_bytes": size(params), "state_bytes": size(state), "kept_bytes": kept}
-                rows.append({"precision": precision, "method": name} | costs)
-        return rows
-
-    def image_size(self) -> int:
-        """Pixels."""
-        return 32 if self.smallest else 224
+        kept = kept_bytes(config, network, params, image_size)
+        shared = {"precision": precision, "parameter_bytes": size(params), "kept_bytes": kept}
+        return [
+            {**shared, "method": name, "state_bytes": state_bytes(name, config, params)}
+            for name in self.methods
+            if (config.dtype, name) != ("bfloat16", "ftp_lean")  # refused by ftp
+        ]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "image_size": self.image_size()}
+        return {"batch_size": self.batch_size, "image_size": 32 if self.smallest else 224}
 
     @classmethod
     def page(cls, result: dict[str, Any]) -> str:
@@ -81,6 +74,15 @@ class Options(Part):
         columns = (*COLUMNS, *(f"state, {name}" for name in methods))
         caption = f"In MB, for a batch of {result['batch_size']} images of {result['image_size']} pixels."
         return f"{writer.markdown(columns, cells)}\n{caption} {writer.origin(result['environment'])}"
+
+
+def state_bytes(name: str, config: Config, params: Params) -> int:
+    """The bytes of a method's state: of its shapes, and of the buffers that `init` leaves."""
+    tx, before = networks.method(name, config, params).tx, live_bytes()
+    state = tx.init(params)
+    if (live := live_bytes() - before) != size(state):
+        raise SystemExit(f"{name}: live buffers of {live} bytes where the shapes of the state say {size(state)}")
+    return size(state)
 
 
 def kept_bytes(config: Config, network: Network, params: Params, image_size: int) -> int:

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+import style
 import writer
-from cost import compiled, figures, methods, trees
+from cost import compiled, methods, trees
 from cost.methods import BASES, BaseName
 from cost.part import Part, Row, distinct
 from style import plt
@@ -36,7 +37,7 @@ OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the paramete
 class Options(Part):
     """Counts the bytes of optimizer state a parameter."""
 
-    bases: tuple[BaseName, ...] = BASES  # Base optimizers.
+    bases: tuple[BaseName, ...] = tuple(BASES)  # Base optimizers.
 
     name = "memory"
     key = ("base",)
@@ -51,7 +52,7 @@ class Options(Part):
     def measure(self, base: BaseName) -> list[Row]:
         rows = []
         for option, method, dtype, anchor_dtype in OPTIONS:
-            tx = methods.method(method, methods.base(base), anchor_dtype)
+            tx = methods.method(method, base, anchor_dtype)
             row = {"base": base, "option": option, "method": method, "parameters_dtype": jnp.dtype(dtype).name}
             rows.append(row | _bytes_per_parameter(tx, self.shapes(dtype)))
         return rows
@@ -86,10 +87,13 @@ class Options(Part):
                 panel.barh(place, total - start, left=start, color="#0072B2")
                 panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
             panel.set_title(base, fontsize=10)
+            panel.set_yticks(range(len(names)), names)
+            style.clean(panel)
         panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
         panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
         figure.suptitle(f"{result['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
-        figures.save(figure, panels, names, path)
+        figure.set_layout_engine("constrained")
+        style.save(figure, path)
 
 
 def _bytes_per_parameter(tx: optax.GradientTransformationExtraArgs, shapes: Any) -> dict[str, float]:

@@ -10,7 +10,11 @@ from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
 
 BaseName: TypeAlias = Literal["sgd", "adamw", "lion"]
 MethodName: TypeAlias = Literal["ftp", "ftp-lean", "digrap", "ftp+digrap", "tpgm", "spd", "pgm", "l2-sp"]
-BASES: tuple[BaseName, ...] = get_args(BaseName)
+BASES: dict[BaseName, optax.GradientTransformation] = {  # what they are set to makes no difference to their cost
+    "sgd": optax.sgd(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "lion": optax.lion(1e-4),
+}
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 BASE = "base"  # the row of the base optimizer alone
 
@@ -25,23 +29,12 @@ def label(method: str, base: str = "adamw") -> str:
     return base if method == BASE else method
 
 
-def base(name: BaseName) -> optax.GradientTransformation:
-    """A base optimizer; what it is set to makes no difference to its cost."""
-    bases: dict[BaseName, Callable[[], optax.GradientTransformation]] = {
-        "sgd": lambda: optax.sgd(1e-3),
-        "adamw": lambda: optax.adamw(1e-3),
-        "lion": lambda: optax.lion(1e-4),
-    }
-    return bases[name]()
-
-
-def method(
-    name: str, inner: optax.GradientTransformation, anchor_dtype: Any = None
-) -> optax.GradientTransformationExtraArgs:
+def method(name: str, base: BaseName = "adamw", anchor_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
     """A method round a base optimizer, every leaf constrained, or the base itself for the name `BASE`.
 
     All take a `held_out_loss`, which only `tpgm` uses.
     """
+    inner = BASES[base]
     layered: Any = {"layer_axes": trees.layer_axes, "anchor_dtype": anchor_dtype}
     methods: dict[str, Callable[[], optax.GradientTransformation]] = {
         BASE: lambda: inner,

@@ -21,22 +21,22 @@ from cost.part import Part, Row
 from ftp_optax import flax_fibers, flax_units
 
 
-class Sums(NamedTuple):
-    """How many float32 numbers travel in a step."""
+class Law(NamedTuple):
+    """What a method holds and sends beside the parameters."""
 
-    unit: int  # for each unit that is cut into parts
-    units: int  # for each layer whose units lie on several devices
+    buffers: int  # float32 arrays like the parameters, adamw's two among them
+    scalars: int  # arrays of learned scalars: these and two moments, each as now and as init made it; digrap's scales
+    units: Any
+    unit: int  # float32 numbers that travel for each unit that is cut into parts
+    layer: int  # and for each layer whose units lie on several devices
 
 
-METHODS = (methods.BASE, "ftp", "ftp-lean", "digrap")
-BUFFERS = {methods.BASE: 2, "ftp": 4, "ftp-lean": 3, "digrap": 4}  # float32 arrays like the parameters, adamw's too
-UNITS = {"ftp": flax_units, "ftp-lean": flax_units, "digrap": flax_fibers}
-SUMS = {
+LAWS = {
     # |c_i| before and after the step and <g_i, c_i>; the hyper-gradient and the greatest norm
-    "ftp": Sums(3, 2),
-    "ftp-lean": Sums(3, 2),  # the same
+    "ftp": Law(4, 6, flax_units, 3, 2),
+    "ftp-lean": Law(3, 6, flax_units, 3, 2),
     # |g_i|, and |c_i| and <g_i, c_i> of the last displacement and of this one; the hyper-gradient, <g, c> and |c|
-    "digrap": Sums(5, 3),
+    "digrap": Law(4, 7, flax_fibers, 5, 3),
 }
 SMALL, LARGE = "small", ("7B", "70B")
 MODELS = {
@@ -82,7 +82,7 @@ class Options(Part):
 
     def measure(self, model: str, mesh: str) -> list[Row]:
         params = placed(model, mesh)
-        return [{"model": model, "mesh": mesh} | checked(method, params) for method in METHODS]
+        return [{"model": model, "mesh": mesh} | checked(method, params) for method in (methods.BASE, *LAWS)]
 
     @classmethod
     def page(cls, result: dict[str, Any]) -> str:
@@ -92,7 +92,7 @@ class Options(Part):
 
 def placed(model: str, mesh: str) -> Any:
     """The shapes of a model's parameters on a mesh."""
-    sizes = [int(size) for size in mesh.split(" x ")]
+    sizes = tuple(int(size) for size in mesh.split(" x "))
     axes: Any = {"devices": jax.devices()[: math.prod(sizes)], "axis_types": (AxisType.Auto,) * 2}
     devices = jax.make_mesh(sizes, ("fsdp", "tensor"), **axes)
 
@@ -103,73 +103,39 @@ def placed(model: str, mesh: str) -> Any:
     return jax.tree.map_with_path(place, trees.decoder(**MODELS[model]))
 
 
-# the arithmetic
-
-
-class Leaf(NamedTuple):
-    """A parameter: its shape, and that of the part that one device holds."""
-
-    path: str
-    shape: tuple[int, ...]
-    part: tuple[int, ...]
-
-    @property
-    def layers(self) -> int:
-        """How many axes in front count layers."""
-        return trees.layer_axes(self.path, self.shape)
-
-
-def leaves(params: Any) -> list[Leaf]:
-    """The parameters, in order."""
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    found = jax.tree.leaves_with_path(params)
-    return [Leaf(name(path), leaf.shape, leaf.sharding.shard_shape(leaf.shape)) for path, leaf in found]
-
-
-def parameters_on_one(params: Any) -> int:
-    """Numbers of the parameters that one device holds."""
-    return sum(math.prod(leaf.part) for leaf in leaves(params))
-
-
-def state_on_one(method: str, params: Any) -> int:
-    """Bytes of the optimizer's state that one device holds."""
-    bytes_ = 4 * BUFFERS[method] * parameters_on_one(params) + 4  # and adamw's counter
-    if method != methods.BASE:
-        scalars = sum(math.prod(leaf.shape[: leaf.layers]) for leaf in leaves(params))  # radii or strengths
-        arrays = 7 if method == "digrap" else 6  # the scalars and two moments, each as now and as init made it; scales
-        bytes_ += 4 * arrays * scalars + 4 * len(leaves(params)) + 8  # numbers of layers, two counters
-    return bytes_
-
-
-def sent_by_one(method: str, params: Any) -> int:
-    """Bytes that each device gives to all-reduces in a step of the optimizer."""
-    if method == methods.BASE:
-        return 0
-    sums, numbers = SUMS[method], 0
-    for leaf in leaves(params):
-        depth = leaf.layers
-        kept = [*range(depth), *(axis + depth for axis in UNITS[method](leaf.path, leaf.shape[depth:]))]
-        cut = [axis for axis in range(len(leaf.shape)) if leaf.part[axis] < leaf.shape[axis]]
-        if any(axis not in kept for axis in cut):
-            numbers += sums.unit * math.prod(leaf.part[axis] for axis in kept)
-        if any(axis in kept for axis in cut):
-            numbers += sums.units * math.prod(leaf.shape[:depth])
-    return 4 * numbers
-
-
-# and the programs
+def arithmetic(method: str, params: Any) -> tuple[int, int, int]:
+    """Bytes of the parameters and of the state that one device holds, and bytes that it gives to all-reduces."""
+    leaves, law = jax.tree.leaves_with_path(params), LAWS.get(method)
+    held, scalars, sent = 0, 0, 0
+    for keys, leaf in leaves:
+        path, part = jax.tree_util.keystr(keys, simple=True, separator="/"), leaf.sharding.shard_shape(leaf.shape)
+        depth = trees.layer_axes(path, leaf.shape)
+        held += math.prod(part)
+        scalars += math.prod(leaf.shape[:depth])
+        if law is not None:
+            kept = [*range(depth), *(axis + depth for axis in law.units(path, leaf.shape[depth:]))]
+            cut = [axis for axis in range(leaf.ndim) if part[axis] < leaf.shape[axis]]
+            if any(axis not in kept for axis in cut):
+                sent += law.unit * math.prod(part[axis] for axis in kept)
+            if any(axis in kept for axis in cut):
+                sent += law.layer * math.prod(leaf.shape[:depth])
+    if law is None:  # adamw's moments and counter
+        return 4 * held, 2 * 4 * held + 4, 0
+    # with adamw's counter, a number of layers for each leaf, and two counters
+    return 4 * held, 4 * (law.buffers * held + 1 + law.scalars * scalars + len(leaves) + 2), 4 * sent
 
 
 def checked(method: str, params: Any) -> Row:
     """The arithmetic for one method, and what the program says with which it must agree."""
-    held, state, bytes_sent = 4 * parameters_on_one(params), state_on_one(method, params), sent_by_one(method, params)
-    step = compiled.compiled(methods.method(method, methods.base("adamw")), params)
+    held, state, bytes_sent = arithmetic(method, params)
+    step = compiled.compiled(methods.method(method), params)
     collectives = hlo.collectives(step.program.as_text())
     reduces = collectives.pop("all-reduce", [])
     for other in collectives:
         raise SystemExit(f"A step of the optimizer alone has an {other}; nothing but sums should travel.")
     _require_equal(f"{method}, bytes sent", bytes_sent, sum(reduces))
-    _require_equal(f"{method}, bytes held", 2 * held + state, step.argument_bytes, 1e-3)  # the gradients too
+    with_gradients = 2 * held + state
+    _require_equal(f"{method}, bytes held", with_gradients, step.memory.argument_size_in_bytes, 1e-3)
     return {
         "devices": len(jax.tree.leaves(params)[0].sharding.device_set),
         "method": method,

@@ -1,9 +1,8 @@
 """What one optimizer step costs, each method over its base optimizer: time, bytes, memory, compile time.
 
-The step is jitted and donated, `step(params, state, grads) -> (params, state)`, on trees of the shapes of real models;
-no model runs. Times are those of a method and its base run in turn in one process, and their ratio alone is told. The
-row of the base alone compares it with itself: how far that is from 1 is the noise. What does not fit into memory twice
-is compiled and analysed, but not run. On an accelerator the same command measures that.
+The parameters have the shapes of real models; no model runs. A method and its base run in turn in one process. The row
+of the base alone compares it with itself: how far that is from 1 is the noise. What does not fit into 0.6 of the memory
+twice is compiled and analysed, but not run. On an accelerator the same command measures that.
 """
 
 import dataclasses
@@ -12,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cost import compiled, figures, methods, trees
+import style
+from cost import compiled, methods, trees
 from cost.methods import BASES, METHODS, BaseName, MethodName
 from cost.part import Part, Row, distinct, spread
 from cost.trees import TREES, TreeName
@@ -26,11 +26,9 @@ class Options(Part):
     """Measures what one optimizer step costs, each method over its base optimizer."""
 
     trees: tuple[TreeName, ...] = TREES  # Models that give the parameters' shapes.
-    bases: tuple[BaseName, ...] = BASES  # Base optimizers.
+    bases: tuple[BaseName, ...] = tuple(BASES)  # Base optimizers.
     methods: tuple[MethodName, ...] = METHODS  # Methods round each of them.
     runs: int = 30  # Rounds; each runs the base and the method once.
-    # Run what fits into this much memory, analyse the rest; by default 0.6 of the device's.
-    memory_gb: float | None = None
 
     name = "step_time"
     key = ("tree", "base")
@@ -51,8 +49,8 @@ class Options(Part):
         return itertools.product(self.trees, self.bases)
 
     def measure(self, tree: TreeName, base: BaseName) -> list[Row]:
-        shapes, limit = trees.tree(tree, smallest=self.smallest), compiled.memory_limit(self.memory_gb)
-        rows = compiled.over_base(shapes, methods.base(base), self.methods, self.runs, limit)
+        shapes = trees.tree(tree, smallest=self.smallest)
+        rows = compiled.over_base(shapes, base, self.methods, self.runs, compiled.memory_limit())
         return [{"tree": tree, "base": base} | row for row in rows]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -79,13 +77,15 @@ class Options(Part):
                 panel.axvline(1, color="#444444", lw=0.8)
                 panel.set_ylim(-0.6, len(names) - 0.4)
                 panel.set_xlabel(f"{what} over {base}'s")
+                panel.set_yticks(range(len(names)), names)
+                style.clean(panel)
         for tree in present:
             grid[0, 0].plot([], [], color=_LOOKS[tree][0], marker=_LOOKS[tree][1], ls="", label=tree)
         figure.legend(loc="outside lower center", ncols=len(present), frameon=False)
         figure.suptitle("One optimizer step over its base optimizer's; lines: 10-90 % of the rounds", fontsize=9)
-        figures.save(figure, grid, names, path)
+        figure.set_layout_engine("constrained")
+        style.save(figure, path)
 
 
 def _time(row: Row, which: str) -> str:
-    time = row["time_over_base"]
-    return "-" if time is None else f"{time[which]:.2f}"
+    return "-" if row["time_over_base"] is None else f"{row['time_over_base'][which]:.2f}"

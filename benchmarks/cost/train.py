@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import style
-from cost import compiled, figures, methods, networks, trees
+from cost import compiled, methods, networks, trees
 from cost.methods import MethodName
 from cost.part import Part, Row, distinct, spread
 from style import plt
@@ -91,14 +91,17 @@ class Options(Part):
         for panel, case in zip(panels[0], cases, strict=True):
             panel.axvline(1, color="#444444", lw=0.8)
             panel.set_title(case, fontsize=9)
+            panel.set_yticks(range(len(names)), names)
+            style.clean(panel)
         panels[0][len(cases) // 2].set_xlabel("time of a whole step over adamw's; lines: 10-90 % of the rounds")
         figure.suptitle("Forward, backward and optimizer, network:image size:batch size", fontsize=10)
-        figures.save(figure, panels, names, path)
+        figure.set_layout_engine("constrained")
+        style.save(figure, path)
 
 
 def training(name: str, run: Callable[..., jax.Array], params: Any, batch: Any) -> compiled.Runner:
     """A compiled training step with a method round adamw, and what it works on."""
-    tx, params = methods.method(name, methods.base("adamw")), jax.tree.map(jnp.array, params)
+    tx, params = methods.method(name), jax.tree.map(jnp.array, params)
     loss = lambda params, images, labels: jnp.mean(
         optax.softmax_cross_entropy_with_integer_labels(run(params, images), labels)
     )
