@@ -33,11 +33,6 @@ class Step(NamedTuple):
         """Bytes of arguments, which are parameters, state and gradients, and of the rest."""
         return self.program.memory_analysis()
 
-    @property
-    def reused(self) -> float:
-        """The share of the results that takes the place of donated arguments."""
-        return self.memory.alias_size_in_bytes / self.memory.output_size_in_bytes
-
 
 def compiled(tx: optax.GradientTransformationExtraArgs, params: Any, *, cold: bool = False) -> Step:
     """Compiles a step for parameters of which only shapes and shardings are known; nothing is allocated.
@@ -91,7 +86,6 @@ def over_base(
             "streams": step.bytes_accessed / size,
             "arguments": step.memory.argument_size_in_bytes / size,
             "temporary": step.memory.temp_size_in_bytes / size,
-            "reused": step.reused,
             "flops_per_parameter": step.program.cost_analysis()["flops"] / parameters,
             "collectives": {kind: len(sizes) for kind, sizes in hlo.collectives(step.program.as_text()).items()},
             "start_seconds": start[name],

@@ -129,7 +129,6 @@ class Options(Part):
             "streams": found.traffic / size,
             "copies": found.copied / size,
             "temporary": step.memory.temp_size_in_bytes / size,
-            "reused": step.reused,
         }
         return [{"tree": tree, "dtype": dtype, "method": method} | costs]
 
