@@ -141,7 +141,8 @@ class Options(Part):
         cases: dict[str, dict[str, Row]] = {}
         for row in result["rows"]:
             case = cases.setdefault(f"{row['tree']} {row['dtype']}", {})
-            case[row["method"]] = row | {"over": row["expected_us"] / case.get(methods.BASE, row)["expected_us"]}
+            base = case.setdefault(methods.BASE, row)  # the first of its case
+            case[row["method"]] = row | {"over": row["expected_us"] / base["expected_us"]}
         names, versions = distinct(result["rows"], "method"), result["environment"]["versions"]
         over = lambda rows, name: f"{rows[name]['over']:.2f}" if name in rows else "-"
         times = [[case, *(over(rows, name) for name in names)] for case, rows in cases.items()]

@@ -47,8 +47,8 @@ class Options(Part):
 
     def measure(self, precision: str) -> list[Row]:
         config = Config(batch_size=self.batch_size, **PRECISIONS[precision])
-        *sizes, image_size = (48, 1, 3, 32) if self.smallest else (768, 12, 12, 224)
-        model = networks.classifier(*sizes, image_size, 1000, dtype=jnp.dtype(config.dtype))
+        width, depth, heads, image_size = (48, 1, 3, 32) if self.smallest else (768, 12, 12, 224)
+        model = networks.classifier(width, depth, heads, image_size, 1000, dtype=jnp.dtype(config.dtype))
         network, params = split_model(model, compute_dtype=config.compute_dtype, remat=config.remat)
         kept = kept_bytes(config, network, params, image_size)
         shared = {"precision": precision, "parameter_bytes": size(params), "kept_bytes": kept}
