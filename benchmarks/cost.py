@@ -20,20 +20,17 @@ import sys
 import writer
 
 PARTS = ("step", "train", "memory", "growth", "gpu", "paper", "job-memory", "job-speed")
-BY_DEFAULT = PARTS[:4]
 
 
 def main() -> None:
-    """Runs a part, or those of BY_DEFAULT; ends with the first that fails."""
+    """Runs a part, or the first four, of which the first that fails is the last."""
     if sys.argv[1:2] and not (sys.argv[1].startswith("--") and sys.argv[1] != "--help"):
         writer.run_part("cost", {part: part.replace("-", "_") for part in PARTS}, __doc__)
-    else:
-        for part in BY_DEFAULT:
-            print(f"--- {part}", flush=True)
-            if status := subprocess.run([sys.executable, __file__, part, *sys.argv[1:]]).returncode:
-                raise SystemExit(
-                    f"{part} ended with status {status}; once that is mended, --resume goes on from there."
-                )
+        return
+    for part in PARTS[:4]:
+        print(f"--- {part}", flush=True)
+        if status := subprocess.run([sys.executable, __file__, part, *sys.argv[1:]]).returncode:
+            raise SystemExit(f"{part} ended with status {status}; once that is mended, --resume goes on from there.")
 
 
 if __name__ == "__main__":

@@ -1,163 +1,144 @@
 """One jitted, donated step: compiled from shapes alone, its costs read off the program, and timed if memory allows."""
 
-import collections
-import dataclasses
 import os
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from cost import trees
-
-_WARM_UP = 2
-_COLLECTIVE = re.compile(r" (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
-
-Placement = Callable[[tuple[int, ...]], jax.sharding.Sharding]
+from cost import hlo, methods, trees
+from ftp_optax import state_shardings
 
 
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """What a compiled step costs; on a mesh, on each device."""
+class Step(NamedTuple):
+    """A compiled step of an optimizer, the shapes it is for, and what it costs; on a mesh, on each device."""
 
-    bytes_accessed: float
-    flops: float
-    argument_bytes: int  # parameters, state and gradients
-    temporary_bytes: int
-    reused: float  # the share of the results that takes the place of donated arguments
-    collectives: dict[str, int]
-    trace_seconds: float  # tracing and lowering, of CPU time, which a busy machine does not stretch
-    compile_seconds: float  # XLA's part, all threads together
-
-    @property
-    def startup_seconds(self) -> float:
-        """What the first call costs more than the others."""
-        return self.trace_seconds + self.compile_seconds
-
-
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """A compiled step of an optimizer, and the shapes it was compiled for."""
-
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
     params: Any
     state: Any
-    run: Callable[..., Any]
-    costs: Costs
+    program: Any
+    start_seconds: float  # to trace, lower and compile: CPU time, which a busy machine does not stretch
+
+    @property
+    def bytes_accessed(self) -> float:
+        return self.program.cost_analysis()["bytes accessed"]
+
+    @property
+    def memory(self) -> Any:
+        """Bytes of arguments, which are parameters, state and gradients, and of the rest."""
+        return self.program.memory_analysis()
 
 
-def donated(tx: optax.GradientTransformation, out_shardings: Any = None) -> Any:
-    """The jitted step of an optimizer, from parameters, state and gradients to parameters and state."""
-
-    # In this order: XLA pairs donated arguments with results of the same shape one after the other.
-    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return jax.jit(step, donate_argnums=(0, 1), out_shardings=out_shardings)
-
-
-def placed(tx: optax.GradientTransformation, params: Any, placement: Placement | None) -> tuple[Any, Any]:
-    """The shapes of parameters and of an optimizer's state for them, where they lie."""
-    return _placed(params, placement), _placed(jax.eval_shape(tx.init, params), placement)
-
-
-def compiled(
-    tx: optax.GradientTransformation, params: Any, placement: Placement | None = None, *, cold: bool = False
-) -> Step:
-    """Compiles a step for parameters of which only the shapes are known; nothing is allocated.
+def compiled(tx: optax.GradientTransformationExtraArgs, params: Any, *, cold: bool = False) -> Step:
+    """Compiles a step for parameters of which only shapes and shardings are known; nothing is allocated.
 
     With `cold` all that was traced before is forgotten, so that a step does not find the pieces that it shares with
     another one ready: for a fair trace time.
     """
-    params, state = placed(tx, params, placement)
-    out = None if placement is None else jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+    state, places = jax.eval_shape(tx.init, params), None
+    if jax.tree.leaves(params)[0].sharding is not None:
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        state = jax.tree.map(place, state, state_shardings(tx, params))
+        places = jax.tree.map(lambda leaf: leaf.sharding, (params, state))
+
+    # In this order: XLA pairs donated arguments with results of the same shape one after the other.
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        held_out_loss = lambda params: optax.tree.norm(params, squared=True) / 2
+        updates, state = tx.update(grads, state, params, held_out_loss=held_out_loss)
+        return optax.apply_updates(params, updates), state
+
     if cold:
         jax.clear_caches()
     start = time.process_time()
-    lowered = donated(tx, out).lower(params, state, params)
-    traced = time.process_time()
-    program = lowered.compile()
-    end = time.process_time()
-    analysis: Any = program.cost_analysis()
-    memory: Any = program.memory_analysis()
-    costs = Costs(
-        bytes_accessed=analysis["bytes accessed"],
-        flops=analysis["flops"],
-        argument_bytes=memory.argument_size_in_bytes,
-        temporary_bytes=memory.temp_size_in_bytes,
-        reused=memory.alias_size_in_bytes / memory.output_size_in_bytes,
-        collectives=dict(collections.Counter(_COLLECTIVE.findall(program.as_text() or ""))),
-        trace_seconds=traced - start,
-        compile_seconds=end - traced,
-    )
-    return Step(tx, params, state, program, costs)
+    program = jax.jit(step, donate_argnums=(0, 1), out_shardings=places).lower(params, state, params).compile()
+    return Step(tx, params, state, program, time.process_time() - start)
+
+
+def over_base(
+    shapes: Any, base: methods.BaseName, names: Sequence[str], runs: int, limit: float, compiles: int = 1
+) -> list[dict[str, Any]]:
+    """One row for the base optimizer and one for each method round it: what a step costs, alone and over the base's.
+
+    They are compiled in turn so many times, and run in turn if both fit into `limit` bytes.
+    """
+    compiled(methods.method(methods.BASE), trees.dense(10**4, 2))  # the first compilation of a process is slow
+    steps: dict[str, Step] = {}
+    starts: dict[str, list[float]] = {name: [] for name in (methods.BASE, *names)}
+    for _ in range(compiles):
+        for name, seconds in starts.items():
+            steps[name] = compiled(methods.method(name, base), shapes, cold=True)
+            seconds.append(steps[name].start_seconds)
+    start = {name: statistics.median(seconds) for name, seconds in starts.items()}
+    alone, parameters = steps[methods.BASE], trees.count(shapes)
+    sharding = jax.tree.leaves(shapes)[0].sharding
+    size = trees.size(shapes) / (1 if sharding is None else len(sharding.device_set))
+    return [
+        {
+            "method": name,
+            "parameters": parameters,
+            "leaves": len(jax.tree.leaves(shapes)),
+            "bytes_accessed": step.bytes_accessed,
+            "streams": step.bytes_accessed / size,
+            "arguments": step.memory.argument_size_in_bytes / size,
+            "temporary": step.memory.temp_size_in_bytes / size,
+            "flops_per_parameter": step.program.cost_analysis()["flops"] / parameters,
+            "collectives": {kind: len(sizes) for kind, sizes in hlo.collectives(step.program.as_text()).items()},
+            "start_seconds": start[name],
+            "start_over_base": start[name] / start[methods.BASE],
+            "bytes_over_base": step.bytes_accessed / alone.bytes_accessed,
+            "time_over_base": _compared(alone, step, runs) if needed(alone, step) <= limit else None,
+        }
+        for name, step in steps.items()
+    ]
 
 
 class Runner:
-    """A compiled step with arrays to work on: every call makes one step and waits for it."""
+    """A compiled step with arrays of its own: every call makes one step, and gives the seconds that it took."""
 
-    def __init__(self, step: Step, grads: Any):
-        self._run, self._grads = step.run, grads
-        self.params = arrays(step.params, scale=0.1)
-        # a jitted init makes replicated moments on a mesh, unless it is told
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, step.state)
-        self.state = jax.jit(step.tx.init, out_shardings=shardings)(self.params)
+    def __init__(self, program: Any, params: Any, state: Any, *batches: Any):
+        self.program, self._params, self._state, self._batches = program, params, state, batches
 
-    def __call__(self) -> None:
-        self.params, self.state = jax.block_until_ready(self._run(self.params, self.state, self._grads))
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self._params, self._state = jax.block_until_ready(self.program(self._params, self._state, *self._batches))
+        return time.perf_counter() - start
 
 
 def arrays(shapes: Any, scale: float) -> Any:
-    """Normally distributed arrays of the given shapes, dtypes and shardings; a million numbers, over and over."""
+    """Normally distributed arrays of the given shapes and dtypes; a million numbers, over and over."""
     numbers = scale * np.random.default_rng(0).standard_normal(2**20, np.float32)
-    make = lambda s: jax.device_put(np.resize(numbers, s.shape).astype(s.dtype), s.sharding)
-    return jax.tree.map(make, shapes)
+    return jax.tree.map(lambda s: jnp.asarray(np.resize(numbers, s.shape).astype(s.dtype)), shapes)
 
 
 def needed(*steps: Step) -> int:
     """The bytes that it takes to run steps in turn, each with parameters and state of its own, the gradients shared."""
     shared = (len(steps) - 1) * trees.size(steps[0].params)
-    return sum(s.costs.argument_bytes for s in steps) - shared + max(s.costs.temporary_bytes for s in steps)
+    memory = [step.memory for step in steps]
+    arguments = sum(bytes_.argument_size_in_bytes for bytes_ in memory)
+    return arguments - shared + max(bytes_.temp_size_in_bytes for bytes_ in memory)
 
 
-def memory_limit(gigabytes: float | None = None) -> float:
-    """The bytes that a benchmark may fill: what it was told, or 0.6 of the device's memory."""
-    if gigabytes is not None:
-        return 1e9 * gigabytes
+def memory_limit() -> float:
+    """The bytes that a benchmark may fill: 0.6 of the device's memory."""
     stats = jax.devices()[0].memory_stats() or {}  # the CPU has none
     return 0.6 * stats.get("bytes_limit", os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
-def compare(base: Step, other: Step, runs: int, limit: float) -> dict[str, Any] | None:
-    """The `ratio` of two steps run in turn, each on arrays of its own; None if that takes more bytes than `limit`."""
-    sharding = jax.tree.leaves(base.params)[0].sharding
-    devices = 1 if sharding is None else len(sharding.device_set)  # the host's, which share its memory
-    if needed(base, other) * devices > limit:
-        return None
-    grads = arrays(base.params, scale=0.01)
-    seconds = in_turn({"base": Runner(base, grads), "other": Runner(other, grads)}, runs)
-    return ratio(seconds["base"], seconds["other"])
-
-
-def in_turn(runners: Mapping[str, Callable[[], None]], runs: int) -> dict[str, list[float]]:
+def in_turn(runners: Mapping[str, Callable[[], float]], runs: int, warm_up: int = 2) -> dict[str, list[float]]:
     """The seconds of every call of every runner by name: in turn, in one process, since a machine's speed drifts.
 
     The order is reversed from round to round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for i in range(_WARM_UP + runs):
+    for i in range(warm_up + runs):
         for name in list(runners)[:: -1 if i % 2 else 1]:
-            start = time.perf_counter()
-            runners[name]()
-            if i >= _WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+            seconds[name].append(runners[name]())
+    return {name: each[warm_up:] for name, each in seconds.items()}
 
 
 def ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
@@ -174,7 +155,13 @@ def ratio(base: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _placed(shapes: Any, placement: Placement | None) -> Any:
-    if placement is None:
-        return shapes
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=placement(s.shape)), shapes)
+def _compared(base: Step, other: Step, runs: int) -> dict[str, Any]:
+    """The `ratio` of two steps run in turn, each on arrays of its own."""
+    grads = arrays(base.params, scale=0.01)
+
+    def runner(step: Step) -> Runner:
+        params = arrays(step.params, scale=0.1)
+        return Runner(step.program, params, jax.jit(step.tx.init)(params), grads)
+
+    seconds = in_turn({"base": runner(base), "other": runner(other)}, runs)
+    return ratio(seconds["base"], seconds["other"])

@@ -1,21 +1,19 @@
 """What one optimizer step costs on a GPU by XLA's own model, on a machine without one: kernels, traffic, memory, time.
 
-The step is jitted and donated, `step(params, state, grads) -> (params, state)`, round adamw, and compiled for an H100
-that XLA is told of and does not see. The extra `gpu-program` installs what that takes, JAX's plugin for CUDA and ptxas;
-that there is no driver, as XLA says while it starts, does not matter.
+The step is round adamw, and compiled for an H100 that XLA is told of and does not see. The extra `gpu-program` installs
+JAX's plugin for CUDA and ptxas, which that takes. XLA says that there is no driver, which does not matter.
 
-The time is what XLA's performance model expects of every kernel; launches and copies are not counted. By it XLA decides
-what to fuse, and adamw's is what the memory's bandwidth allows to 4 %. It is a model: measure on a GPU. Beside the
-steps, what XLA makes of a step's sums over a matrix's columns, form by form.
+The time is what XLA's performance model expects of every kernel, by which it decides what to fuse; launches and copies
+are not counted. It is a model: measure on a GPU. Beside the steps, a step's sums over a matrix's columns, form by form.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,12 +22,11 @@ from jax.experimental import topologies
 
 import writer
 from cost import compiled, hlo, methods, trees
+from cost.part import Part, Row, distinct
 from cost.trees import TREES, TreeName
 
 Method = Literal["ftp", "ftp-lean", "digrap", "digrap-lean", "pgm", "spd", "l2-sp", "tpgm"]
 Dtype = Literal["float32", "bfloat16"]
-COLUMNS = ("step", "expected", "us", "streams", "kernels", "copies", "temporary")
-SUMS_COLUMNS = ("form", "expected, us", "streams", "kernels")
 CAPTION = (
     "Expected: the time that XLA's model expects, over adamw's. Streams: bytes read and written; copies; temporary: "
     "XLA's buffers beside arguments and results, all three over the parameters' size. " + methods.HELD_OUT
@@ -55,36 +52,105 @@ device_description_str: "{NAME}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(writer.Recorded):
+class Sums(Part):
+    """Compiles a step's sums over a matrix's columns, form by form."""
+
+    name = "gpu_sums"
+    key = ("form",)
+    columns: ClassVar = {
+        "form": lambda row: row["form"],
+        "expected, us": lambda row: f"{row['expected_us']:.1f}",
+        "streams": lambda row: f"{row['streams']:.1f}",
+        "kernels": lambda row: str(row["kernels"]),
+    }
+
+    def prepare(self) -> None:
+        sharding()
+
+    def plan(self) -> Iterable[tuple[str, ...]]:
+        return ((form,) for form in FORMS)
+
+    def measure(self, form: str) -> list[Row]:
+        matrix = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=sharding())
+        found = hlo.program(jax.jit(FORMS[form]).lower(matrix, matrix).compile().as_text() or "")
+        streams = found.traffic / trees.size(matrix)
+        return [{"form": form, "expected_us": found.expected, "streams": streams, "kernels": found.kernels}]
+
+    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {"compiled_for": NAME, "shape": SHAPE}
+
+    @classmethod
+    def page(cls, result: dict[str, Any]) -> str:
+        return cls.table(result["rows"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Part):
     """Compiles every method's step for an H100 and says what the program costs."""
 
     trees: tuple[TreeName, ...] = TREES  # Models that give the parameters' shapes.
     methods: tuple[Method, ...] = get_args(Method)  # Methods round adamw.
     dtypes: tuple[Dtype, ...] = get_args(Dtype)  # Dtypes of the parameters; lean memory is for float32 alone.
 
-    def run(self) -> None:
-        """Compiles, then tabulates."""
-        program, sums = (self.results / f"gpu_{name}.json" for name in ("program", "sums"))
-        if not self.report:
-            self._measure(program, sums)
-        writer.write_page(sums, sums_page)
-        writer.write_page(program, page)
+    name = "gpu_program"
+    key = ("tree", "dtype", "method")
+    columns: ClassVar = {
+        "step": lambda row: methods.label(row["method"], f"{row['tree']} {row['dtype']}"),
+        "expected": lambda row: f"{row['over']:.2f}",
+        "us": lambda row: f"{row['expected_us']:,.0f}",
+        "streams": lambda row: f"{row['streams']:.2f}",
+        "kernels": lambda row: str(row["kernels"]),
+        "copies": lambda row: f"{row['copies']:.2f}",
+        "temporary": lambda row: f"{row['temporary']:.2f}",
+    }
 
-    def _measure(self, program: Path, sums: Path) -> None:
-        where = sharding()
-        environment = writer.environment() | {"compiled_for": NAME}
-        matrix = jax.ShapeDtypeStruct(SHAPE, jnp.float32, sharding=where)
-        rows = [{"form": name, **_costs_of_sums(form, matrix)} for name, form in FORMS.items()]
-        writer.write(sums, {"environment": environment, "shape": SHAPE, "rows": rows})
-        steps, adamw = itertools.product(self.trees, self.dtypes, (methods.BASE, *self.methods)), methods.base("adamw")
-        with writer.progress() as progress:
-            rows = [
-                {"tree": tree, "dtype": dtype, "method": name}
-                | _costs(methods.method(name, adamw), _shapes(tree, dtype, self.smallest), where)
-                for tree, dtype, name in progress.track([*steps])
-                if (dtype, name) != ("bfloat16", "ftp-lean")
-            ]
-        writer.write(program, {"environment": environment, "held_out_loss": methods.HELD_OUT, "rows": rows})
+    def run(self) -> None:
+        """The sums first."""
+        Sums(self.results, self.report, self.smallest, self.resume).run()
+        super().run()
+
+    def prepare(self) -> None:
+        sharding()
+
+    def plan(self) -> Iterable[tuple[str, ...]]:
+        steps = itertools.product(self.trees, self.dtypes, (methods.BASE, *self.methods))
+        return (step for step in steps if step[1:] != ("bfloat16", "ftp-lean"))
+
+    def measure(self, tree: TreeName, dtype: Dtype, method: str) -> list[Row]:
+        shapes = trees.tree(tree, smallest=self.smallest, dtype=dtype)
+        params = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding()), shapes)
+        step, size = compiled.compiled(methods.method(method), params), trees.size(params)
+        found = hlo.program(step.program.as_text() or "")
+        costs = {
+            "leaves": len(jax.tree.leaves(params)),
+            "parameters": trees.count(params),
+            "kernels": found.kernels,
+            "expected_us": found.expected,
+            "streams": found.traffic / size,
+            "copies": found.copied / size,
+            "temporary": step.memory.temp_size_in_bytes / size,
+        }
+        return [{"tree": tree, "dtype": dtype, "method": method} | costs]
+
+    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {"compiled_for": NAME, "held_out_loss": methods.HELD_OUT}
+
+    @classmethod
+    def page(cls, result: dict[str, Any]) -> str:
+        """All models by time, then one of them in full."""
+        cases: dict[str, dict[str, Row]] = {}
+        for row in result["rows"]:
+            case = cases.setdefault(f"{row['tree']} {row['dtype']}", {})
+            base = case.setdefault(methods.BASE, row)  # the first of its case
+            case[row["method"]] = row | {"over": row["expected_us"] / base["expected_us"]}
+        names, versions = distinct(result["rows"], "method"), result["environment"]["versions"]
+        over = lambda rows, name: f"{rows[name]['over']:.2f}" if name in rows else "-"
+        times = [[case, *(over(rows, name) for name in names)] for case, rows in cases.items()]
+        full = cls.table(next(iter(cases.values())).values())
+        return (
+            f"{writer.markdown(('expected, over adamw', *names), times)}\n{full}\n"
+            f"{CAPTION} Compiled by jax {versions['jax']}, optax {versions['optax']}.\n"
+        )
 
 
 def lacking() -> str:
@@ -96,6 +162,7 @@ def lacking() -> str:
     return ""
 
 
+@functools.cache
 def sharding() -> jax.sharding.Sharding:
     """Where the arrays of a program for the H100 lie.
 
@@ -117,54 +184,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _shapes(tree: TreeName, dtype: Dtype, smallest: bool) -> Any:
-    """The parameters' shapes; a transformer's attention as Flax keeps it, with queries, keys and values apart."""
-    sizes = {"vit-b16": (768, 12, 12), "vit-l16": (1024, 24, 16)}
-    if tree in sizes:
-        return trees.flax_vit(*((192, 1, 3) if smallest else sizes[tree]), dtype=dtype)
-    return trees.tree(tree, smallest=smallest, dtype=dtype)
-
-
-def _costs(tx: Any, params: Any, where: jax.sharding.Sharding) -> dict[str, Any]:
-    """What the compiled step costs."""
-    params, state = compiled.placed(tx, params, lambda shape: where)
-    program, size = compiled.donated(tx).lower(params, state, params).compile(), trees.size(params)
-    found, memory = hlo.program(program.as_text() or ""), program.memory_analysis()
-    return {
-        "leaves": len(jax.tree.leaves(params)),
-        "parameters": trees.count(params),
-        "kernels": found.kernels,
-        "expected_us": found.expected,
-        "streams": found.traffic / size,
-        "copies": found.copied / size,
-        "temporary": memory.temp_size_in_bytes / size,
-        "donated": memory.alias_size_in_bytes / size,
-    }
-
-
-def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    """A row's cells, over those of adamw in the same tree and dtype."""
-    key = lambda one: (one["tree"], one["dtype"])
-    base = next(one for one in rows if key(one) == key(row) and one["method"] == methods.BASE)
-    name = " ".join(key(row)) if row is base else row["method"]
-    streams, copies, temporary = (f"{row[column]:.2f}" for column in ("streams", "copies", "temporary"))
-    over = f"{row['expected_us'] / base['expected_us']:.2f}"
-    return [name, over, f"{row['expected_us']:,.0f}", streams, f"{row['kernels']}", copies, temporary]
-
-
-def page(result: dict[str, Any]) -> str:
-    """All models by time, then one of them in full."""
-    rows, versions = result["rows"], result["environment"]["versions"]
-    cells = {(f"{row['tree']} {row['dtype']}", row["method"]): _cells(row, rows) for row in rows}
-    cases, names = (list(dict.fromkeys(key)) for key in zip(*cells, strict=True))
-    times = [[case, *(cells.get((case, name), ["", "-"])[1] for name in names)] for case in cases]
-    full = [cells[cases[0], name] for name in names if (cases[0], name) in cells]
-    return (
-        f"{writer.markdown(('expected, over adamw', *names), times)}\n{writer.markdown(COLUMNS, full)}\n"
-        f"{CAPTION} Compiled by jax {versions['jax']}, optax {versions['optax']}.\n"
-    )
 
 
 # a step's sums: products and absolute values over the elements of a unit
@@ -193,14 +212,3 @@ FORMS: dict[str, Callable[[jax.Array, jax.Array], Any]] = {
     "three sums": lambda g, c: ((g * c).sum(0), jnp.abs(c).sum(0), jnp.abs(g).sum(0)),
     "three, stacked, in two stages": lambda g, c: _staged(jnp.stack([g * c, jnp.abs(c), jnp.abs(g)])),
 }
-
-
-def _costs_of_sums(form: Callable[[jax.Array, jax.Array], Any], matrix: jax.ShapeDtypeStruct) -> dict[str, Any]:
-    found = hlo.program(jax.jit(form).lower(matrix, matrix).compile().as_text() or "")
-    return {"expected_us": found.expected, "streams": found.traffic / trees.size(matrix), "kernels": found.kernels}
-
-
-def sums_page(result: dict[str, Any]) -> str:
-    """A row a form."""
-    cells = lambda row: [row["form"], f"{row['expected_us']:.1f}", f"{row['streams']:.1f}", str(row["kernels"])]
-    return writer.markdown(SUMS_COLUMNS, [cells(row) for row in result["rows"]])

@@ -6,10 +6,9 @@ can have as many of as one likes: bytes and collectives are those of real ones, 
 """
 
 import dataclasses
-import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -17,17 +16,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 import style
-import writer
 from cost import compiled, methods, trees
 from cost.methods import MethodName
+from cost.part import Part, Row
 from style import plt
-
-COLUMNS = ("", "streams", "temporary", "start, s", "over adamw's", "collectives")
-_SMALLEST: Any = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3, "compiles": 1}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(writer.Recorded):
+class Options(Part):
     """Measures how the cost of methods round adamw grows."""
 
     methods: tuple[MethodName, ...] = ("ftp", "digrap")  # Methods to compare with adamw alone.
@@ -39,99 +35,101 @@ class Options(writer.Recorded):
     runs: int = 20  # Rounds; each runs adamw and the method once.
     # How often the steps for each number of leaves up to 600 are compiled, in turn; for more leaves once.
     compiles: int = 3
-    # Run what fits into this much memory, analyse the rest; by default 0.6 of the device's.
-    memory_gb: float | None = None
 
-    def run(self) -> None:
-        """Measures, then tabulates and draws."""
-        path, options = self.results / "scaling.json", dataclasses.replace(self, **_SMALLEST if self.smallest else {})
-        if not self.report:
-            jax.config.update("jax_num_cpu_devices", 8)
-            compiled.compiled(methods.base("adamw"), trees.dense(10**4, 2))  # the first one of a process is slow
-            with writer.progress() as progress:
-                rows = [row for case in progress.track(_cases(options)) for row in _measure(case, options)]
-            writer.write(path, {"environment": writer.environment(), "growth": growth(rows), "rows": rows})
-        _draw(writer.write_page(path, page)["rows"], path.with_suffix(".png"))
+    name = "scaling"
+    key = ("axis", "value")
+    at_smallest: ClassVar = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3}
+    columns: ClassVar = {
+        "": lambda row: f"{row['value']:,} {row['axis']}: {row['method']}",
+        "streams": lambda row: f"{row['streams']:.1f}",
+        "temporary": lambda row: f"{row['temporary']:.3f}",
+        "start, s": lambda row: f"{row['start_seconds']:.2f}",
+        "over adamw's": lambda row: f"{row['start_over_base']:.1f}",
+        "collectives": lambda row: ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "-",
+    }
+
+    def prepare(self) -> None:
+        jax.config.update("jax_num_cpu_devices", 8)
+
+    def plan(self) -> Iterable[tuple[Any, ...]]:
+        return ((axis, value) for axis in ("parameters", "leaves", "devices") for value in getattr(self, axis))
+
+    def measure(self, axis: str, value: int) -> list[Row]:
+        fixed = 10**5 if self.smallest else 10**7
+        shapes = {
+            "parameters": lambda: trees.dense(value, 20),
+            "leaves": lambda: trees.dense(fixed, value),
+            "devices": lambda: _sharded(trees.dense(4 * fixed // 10, 12), value),
+        }[axis]()
+        compiles = self.compiles if axis == "leaves" and value <= 600 else 1
+        limit = 0.0 if axis == "devices" else compiled.memory_limit()
+        rows = compiled.over_base(shapes, "adamw", self.methods, self.runs, limit, compiles)
+        return [{"axis": axis, "value": value} | row for row in rows]
+
+    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {"growth": growth(rows)}
+
+    @classmethod
+    def table(cls, rows: Iterable[Row], left: int = 1) -> str:
+        """The methods alone."""
+        return super().table((row for row in rows if row["method"] != methods.BASE), left)
+
+    @staticmethod
+    def draw(result: dict[str, Any], path: Path) -> None:
+        """A panel for each quantity; both axes logarithmic, but for the collectives."""
+        rows = result["rows"]
+        # times may not have been measured
+        shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:3])]
+        columns = (len(shown) + 1) // 2
+        figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
+        for panel in panels.flat[len(shown) :]:
+            panel.set_visible(False)
+        for panel, (name, axis, read, title, scale) in zip(panels.flat, shown, strict=False):
+            series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
+            for method, (xs, ys) in series.items():
+                panel.plot(xs, ys, lw=1.2, label=methods.label(method), **style.of(method))
+            if axis != "devices":
+                xs, ys = next(iter(series.values()))
+                panel.plot(xs, [ys[0] * x / xs[0] for x in xs], color="#888888", lw=0.8, ls=":", label="linear")
+            panel.set_xscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            if axis != "parameters":
+                ticks = next(iter(series.values()))[0]
+                crowded = [before > tick / 1.8 for before, tick in zip([0.0, *ticks], ticks, strict=False)]
+                labels = ["" if close else f"{tick:g}" for close, tick in zip(crowded, ticks, strict=True)]
+                panel.set_xticks(ticks, labels, fontsize=8)
+            if name != "collectives":
+                panel.set_yscale("log")
+                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                panel.yaxis.set_minor_formatter(NullFormatter())
+            panel.set_xlabel(axis)
+            panel.set_title(title, fontsize=10)
+            style.clean(panel)
+        figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        figure.set_layout_engine("constrained")
+        style.save(figure, path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One tree to measure."""
-
-    axis: str  # what grows
-    value: int
-    shapes: Any
-    compiles: int = 1
-    placement: compiled.Placement | None = None
-
-
-def _cases(options: Options) -> list[Case]:
-    """All trees, by what grows."""
-    fixed = 10**5 if options.smallest else 10**7
-    return [
-        *(Case("parameters", n, trees.dense(n, 20)) for n in options.parameters),
-        *(Case("leaves", n, trees.dense(fixed, n), options.compiles if n <= 600 else 1) for n in options.leaves),
-        *(Case("devices", n, trees.dense(4 * fixed // 10, 12), 1, _sharded(n)) for n in options.devices),
-    ]
-
-
-def _sharded(count: int) -> compiled.Placement:
-    """Matrices are sharded over that many host devices by their first axis; all else is replicated."""
+def _sharded(shapes: Any, count: int) -> Any:
+    """Matrices sharded over that many host devices by their first axis; all else replicated."""
     mesh = jax.make_mesh((count,), ("shard",), devices=jax.devices("cpu")[:count])
-    return lambda shape: NamedSharding(mesh, PartitionSpec("shard") if len(shape) == 2 else PartitionSpec())
+    place = lambda s: NamedSharding(mesh, PartitionSpec("shard") if len(s.shape) == 2 else PartitionSpec())
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place(s)), shapes)
 
 
-def _measure(case: Case, options: Options) -> list[dict[str, Any]]:
-    """One row for adamw and one for each method."""
-    inner = methods.base("adamw")
-    starts: dict[str, list[float]] = {name: [] for name in (methods.BASE, *options.methods)}
-    found: dict[str, compiled.Step] = {}
-    for _ in range(case.compiles):
-        for name in starts:
-            found[name] = compiled.compiled(methods.method(name, inner), case.shapes, case.placement, cold=True)
-            starts[name].append(found[name].costs.startup_seconds)
-    start = {name: statistics.median(seconds) for name, seconds in starts.items()}
-    on_mesh, base = case.axis == "devices", found[methods.BASE]
-    size = trees.size(case.shapes) / (case.value if on_mesh else 1)
-    limit = 0.0 if on_mesh else compiled.memory_limit(options.memory_gb)
-    return [
-        {
-            "axis": case.axis,
-            "value": case.value,
-            "method": name,
-            "parameters": trees.count(case.shapes),
-            "leaves": len(jax.tree.leaves(case.shapes)),
-            "bytes_accessed": other.costs.bytes_accessed,
-            "streams": other.costs.bytes_accessed / size,
-            "temporary": other.costs.temporary_bytes / size,
-            "collectives": other.costs.collectives,
-            "start_seconds": start[name],
-            "start_over_base": start[name] / start[methods.BASE],
-            "all_start_seconds": starts[name],
-            "time_over_base": compiled.compare(base, other, options.runs, limit),
-        }
-        for name, other in found.items()
-    ]
-
-
-def _seconds(row: dict[str, Any]) -> float | None:
-    return row["time_over_base"] and row["time_over_base"]["seconds"]
-
-
-QUANTITIES = (  # what grows, with what, on which device
-    ("bytes", "parameters", lambda row: row["bytes_accessed"]),
-    ("time", "parameters", _seconds),
-    ("time", "leaves", _seconds),
-    ("start", "leaves", lambda row: row["start_seconds"]),
-    ("bytes", "devices", lambda row: row["bytes_accessed"]),
-    ("collectives", "devices", lambda row: sum(row["collectives"].values())),
+_bytes = lambda row: row["bytes_accessed"]
+_seconds = lambda row: row["time_over_base"] and row["time_over_base"]["seconds"]
+_start = lambda row: row["start_seconds"]
+_collectives = lambda row: sum(row["collectives"].values())
+QUANTITIES = (  # what grows, with what, how a row says it, and the figure's title and scale
+    ("bytes", "parameters", _bytes, "MB accessed in a step", 1e-6),
+    ("time", "parameters", _seconds, "ms a step", 1e3),
+    ("time", "leaves", _seconds, "ms a step", 1e3),
+    ("start", "leaves", _start, "CPU seconds to trace and compile", 1),
+    ("bytes", "devices", _bytes, "MB accessed in a step, each device", 1e-6),
+    ("collectives", "devices", _collectives, "collectives in a step, each device", 1),
 )
-TITLES = {  # and the scale
-    "bytes": ("MB accessed in a step", 1e-6),
-    "time": ("ms a step", 1e3),
-    "start": ("CPU seconds to trace and compile", 1),
-    "collectives": ("collectives in a step", 1),
-}
 
 
 def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, tuple[list[float], list[float]]]:
@@ -148,60 +146,8 @@ def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, t
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The least-squares exponents of power laws, by quantity and method."""
     found: dict[str, dict[str, float]] = {}
-    for name, axis, read in QUANTITIES[:-1]:
+    for name, axis, read, *_ in QUANTITIES[:-1]:
         for method, (xs, ys) in _series(rows, axis, read).items():
             if len(xs) > 1:
                 found.setdefault(f"{name} against {axis}", {})[method] = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])
     return found
-
-
-def page(result: dict[str, Any]) -> str:
-    """What the methods cost over adamw, and where it was measured."""
-    cells = [_cells(row) for row in result["rows"] if row["method"] != methods.BASE]
-    return f"{writer.markdown(COLUMNS, cells)}\n{writer.origin(result['environment'])}"
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    return [
-        f"{row['value']:,} {row['axis']}: {row['method']}",
-        f"{row['streams']:.1f}",
-        f"{row['temporary']:.3f}",
-        f"{row['start_seconds']:.2f}",
-        f"{row['start_over_base']:.1f}",
-        ", ".join(f"{n} {kind}" for kind, n in row["collectives"].items()) or "-",
-    ]
-
-
-def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel for each quantity; both axes logarithmic, but for the collectives."""
-    shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:])]  # times may not have been measured
-    columns = (len(shown) + 1) // 2
-    figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
-    for panel in panels.flat[len(shown) :]:
-        panel.set_visible(False)
-    for panel, (name, axis, read) in zip(panels.flat, shown, strict=False):
-        title, scale = TITLES[name]
-        series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
-        for method, (xs, ys) in series.items():
-            panel.plot(xs, ys, lw=1.2, label="adamw" if method == methods.BASE else method, **style.of(method))
-        if axis != "devices":
-            xs, ys = next(iter(series.values()))
-            panel.plot(xs, [ys[0] * x / xs[0] for x in xs], color="#888888", lw=0.8, ls=":", label="linear")
-        panel.set_xscale("log")
-        panel.xaxis.set_minor_formatter(NullFormatter())
-        if axis != "parameters":
-            ticks = next(iter(series.values()))[0]
-            crowded = [before > tick / 1.8 for before, tick in zip([0.0, *ticks], ticks, strict=False)]
-            labels = ["" if close else f"{tick:g}" for close, tick in zip(crowded, ticks, strict=True)]
-            panel.set_xticks(ticks, labels, fontsize=8)
-        if name != "collectives":
-            panel.set_yscale("log")
-            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            panel.yaxis.set_minor_formatter(NullFormatter())
-        panel.set_xlabel(axis)
-        panel.set_title(title + (", each device" if axis == "devices" else ""), fontsize=10)
-        style.clean(panel)
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.set_layout_engine("constrained")
-    style.save(figure, path)

@@ -16,6 +16,7 @@ _BYTES = {"f64": 8, "s64": 8, "u64": 8, "c64": 8, "f32": 4, "s32": 4, "u32": 4}
 _BYTES |= {"bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s8": 1, "u8": 1, "pred": 1}
 _ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
 _NAMES = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"}  # nothing is launched for them
+_COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
 _UNTOLD = {"while", "conditional", "async-start", "copy-start"}
 
 
@@ -62,6 +63,14 @@ def parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
 def size(shape: str) -> int:
     """The bytes of an array, or of all arrays of a tuple."""
     return sum(_BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n) for dtype, dims in _ARRAY.findall(shape))
+
+
+def collectives(text: str) -> dict[str, list[int]]:
+    """The bytes of each collective of a program, by kind."""
+    found: dict[str, list[int]] = {}
+    for shape, kind in _COLLECTIVE.findall(text):
+        found.setdefault(kind, []).append(size(shape))
+    return found
 
 
 def _program(computations: dict[str, list[Instruction]], name: str) -> Program:

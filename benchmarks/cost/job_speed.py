@@ -12,37 +12,36 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import writer
-from cost import compiled, networks
+from cost import compiled, methods, networks
+from cost.part import Part, Row, spread
+from cost.train import training
 from vision.cache import keep_compiled_programs
 from vision.checkpoints import checkpoint_manager, save
 from vision.config import Config
 from vision.data import Task
 from vision.devices import Devices
 from vision.folders import folder_task
-from vision.methods import create_method
-from vision.networks import Network, Params, path_of, split_model
+from vision.networks import Network, Params, split_model
 from vision.training import fine_tune
 
-COLUMNS = ("model", "loop", "images a second", "time over the plain loop", "10-90 %", "waiting for input")
-CLASSES = 4
 PLAIN = "plain optax loop"
+CLASSES = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(writer.Recorded):
+class Options(Part):
     """Measures the main job's loop against a plain one; smallest is a tiny transformer, one method, two rounds."""
 
     methods: tuple[str, ...] = ("vanilla", "ftp")  # Methods of the main job.
@@ -51,22 +50,46 @@ class Options(writer.Recorded):
     steps: int = 9  # Steps in a round.
     rounds: int = 4  # Rounds, each with every loop once.
 
-    def run(self) -> None:
-        """Measures, then tabulates."""
-        path, options = self.results / "job_speed.json", self
-        if not self.report:
-            if self.smallest:
-                options = dataclasses.replace(self, methods=("ftp",), batch_size=8, steps=3, rounds=2)
-            # every run of the main job makes its own jitted step: compiled once, then read from here
-            keep_compiled_programs()
-            name, sizes = ("tiny ViT", (48, 1, 3, 32)) if self.smallest else ("ViT-S/16, 64 px", (384, 12, 6, 64))
-            with tempfile.TemporaryDirectory() as scratch:
-                task = photographs(Path(scratch), sizes[-1])
-                network, params = split_model(networks.classifier(*sizes, CLASSES))
-                rows = [{"model": name} | row for row in measured(task, network, params, options, Path(scratch))]
-            facts = {"workers": options.workers, "batch": options.batch_size, "checkpoint": checkpoint(self.smallest)}
-            writer.write(path, {"environment": writer.environment(), **facts, "rows": rows})
-        writer.write_page(path, page)
+    name = "job_speed"
+    key = ("model",)
+    at_smallest: ClassVar = {"methods": ("ftp",), "batch_size": 8, "steps": 3, "rounds": 2}
+    columns: ClassVar = {
+        "model": lambda row: row["model"],
+        "loop": lambda row: PLAIN if row["loop"] == PLAIN else f"main job, {row['loop']}",
+        "images a second": lambda row: f"{row['images_per_second']:.1f}",
+        "time over the plain loop": lambda row: f"{row['over_plain']['ratio']:.2f}",
+        "10-90 %": lambda row: spread(row["over_plain"]),
+        "waiting for input": lambda row: "-" if row["loop"] == PLAIN else f"{100 * row['waiting']:.0f} %",
+    }
+
+    def prepare(self) -> None:
+        # every run of the main job makes its own jitted step: compiled once, then read from here
+        keep_compiled_programs()
+
+    def plan(self) -> Iterable[tuple[str, ...]]:
+        return [("tiny ViT" if self.smallest else "ViT-S/16, 64 px",)]
+
+    def measure(self, model: str) -> list[Row]:
+        sizes = (48, 1, 3, 32) if self.smallest else (384, 12, 6, 64)
+        with tempfile.TemporaryDirectory() as scratch:
+            task = photographs(Path(scratch), sizes[-1])
+            network, params = split_model(networks.classifier(*sizes, CLASSES))
+            return [{"model": model} | row for row in measured(task, network, params, self, Path(scratch))]
+
+    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {"workers": self.workers, "batch": self.batch_size, "checkpoint": checkpoint(self.smallest)}
+
+    @classmethod
+    def page(cls, result: dict[str, Any]) -> str:
+        """A row a loop, and what a checkpoint holds up."""
+        how = f"{result['workers']} worker processes" if result["workers"] else "threads"
+        saved = result["checkpoint"]
+        return (
+            f"{cls.table(result['rows'], left=2)}\nBatches of {result['batch']}, decoded in {how}. "
+            f"A checkpoint of a ViT-B/16 with FTP has {saved['bytes'] / 1e9:.1f} GB; training waits for "
+            f"{saved['held_up'] / saved['written']:.0%} of the time that it takes to write, {saved['held_up']:.1f} s "
+            f"here. {writer.origin(result['environment'])}"
+        )
 
 
 def photographs(root: Path, size: int) -> Task:
@@ -96,8 +119,7 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
             save_every=options.steps,  # an epoch of these few images is no measure
             workers=options.workers,
         )
-        order = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-        method = create_method(name, config, num_steps=options.steps, order=order)
+        method = networks.method(name, config, params)
         folder = scratch / f"run-{next(runs)}"
         trained = fine_tune(
             name, method, network, params, task, config, devices=Devices.of(config), checkpoints=folder / "all",
@@ -107,12 +129,12 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
         waiting.setdefault(name, []).append(float(trained.history["waited_seconds"]) / seconds)
         return seconds / steps
 
-    plain = _plain_loop(task, network, params, options)
+    examples = [task.train[i % len(task.train)] for i in range(options.batch_size)]
+    batch = tuple(jnp.asarray(np.stack([example[key] for example in examples])) for key in ("image", "label"))
+    step = training(methods.BASE, network.logits, params, batch)
+    plain = lambda: statistics.mean(step() for _ in range(options.steps))
     loops: dict[str, Callable[[], float]] = {PLAIN: plain} | {name: partial(job, name) for name in options.methods}
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for i in range(options.rounds):
-        for name in list(loops)[:: -1 if i % 2 else 1]:
-            seconds[name].append(loops[name]())
+    seconds = compiled.in_turn(loops, options.rounds, warm_up=0)
     return [
         {
             "loop": name,
@@ -128,8 +150,7 @@ def checkpoint(smallest: bool) -> dict[str, float]:
     """Bytes of a checkpoint, seconds that training waits for it, and seconds until it is written."""
     sizes = (48, 1, 3, 32) if smallest else (768, 12, 12, 224)
     _, params = split_model(networks.classifier(*sizes, 1000))
-    order = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    state = create_method("ftp", Config(), num_steps=100, order=order).tx.init(params)
+    state = networks.method("ftp", Config(), params).tx.init(params)
     content = jax.block_until_ready({"params": params, "opt_state": state})
     held_up, written = 0.0, 0.0
     with tempfile.TemporaryDirectory() as scratch, checkpoint_manager(Path(scratch) / "ftp") as manager:
@@ -140,53 +161,3 @@ def checkpoint(smallest: bool) -> dict[str, float]:
             manager.wait_until_finished()
             written = time.perf_counter() - started
     return {"bytes": float(sum(x.nbytes for x in jax.tree.leaves(content))), "held_up": held_up, "written": written}
-
-
-def _plain_loop(task: Task, network: Network, params: Params, options: Options) -> Callable[[], float]:
-    """Seconds a step of adamw on a batch in memory."""
-    tx = optax.adamw(1e-3)
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Params, state: Any, images: jax.Array, labels: jax.Array, network: Network) -> tuple[Any, Any]:
-        loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(network.logits(p, images), labels).mean()
-        updates, state = tx.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    examples = [task.train[i % len(task.train)] for i in range(options.batch_size)]
-    images, labels = (jnp.asarray(np.stack([e[key] for e in examples])) for key in ("image", "label"))
-
-    def run() -> float:
-        own = jax.tree.map(jnp.copy, params)
-        state = tx.init(own)
-        own, state = jax.block_until_ready(step(own, state, images, labels, network))  # compiles
-        started = time.perf_counter()
-        for _ in range(options.steps):
-            own, state = step(own, state, images, labels, network)
-        jax.block_until_ready(own)
-        return (time.perf_counter() - started) / options.steps
-
-    return run
-
-
-def page(result: dict[str, Any]) -> str:
-    """A row a loop, and what a checkpoint holds up."""
-    how = f"{result['workers']} worker processes" if result["workers"] else "threads"
-    table = writer.markdown(COLUMNS, [_cells(row) for row in result["rows"]], left=2)
-    saved = result["checkpoint"]
-    return (
-        f"{table}\nBatches of {result['batch']}, decoded in {how}. A checkpoint of a ViT-B/16 with FTP has "
-        f"{saved['bytes'] / 1e9:.1f} GB; training waits for {saved['held_up'] / saved['written']:.0%} of the time that "
-        f"it takes to write, {saved['held_up']:.1f} s here. {writer.origin(result['environment'])}"
-    )
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    time = row["over_plain"]
-    return [
-        row["model"],
-        row["loop"] if row["loop"] == PLAIN else f"main job, {row['loop']}",
-        f"{row['images_per_second']:.1f}",
-        f"{time['ratio']:.2f}",
-        "{:.2f}-{:.2f}".format(*time["spread"]),
-        "-" if row["loop"] == PLAIN else f"{100 * row['waiting']:.0f} %",
-    ]

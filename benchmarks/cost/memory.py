@@ -8,6 +8,7 @@ scalars, one a layer.
 import dataclasses
 import gc
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import style
 import writer
 from cost import compiled, methods, trees
 from cost.methods import BASES, BaseName
-from cost.trees import TreeName
+from cost.part import Part, Row, distinct
 from style import plt
 
 OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the parameters' and the anchor's dtype
@@ -33,54 +34,77 @@ OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the paramete
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(writer.Recorded):
+class Options(Part):
     """Counts the bytes of optimizer state a parameter."""
 
-    # Model that gives the parameters' shapes; by default ViT-B/16 with two blocks, which are enough to count on.
-    tree: TreeName | None = None
-    bases: tuple[BaseName, ...] = BASES  # Base optimizers.
-    # Allocate no more than this, count the rest by shapes alone; by default 0.6 of the device's.
-    memory_gb: float | None = None
+    bases: tuple[BaseName, ...] = tuple(BASES)  # Base optimizers.
 
-    def run(self) -> None:
-        """Counts, then tabulates and draws."""
+    name = "memory"
+    key = ("base",)
+
+    def prepare(self) -> None:
         # what is alive after a step has nothing to do with how fast it is: compiled in a tenth of the time
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
-        path = self.results / "memory.json"
-        if not self.report:
-            limit = compiled.memory_limit(self.memory_gb)
-            with writer.progress() as progress:
-                bases = progress.track(self.bases)
-                rows = [self._row(base, option, limit) for base in bases for option in OPTIONS]
-            facts = {"tree": self.tree or "vit-b16, two blocks", "parameters": trees.count(self.shapes())}
-            writer.write(path, {"environment": writer.environment(), **facts, "rows": rows})
-        _draw(writer.write_page(path, page), path.with_suffix(".png"))
+
+    def plan(self) -> Iterable[tuple[str, ...]]:
+        return ((base,) for base in self.bases)
+
+    def measure(self, base: BaseName) -> list[Row]:
+        rows = []
+        for option, method, dtype, anchor_dtype in OPTIONS:
+            tx = methods.method(method, base, anchor_dtype)
+            row = {"base": base, "option": option, "method": method, "parameters_dtype": jnp.dtype(dtype).name}
+            rows.append(row | _bytes_per_parameter(tx, self.shapes(dtype)))
+        return rows
+
+    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
+        return {"tree": "vit-b16, two blocks", "parameters": trees.count(self.shapes())}
 
     def shapes(self, dtype: Any = jnp.float32) -> Any:
-        """The parameters' shapes."""
-        if self.tree is None and not self.smallest:
-            return trees.vit(width=768, depth=2, dtype=dtype)
-        return trees.tree(self.tree or "vit-b16", smallest=self.smallest, dtype=dtype)
+        """The parameters' shapes: of ViT-B/16 two blocks, which are enough to count on."""
+        return trees.vit(*((192, 1, 3) if self.smallest else (768, 2, 12)), dtype)
 
-    def _row(self, base: BaseName, option: tuple[str, str, Any, Any], limit: float) -> dict[str, Any]:
-        name, method, dtype, anchor_dtype = option
-        tx = methods.method(method, methods.base(base), anchor_dtype)
-        row = {"base": base, "option": name, "method": method, "parameters_dtype": jnp.dtype(dtype).name}
-        return row | _bytes_per_parameter(tx, self.shapes(dtype), limit)
+    @classmethod
+    def page(cls, result: dict[str, Any]) -> str:
+        """The bytes by shapes, a column for each base optimizer."""
+        found = {(row["option"], row["base"]): f"{row['shapes']:.1f}" for row in result["rows"]}
+        options, bases = (list(dict.fromkeys(key)) for key in zip(*found, strict=True))
+        return writer.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
+
+    @staticmethod
+    def draw(result: dict[str, Any], path: Path) -> None:
+        """One bar for each option: the base's own state for parameters of that dtype, and what the method adds."""
+        rows, names = result["rows"], [option[0] for option in OPTIONS][::-1]
+        bases = distinct(rows, "base")
+        size = (3.4 + 2.2 * len(bases), 4.6)
+        figure, panels = plt.subplots(1, len(bases), figsize=size, sharey=True, sharex=True, squeeze=False)
+        for panel, base in zip(panels[0], bases, strict=True):
+            mine = [row for row in rows if row["base"] == base]
+            own = {row["parameters_dtype"]: row["shapes"] for row in mine if row["method"] == methods.BASE}
+            for row in mine:
+                place, total, start = names.index(row["option"]), row["shapes"], own[row["parameters_dtype"]]
+                panel.barh(place, start, color="#bbbbbb")
+                panel.barh(place, total - start, left=start, color="#0072B2")
+                panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
+            panel.set_title(base, fontsize=10)
+            panel.set_yticks(range(len(names)), names)
+            style.clean(panel)
+        panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
+        panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
+        figure.suptitle(f"{result['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
+        figure.set_layout_engine("constrained")
+        style.save(figure, path)
 
 
-def _bytes_per_parameter(tx: optax.GradientTransformation, shapes: Any, limit: float) -> dict[str, float | None]:
-    """The state's bytes a parameter: by shapes, and live after `init` and after a step, None where too large."""
-    count, program = trees.count(shapes), compiled.compiled(tx, shapes)
-    found: dict[str, float | None] = {"shapes": trees.size(jax.eval_shape(tx.init, shapes)) / count}
-    if compiled.needed(program) > limit:
-        return {**found, "live_after_init": None, "live_after_step": None}
-    before = live_bytes()
+def _bytes_per_parameter(tx: optax.GradientTransformationExtraArgs, shapes: Any) -> dict[str, float]:
+    """The state's bytes a parameter: by shapes, and live after `init` and after a step."""
+    count, step = trees.count(shapes), compiled.compiled(tx, shapes)
+    found, before = {"shapes": trees.size(step.state) / count}, live_bytes()
     grads, params = compiled.arrays(shapes, scale=0.01), compiled.arrays(shapes, scale=0.1)
     state = tx.init(params)
     others = 2 * trees.size(shapes)  # parameters and gradients
     found["live_after_init"] = (live_bytes() - before - others) / count
-    params, state = program.run(params, state, grads)
+    params, state = step.program(params, state, grads)
     found["live_after_step"] = (live_bytes() - before - others) / count
     return found
 
@@ -90,34 +114,3 @@ def live_bytes() -> int:
     gc.collect()
     shards = [shard.data for array in jax.live_arrays() for shard in array.addressable_shards]
     return sum({(s.device.id, s.unsafe_buffer_pointer()): s.nbytes for s in shards if s is not None}.values())
-
-
-def page(result: dict[str, Any]) -> str:
-    """The bytes by shapes, a column for each base optimizer."""
-    found = {(row["option"], row["base"]): f"{row['shapes']:.1f}" for row in result["rows"]}
-    options, bases = (list(dict.fromkeys(key)) for key in zip(*found, strict=True))
-    return writer.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
-
-
-def _draw(result: dict[str, Any], path: Path) -> None:
-    """One bar for each option: the base's own state for parameters of that dtype, and what the method adds."""
-    rows, names = result["rows"], [option[0] for option in OPTIONS][::-1]
-    bases = list(dict.fromkeys(row["base"] for row in rows))
-    size = (3.4 + 2.2 * len(bases), 4.6)
-    figure, panels = plt.subplots(1, len(bases), figsize=size, sharey=True, sharex=True, squeeze=False)
-    for panel, base in zip(panels[0], bases, strict=True):
-        mine = [row for row in rows if row["base"] == base]
-        own = {row["parameters_dtype"]: row["shapes"] for row in mine if row["method"] == methods.BASE}
-        for row in mine:
-            place, total, start = names.index(row["option"]), row["shapes"], own[row["parameters_dtype"]]
-            panel.barh(place, start, color="#bbbbbb")
-            panel.barh(place, total - start, left=start, color="#0072B2")
-            panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
-        style.clean(panel)
-        panel.set_title(base, fontsize=10)
-        panel.set_yticks(range(len(names)), names)
-    panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
-    panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
-    figure.suptitle(f"{result['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
-    figure.set_layout_engine("constrained")
-    style.save(figure, path)

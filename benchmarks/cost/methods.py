@@ -10,7 +10,11 @@ from ftp_optax import add_decayed_anchor, digrap, ftp, pgm, spd, tpgm
 
 BaseName: TypeAlias = Literal["sgd", "adamw", "lion"]
 MethodName: TypeAlias = Literal["ftp", "ftp-lean", "digrap", "ftp+digrap", "tpgm", "spd", "pgm", "l2-sp"]
-BASES: tuple[BaseName, ...] = get_args(BaseName)
+BASES: dict[BaseName, optax.GradientTransformation] = {  # what they are set to makes no difference to their cost
+    "sgd": optax.sgd(1e-3),
+    "adamw": optax.adamw(1e-3),
+    "lion": optax.lion(1e-4),
+}
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 BASE = "base"  # the row of the base optimizer alone
 
@@ -20,18 +24,17 @@ HELD_OUT = (
 )
 
 
-def base(name: BaseName) -> optax.GradientTransformation:
-    """A base optimizer; what it is set to makes no difference to its cost."""
-    bases: dict[BaseName, Callable[[], optax.GradientTransformation]] = {
-        "sgd": lambda: optax.sgd(1e-3),
-        "adamw": lambda: optax.adamw(1e-3),
-        "lion": lambda: optax.lion(1e-4),
-    }
-    return bases[name]()
+def label(method: str, base: str = "adamw") -> str:
+    """What tables call a method: the base optimizer alone by its own name."""
+    return base if method == BASE else method
 
 
-def method(name: str, inner: optax.GradientTransformation, anchor_dtype: Any = None) -> optax.GradientTransformation:
-    """A method round a base optimizer, every leaf constrained, or the base itself for the name `BASE`."""
+def method(name: str, base: BaseName = "adamw", anchor_dtype: Any = None) -> optax.GradientTransformationExtraArgs:
+    """A method round a base optimizer, every leaf constrained, or the base itself for the name `BASE`.
+
+    All take a `held_out_loss`, which only `tpgm` uses.
+    """
+    inner = BASES[base]
     layered: Any = {"layer_axes": trees.layer_axes, "anchor_dtype": anchor_dtype}
     methods: dict[str, Callable[[], optax.GradientTransformation]] = {
         BASE: lambda: inner,
@@ -40,19 +43,9 @@ def method(name: str, inner: optax.GradientTransformation, anchor_dtype: Any = N
         "digrap": lambda: optax.chain(digrap(**layered), inner),
         "digrap-lean": lambda: optax.chain(digrap(memory="lean", **layered), inner),
         "ftp+digrap": lambda: optax.chain(digrap(**layered), ftp(inner, **layered)),
-        "tpgm": lambda: _with_held_out_loss(tpgm(inner, **layered)),
+        "tpgm": lambda: tpgm(inner, **layered),
         "spd": lambda: spd(inner, strength=0.1, **layered),
         "pgm": lambda: pgm(inner, radius=0.01, **layered),
         "l2-sp": lambda: optax.chain(add_decayed_anchor(0.01, anchor_dtype=anchor_dtype), inner),
     }
-    return methods[name]()
-
-
-def _with_held_out_loss(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """Gives `tpgm` its extra argument unless it is given, so that all methods are called alike."""
-    loss = lambda params: optax.tree.norm(params, squared=True) / 2
-
-    def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
-        return tx.update(updates, state, params, **({"held_out_loss": loss} | extra_args))
-
-    return optax.GradientTransformationExtraArgs(tx.init, update)
+    return optax.with_extra_args_support(methods[name]())

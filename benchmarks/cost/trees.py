@@ -13,36 +13,14 @@ TREES: tuple[TreeName, ...] = get_args(TreeName)
 
 def tree(name: TreeName, *, smallest: bool = False, dtype: Any = jnp.float32) -> Any:
     """The shapes of a model's parameters, `jax.ShapeDtypeStruct`; smallest is narrow and has one block."""
-    decoder = {"heads": 4, "shared": 2, "tokens": 512} if smallest else {"heads": 32, "shared": 8, "tokens": 128256}
-    full: dict[TreeName, Callable[[], Any]] = {
-        "vit-b16": lambda: _vit(768, 12),
-        "resnet50": lambda: _resnet(64, (3, 4, 6, 3)),
-        "vit-l16": lambda: _vit(1024, 24),
-        "decoder-1b": lambda: _decoder(width=2048, depth=16, hidden=8192, **decoder),
+    models: dict[TreeName, tuple[Callable[..., Any], tuple[Any, ...], tuple[Any, ...]]] = {
+        "vit-b16": (vit, (768, 12, 12), (192, 1, 3)),
+        "resnet50": (_resnet, (64, (3, 4, 6, 3)), (16, (1, 1))),
+        "vit-l16": (vit, (1024, 24, 16), (256, 1, 4)),
+        "decoder-1b": (decoder, (2048, 16, 8192, 32, 8, 128256), (128, 2, 256, 4, 2, 512)),
     }
-    small: dict[TreeName, Callable[[], Any]] = {
-        "vit-b16": lambda: _vit(192, 1),
-        "resnet50": lambda: _resnet(16, (1, 1)),
-        "vit-l16": lambda: _vit(256, 1),
-        "decoder-1b": lambda: _decoder(width=128, depth=2, hidden=256, **decoder),
-    }
-    return _shapes((small if smallest else full)[name](), dtype)
-
-
-def vit(width: int, depth: int, dtype: Any = jnp.float32) -> Any:
-    """A vision transformer of any size."""
-    return _shapes(_vit(width, depth), dtype)
-
-
-def flax_vit(width: int, depth: int, heads: int, dtype: Any = jnp.float32) -> Any:
-    """A vision transformer as Flax keeps it: queries, keys and values apart, with an axis for the heads."""
-    dim, model = width // heads, _vit(width, depth)
-    inputs = {name: {"kernel": (width, heads, dim), "bias": (heads, dim)} for name in ("query", "key", "value")}
-    attention = {**inputs, "out": {"kernel": (heads, dim, width), "bias": (width,)}}
-    for i in range(depth):
-        rest = {name: leaf for name, leaf in model[f"block{i:02}"].items() if name not in ("qkv", "out")}
-        model[f"block{i:02}"] = rest | {"attention": attention}
-    return _shapes(model, dtype)
+    make, full, small = models[name]
+    return make(*(small if smallest else full), dtype=dtype)
 
 
 def dense(parameters: int, leaves: int) -> Any:
@@ -63,33 +41,22 @@ def count(shapes: Any) -> int:
 
 
 def size(shapes: Any) -> int:
-    """The parameters' bytes: one *stream* is that many bytes read or written."""
+    """The bytes of all arrays. For parameters, one *stream* is that many bytes read or written."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def _shapes(plain: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, dtype), plain, is_leaf=lambda s: isinstance(s, tuple))
-
-
-def _layer(kernel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {"kernel": kernel, "bias": kernel[-1:]}
-
-
-def _norm(width: int) -> dict[str, tuple[int, ...]]:
-    return {"scale": (width,), "bias": (width,)}
-
-
-def _vit(width: int, depth: int) -> dict[str, Any]:
-    """A vision transformer for patches of 16x16 in images of 224x224, 1,000 classes."""
+def vit(width: int, depth: int, heads: int, dtype: Any = jnp.float32) -> Any:
+    """A vision transformer for patches of 16x16 in images of 224x224, 1,000 classes, as Flax keeps it."""
+    dim = width // heads
     block = {
         "norm1": _norm(width),
-        "qkv": _layer((width, 3 * width)),
-        "out": _layer((width, width)),
+        **{name: {"kernel": (width, heads, dim), "bias": (heads, dim)} for name in ("query", "key", "value")},
+        "out": {"kernel": (heads, dim, width), "bias": (width,)},
         "norm2": _norm(width),
         "up": _layer((width, 4 * width)),
         "down": _layer((4 * width, width)),
     }
-    return {
+    model = {
         "patches": _layer((16, 16, 3, width)),
         "cls": (1, 1, width),
         "pos_embedding": (1, 197, width),
@@ -97,31 +64,10 @@ def _vit(width: int, depth: int) -> dict[str, Any]:
         "norm": _norm(width),
         "head": _layer((width, 1000)),
     }
+    return _shapes(model, dtype)
 
 
-def _resnet(width: int, depths: tuple[int, ...]) -> dict[str, Any]:
-    """A residual network of bottleneck blocks, 1,000 classes."""
-    model: dict[str, Any] = {"stem": {"kernel": (7, 7, 3, width)}, "stem_norm": _norm(width)}
-    channels = width
-    for stage, depth in enumerate(depths):
-        inside = width * 2**stage
-        for i in range(depth):
-            kernels = {"conv1": (1, 1, channels, inside), "conv2": (3, 3, inside, inside)}
-            kernels["conv3"] = (1, 1, inside, 4 * inside)
-            if i == 0:
-                kernels["shortcut"] = (1, 1, channels, 4 * inside)
-            norms = {f"{name}_norm": _norm(kernel[-1]) for name, kernel in kernels.items()}
-            model[f"stage{stage}_block{i}"] = {**{name: {"kernel": k} for name, k in kernels.items()}, **norms}
-            channels = 4 * inside
-    return {**model, "head": _layer((channels, 1000))}
-
-
-def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int) -> Any:
-    """A language model of any size, its parameters in float32."""
-    return _shapes(_decoder(width, depth, hidden, heads, shared, tokens), jnp.float32)
-
-
-def _decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int) -> dict[str, Any]:
+def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int, dtype: Any = jnp.float32) -> Any:
     """A language model with tied embeddings, grouped queries and gated layers, all layers stacked in front."""
     dim = width // heads
     kernels = {
@@ -136,4 +82,33 @@ def _decoder(width: int, depth: int, hidden: int, heads: int, shared: int, token
     layers = {name: {"kernel": (depth, *kernel)} for name, kernel in kernels.items()}
     norms = {name: {"scale": (depth, width)} for name in ("norm1", "norm2")}
     embedding = {"embedding": (tokens, width)}
-    return {"tokens": embedding, "scanned": {**layers, **norms}, "norm": {"scale": (width,)}}
+    return _shapes({"tokens": embedding, "scanned": {**layers, **norms}, "norm": {"scale": (width,)}}, dtype)
+
+
+def _resnet(width: int, depths: tuple[int, ...], dtype: Any) -> Any:
+    """A residual network of bottleneck blocks, 1,000 classes."""
+    model: dict[str, Any] = {"stem": {"kernel": (7, 7, 3, width)}, "stem_norm": _norm(width)}
+    channels = width
+    for stage, depth in enumerate(depths):
+        inside = width * 2**stage
+        for i in range(depth):
+            kernels = {"conv1": (1, 1, channels, inside), "conv2": (3, 3, inside, inside)}
+            kernels["conv3"] = (1, 1, inside, 4 * inside)
+            if i == 0:
+                kernels["shortcut"] = (1, 1, channels, 4 * inside)
+            norms = {f"{name}_norm": _norm(kernel[-1]) for name, kernel in kernels.items()}
+            model[f"stage{stage}_block{i}"] = {**{name: {"kernel": k} for name, k in kernels.items()}, **norms}
+            channels = 4 * inside
+    return _shapes({**model, "head": _layer((channels, 1000))}, dtype)
+
+
+def _shapes(plain: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, dtype), plain, is_leaf=lambda s: isinstance(s, tuple))
+
+
+def _layer(kernel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {"kernel": kernel, "bias": kernel[-1:]}
+
+
+def _norm(width: int) -> dict[str, tuple[int, ...]]:
+    return {"scale": (width,), "bias": (width,)}
