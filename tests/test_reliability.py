@@ -23,8 +23,8 @@ def test_the_counts_are_those_that_were_recorded():
         "wrong calls refused with our own error message": RESULT["faults"]["wrong calls refused"],
         "bad files read": sum(files.values()),
         "SIGKILLs of the main job": kills["kills"],
-        "of these, while a checkpoint was written": kills["kills_while_a_checkpoint_was_written"],
-        "killed runs, all with the bits of an uninterrupted run": kills["runs"],
+        "SIGKILLs while a checkpoint was written, of these": kills["kills_while_a_checkpoint_was_written"],
+        "killed runs, all bit for bit equal to an uninterrupted run": kills["runs"],
         "write failures, all reported in one line": len(RESULT["disks"]["errors"]),
         "steps of the long run, in float32 and in bfloat16": RESULT["long"]["rows"][0]["steps"],
     }
