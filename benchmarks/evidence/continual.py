@@ -104,13 +104,11 @@ class Options(Evidence):
     trials: int = 3  # Settings tried for each method, on the first seed; 1 for what the main benchmark chose.
 
     def fill(self) -> None:
-        files = [File(self.results / f"continual{part}.csv", COLUMNS) for part in ("", "_trials")]
         task = classification(self.experiment, smallest=self.smallest)
         study = InTurn(
             task=replace(task, **LENGTHS[task.experiment] | ({"epochs": 1} if self.smallest else {})),
-            results=files[0],
-            trials=files[1] if self.trials > 1 and not self.smallest else None,
-            tried=self.trials,
+            results=File(self.results / "continual.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
             methods=LEARNERS,
             like=main_study(task),
         )

@@ -137,11 +137,9 @@ def scenes_task(world: str) -> Scenes:
 
 def dense_study(world: str, results: Path, trials: int) -> Study:
     """The protocol, with the settings that classification chose where nothing is tried."""
-    files = [File(results / name, COLUMNS) for name in ("dense.csv", "dense_trials.csv")]
     return Study(
         task=scenes_task(world),
-        results=files[0],
-        trials=files[1] if trials > 1 else None,
+        results=File(results / "dense.csv", COLUMNS),
         tried=trials,
         methods={name: method for name, method in METHODS.items() if not method.probe_first},
         alphas=(0.3, 0.5, 0.7, 0.9),

@@ -47,8 +47,7 @@ class Options(Evidence):
 
     def fill(self) -> None:
         task = classification(self.experiment, self.id_domain, backbone=self.backbone, smallest=self.smallest)
-        tried = min(self.trials, 2) if self.smallest else self.trials
-        study = main_study(task, self.results, tried, tries=self.trials > 1)
+        study = main_study(task, self.results, tried=min(self.trials, 2) if self.smallest else self.trials)
         # what the radii did is kept for the settings that were chosen
         keep = (partial(_record_walls, self.results, task),) if self.trials > 1 else ()
         study.run_missing(self.methods, self.range(), stage, *keep)

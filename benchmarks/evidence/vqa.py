@@ -79,12 +79,10 @@ class Options(Evidence):
     trials: int = 3  # Settings tried for each method, on the first seed; 1 for the defaults, untried.
 
     def fill(self) -> None:
-        files = [File(self.results / name, COLUMNS) for name in ("vqa.csv", "vqa_trials.csv")]
         study = Shifted(
             task=questions_task(self.smallest),
-            results=files[0],
-            trials=files[1] if self.trials > 1 and not self.smallest else None,
-            tried=self.trials,
+            results=File(self.results / "vqa.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
             methods=METHODS,
             alphas=(0.3, 0.5, 0.7),
             shifts=self.results / "vqa_shifts.json",
