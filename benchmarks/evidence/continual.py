@@ -268,13 +268,13 @@ def learned(matrix: np.ndarray) -> float:
 
 def scores(found: Sequence[Row]) -> tables.Values:
     """The summary numbers by method and seed."""
-    return tables.values(found, {title: lambda row, c=column: row[c] for title, column in _SCORES.items()})
+    return tables.values(found, lambda row: {title: row[column] for title, column in _SCORES.items()})
 
 
 def final(found: Sequence[Row]) -> tables.Values:
     """Accuracy on each task after the last one."""
     names = SEQUENCES[found[0]["experiment"]]
-    return tables.values(found, {name: lambda row, i=i: row["accuracies"][-1][i] for i, name in enumerate(names)})
+    return tables.values(found, lambda row: dict(zip(names, row["accuracies"][-1], strict=True)))
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:

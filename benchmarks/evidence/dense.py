@@ -25,7 +25,7 @@ from evidence import summary, tables
 from evidence.command import Evidence, stage
 from evidence.corruptions import corrupted
 from evidence.emoji_task import emoji_task
-from evidence.figures import frontier, legend
+from evidence.figures import frontiers
 from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
 from evidence.protocol import Study, main_study
@@ -76,12 +76,10 @@ class Options(Evidence):
         """Tables and figures of what is there."""
         found = File(self.results / "dense.csv", COLUMNS).read()
         self.write("dense", page(found))
-        figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained", sharex=True)
         titles = "styles of the foundation model", "styles held out", "corrupted"
-        for axes, column, title in zip(panels, list(SCORES.values())[1:], titles, strict=True):
-            frontier(axes, found, SCORES["ID"], column)
-            style.label(axes, "mean IoU, style fine-tuned on (%)", f"mean IoU, {title} (%)")
-        legend(panels[-1])
+        columns = zip(list(SCORES.values())[1:], titles, strict=True)
+        ups = {column: f"mean IoU, {title} (%)" for column, title in columns}
+        figure = frontiers(found, (SCORES["ID"], "mean IoU, style fine-tuned on (%)"), ups, (13, 4.4))
         style.save(figure, self.results / "dense.png")
         if (self.results / _SCENES_FILE).exists():
             _draw_scenes(self.results / _SCENES_FILE, self.results / "dense_scenes.png")

@@ -52,12 +52,11 @@ class Options(Evidence):
 
 def by_share(found: Sequence[Row], column: str) -> tables.Values:
     """One score by method, share and seed; a later row of the same run replaces an earlier one."""
-    values: dict[str, dict[str, dict[int, float]]] = {"zero_shot": {}, "vanilla": {}}
-    for row in sorted(found, key=lambda row: row["share"]):
-        alpha = row["hyperparameters"].get("alpha")
-        name = row["method"] if alpha is None else f"{row['method']} {alpha:g}"
-        values.setdefault(name, {}).setdefault(_share(row, found), {})[row["seed"]] = row[column]
-    return values
+    named = [
+        row | ({"method": f"{row['method']} {alpha:g}"} if (alpha := row["hyperparameters"].get("alpha")) else {})
+        for row in sorted(found, key=lambda row: (row["method"] not in ("zero_shot", "vanilla"), row["share"]))
+    ]
+    return tables.values(named, lambda row: {_share(row, found): row[column]})
 
 
 def _share(row: Row, found: Sequence[Row]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
-from evidence.figures import above_plain, frontier, legend
+from evidence.figures import above_plain, frontiers, legend
 from evidence.methods import METHODS, RATE
 from evidence.protocol import DEFAULT_RATE, main_study
 from evidence.rows import COLUMNS, File, Row
@@ -60,7 +60,11 @@ class Options(Evidence):
             walls = self.results / "robustness_walls" / f"{name}-ftp.json"
             if walls.exists():
                 _draw_walls(walls, self.results / f"robustness-{name}-walls.png")
-            _draw(rows, f"fine-tuned on {group.id_domain}", self.results / f"robustness-{name}.png")
+            across = SCORES["ID"], "accuracy on the domain fine-tuned on (%)"
+            ups = {SCORES[score]: f"mean accuracy, {score} (%)" for score in list(SCORES)[1:]}
+            figure = frontiers(rows, across, ups, (11, 4.8))
+            figure.suptitle(f"fine-tuned on {group.id_domain}", fontsize=10)
+            style.save(figure, self.results / f"robustness-{name}.png")
             if group.backbone == main_backbone(group.experiment):  # the others are compared below
                 self.write(f"robustness-{name}", section(group, rows, trials.get(group, []), walls.exists()))
         for experiment, groups in several_networks(found).items():
@@ -121,17 +125,6 @@ def _all_settings(rows: Sequence[Row]) -> str:
     return f"{head}\n{markdown(('method', 'setting', 'seeds', 'validation', *SCORES), body, left=2)}"
 
 
-def _draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """ID accuracy against OOD accuracy, domains seen and held out."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
-    for axes, name in zip(panels, list(SCORES)[1:], strict=True):
-        frontier(axes, rows, SCORES["ID"], SCORES[name])
-        style.label(axes, "accuracy on the domain fine-tuned on (%)", f"mean accuracy, {name} (%)")
-    legend(panels[1])
-    figure.suptitle(title, fontsize=10)
-    style.save(figure, path)
-
-
 # other networks
 
 NETWORKS_METHODS = ("zero_shot", "vanilla", "wise_ft", "ftp", "ftp+wise_ft", "digrap")
@@ -150,9 +143,7 @@ def of_network(found: Sequence[Row]) -> tables.Values:
     """Each score by method and seed, at the setting that the main benchmark shows."""
     lines = {line.method: line for line in summary.lines(found)}
     return {
-        method: {
-            title: {seed: row[column] for seed, row in lines[method].rows.items()} for title, column in SCORES.items()
-        }
+        method: {title: lines[method].of_seeds(column) for title, column in SCORES.items()}
         for method in NETWORKS_METHODS
         if method in lines
     }

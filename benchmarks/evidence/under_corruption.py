@@ -5,7 +5,7 @@ seed's run of a method is a row of benchmarks/results/corruptions.csv, and is no
 --smallest: the digits with little data, one seed, one severity.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -93,13 +93,14 @@ class Corrupted(Classification):
 
 def by_family(found: Sequence[Row]) -> tables.Values:
     """Accuracy on clean images, under all corruptions, and by family."""
-    scores: dict[str, Callable[[Row], float]] = {
-        "clean": lambda row: row["clean_accuracy"],
-        "corrupted": lambda row: row["corrupted_accuracy"],
-    }
-    for family, kinds in FAMILIES.items():
-        scores[family] = lambda row, kinds=kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
-    return tables.values(found, scores)
+    family = lambda row, kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
+    return tables.values(
+        found,
+        lambda row: (
+            {"clean": row["clean_accuracy"], "corrupted": row["corrupted_accuracy"]}
+            | {name: family(row, kinds) for name, kinds in FAMILIES.items()}
+        ),
+    )
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:
@@ -113,7 +114,7 @@ def _draw(found: Sequence[Row], path: Path) -> None:
         means = [100 * clean, *(100 * fmean(values) for values in severities)]
         left.plot(means, label=method, lw=1, **style.of(method))
     kinds = [kind for family in FAMILIES.values() for kind in family]
-    by_kind = tables.values(found, {kind: lambda row, kind=kind: fmean(row["kinds"][kind]) for kind in kinds})
+    by_kind = tables.values(found, lambda row: {kind: fmean(row["kinds"][kind]) for kind in kinds})
     above_plain(right, by_kind, "points above plain fine-tuning")
     names = [kind.replace("_", " ") for kind in kinds]
     right.set_xticks(range(len(kinds)), names, fontsize=8, rotation=40, ha="right")
