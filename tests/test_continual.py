@@ -64,15 +64,15 @@ def test_the_schedule_begins_anew_and_the_anchor_moves_where_it_is_told_to(tasks
 
 def test_reanchored_a_frozen_ball_starts_where_the_last_task_ended(tasks):
     task, knobs = replace(SHORT, epochs=2), {"lr": 1e-2, "mu": 0.05}
-    models, moved = (learn(task, LEARNERS[name], knobs, tasks, 0) for name in ("ftp", "ftp, reanchored"))
+    models, moved = (learn(task, LEARNERS[name], knobs, tasks, 0).models for name in ("ftp", "ftp, reanchored"))
     assert len(models) == len(moved) == len(SEQUENCES["digits"])
     assert gap(models[1], moved[1]) == 0  # the first task has the same anchor
     assert gap(moved[-1], moved[0]) > gap(models[-1], models[0]) > 0
 
 
 def test_wise_ft_goes_back_after_each_task(tasks):
-    plain = learn(SHORT, LEARNERS["vanilla"], {"lr": 1e-3}, tasks, 0)
-    mixed = learn(SHORT, LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, tasks, 0)
+    plain = learn(SHORT, LEARNERS["vanilla"], {"lr": 1e-3}, tasks, 0).models
+    mixed = learn(SHORT, LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, tasks, 0).models
     halfway = jax.tree.map(lambda tuned, first: 0.25 * tuned + 0.75 * first, plain[1], plain[0])
     assert gap(mixed[1], halfway) < 1e-4 * gap(plain[1], plain[0])
 

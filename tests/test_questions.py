@@ -139,18 +139,18 @@ def domains():
 def test_domains_are_the_seeds(domains):
     again = asked(DIGITS, "id", looks(DIGITS)["id"], "test", 0, Sizes(8, 24))
     other = asked(DIGITS, "id", looks(DIGITS)["id"], "test", 1, Sizes(8, 24))
-    for name in ("pixels", "words", "labels", "kinds"):
+    for name in ("images", "words", "labels", "kinds"):
         assert (getattr(again, name) == getattr(domains["id"], name)).all()
-    assert (other.pixels != again.pixels).any()
+    assert (other.images != again.images).any()
 
 
 def test_a_shift_of_the_question_leaves_the_pictures_alone(domains):
     for name in ("general wording", "new wording", "answer prior"):
-        assert (domains[name].pixels == domains["id"].pixels).all()
+        assert (domains[name].images == domains["id"].images).all()
         assert (domains[name].words != domains["id"].words).any()
     assert (domains["new wording"].labels == domains["id"].labels).all()
     for name in ("seen style", "new style", "other background"):
-        assert (domains[name].pixels != domains["id"].pixels).any()
+        assert (domains[name].images != domains["id"].images).any()
 
 
 def test_every_shifted_domain_is_near_or_far_and_differs_in_what_it_says():

@@ -1,12 +1,11 @@
 """Domains of pictures and questions: the one that is fine-tuned on, and its shifts by kind and degree."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from evidence import ask
 from evidence.artwork import Artwork, digit_artwork, emoji_artwork
@@ -15,7 +14,7 @@ from evidence.emoji import HELD_OUT, SEEN
 from evidence.emoji_table import CLASSES
 from evidence.emoji_task import SPLITS
 from evidence.wordings import KINDS, encoded, vocabulary, worded
-from vision.data import Example
+from vision.data import ArrayDomain, Example
 
 
 class Source(NamedTuple):
@@ -69,27 +68,19 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A domain held in memory: what grain and `evidence.training` take."""
+class Asked(ArrayDomain):
+    """Pictures and questions; `labels` are the answers' places in the vocabulary of answers, `(n, PER_PICTURE)`."""
 
-    name: str  # of the domain
-    pixels: np.ndarray  # uint8 `(n, side, side, 3)`
     words: np.ndarray  # tokens of the questions, int32 `(n, PER_PICTURE, LENGTH)`
-    labels: np.ndarray  # the answers' places in the vocabulary of answers, int32 `(n, PER_PICTURE)`
     kinds: np.ndarray  # places in `KINDS`, int32 `(n, PER_PICTURE)`
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
         """What the model sees is its "image": the pixels and the words."""
-        return {"image": {"pixels": self.pixels[index], "words": self.words[index]}, "label": self.labels[index]}
-
-    def picture(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
+        return {"image": {"pixels": self.images[index], "words": self.words[index]}, "label": self.labels[index]}
 
     def at(self, places: np.ndarray) -> "Asked":
-        return Asked(self.name, *(column[places] for column in (self.pixels, self.words, self.labels, self.kinds)))
+        own = {name: getattr(self, name)[places] for name in ("images", "labels", "words", "kinds")}
+        return replace(self, **own)
 
 
 def looks(source: Source) -> dict[str, Look]:

@@ -1,5 +1,6 @@
 """The emoji task: the same objects in every style, split by object."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -44,7 +45,6 @@ def emoji_task(seed: int, id_style: str = "fluent-high-contrast", size: int = 64
         chosen = np.isin(emoji, split[part])
         return ArrayDomain(style, on_white(rgba[chosen]), kinds[emoji[chosen]])
 
-    pretrain = [domain(style, "pretrain") for style in SEEN]
     others = [style for style in STYLES if style != id_style and style in SEEN + HELD_OUT]
     return Task(
         name="emoji",
@@ -58,9 +58,11 @@ def emoji_task(seed: int, id_style: str = "fluent-high-contrast", size: int = 64
             "seen": tuple(style for style in SEEN if style != id_style),
             "held out": tuple(style for style in HELD_OUT if style != id_style),
         },
-        pretrain=ArrayDomain(
-            "seen",
-            np.concatenate([part.images for part in pretrain]),
-            np.concatenate([part.labels for part in pretrain]),
-        ),
+        pretrain=joined("seen", [domain(style, "pretrain") for style in SEEN]),
     )
+
+
+def joined(name: str, parts: Sequence[ArrayDomain]) -> ArrayDomain:
+    """The images of several domains as one."""
+    images, labels = ([getattr(part, column) for part in parts] for column in ("images", "labels"))
+    return ArrayDomain(name, np.concatenate(images), np.concatenate(labels))

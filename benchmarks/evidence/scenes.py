@@ -11,6 +11,7 @@ from evidence.artwork import Artwork, digit_artwork, emoji_artwork
 from evidence.composer import Composition, compose, photographs
 from evidence.emoji import HELD_OUT, SEEN
 from evidence.emoji_table import CLASSES
+from evidence.emoji_task import joined
 from vision.data import ArrayDomain, Task
 
 SPLITS = ("pretrain", "train", "validation", "test")
@@ -70,9 +71,8 @@ def scene_task(world: World, seed: int) -> Task:
 
 def pretraining_scenes(world: World, seed: int) -> ArrayDomain:
     """What the foundation model is trained on: other identities, in the styles seen."""
-    parts = [_domain(world, style, "pretrain", seed, variant) for variant, style in enumerate(world.seen)]
-    join = lambda arrays: np.concatenate(list(arrays))
-    return ArrayDomain("seen", join(part.images for part in parts), join(part.labels for part in parts))
+    styles = enumerate(world.seen)
+    return joined("seen", [_domain(world, style, "pretrain", seed, variant) for variant, style in styles])
 
 
 def _domain(world: World, style: str, split: str, seed: int, variant: int = 0) -> ArrayDomain:
