@@ -12,12 +12,13 @@ import optax
 import pytest
 
 from evidence import summary
+from evidence.artwork import WORLDS
 from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, dense_study, trained_decoder
 from evidence.methods import RATE
 from evidence.protocol import main_study
 from evidence.rows import File
 from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
-from evidence.scenes import WORLDS, boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
+from evidence.scenes import boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import classification
 from vision.networks import path_of, split_model
 
@@ -127,7 +128,7 @@ def run(*flags):
 
 def test_the_foundation_models_backbone_stays_as_it_is():
     world = WORLDS["digits"]
-    network, params = split_model(SmallSceneNet(world.num_classes, seed=0))
+    network, params = split_model(SmallSceneNet(len(world.classes) + 1, seed=0))
     losses = []
     scenes = pretraining_scenes(world, 0)
     trained = trained_decoder(network, params, scenes, 24, 0, lambda done, of, loss: losses.append(loss))

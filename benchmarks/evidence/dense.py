@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 
 import style
 from evidence import summary, tables
+from evidence.artwork import WORLDS
 from evidence.command import Evidence, stage
 from evidence.corruptions import corrupted
 from evidence.emoji_task import emoji_task
@@ -31,7 +32,7 @@ from evidence.methods import METHODS
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
 from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
-from evidence.scenes import WORLDS, boundary_f, mean_iou, pretraining_scenes, scene_task
+from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import Run, Start, Task, classification
 from evidence.training import OnStep, in_batches, predictions
 from style import plt
@@ -150,13 +151,15 @@ def dense_study(world: str, results: Path, trials: int) -> Study:
 def _start(name: str, seed: int, on_step: OnStep | None) -> Start:
     """The backbone knows the classes already; the decoder learns to say where they are."""
     world = WORLDS[name]
-    network, params = split_model((pretrained_scene_net if name == "emoji" else SmallSceneNet)(world.num_classes, seed))
+    network, params = split_model(
+        (pretrained_scene_net if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed)
+    )
     if name == "emoji":
         _, classifier = foundation(emoji_task(seed), seed, on_step)
         params["backbone"] = {part: classifier[part] for part in params["backbone"]}
     steps = FOUNDATION_STEPS[name]
     shapes = {path_of(path): np.array(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, world.description(), seed, steps]))[:32]}"
+    key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, description(world), seed, steps]))[:32]}"
     make = lambda: trained_decoder(network, params, pretraining_scenes(world, seed), steps, seed, on_step)
     return Start(scene_task(world, seed), network, cached(key, params, make))
 

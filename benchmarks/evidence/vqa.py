@@ -105,7 +105,7 @@ class Questions(Task):
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         source, amounts = SOURCES[self.source], self.amounts
         make = lambda name, split, size: asked(source, name, looks(source)[name], split, seed, size)
-        words, replies = vocabulary(source.classes), answers(source.classes)
+        words, replies = vocabulary(source.world.classes), answers(source.world.classes)
         if self.source == "emoji":  # the classification benchmark's foundation model of this seed, without its head
             network, params = foundation(emoji_task(seed), seed, on_step)
             tower = EfficientNetTower(network.model(params))
@@ -158,13 +158,13 @@ def questions_task(smallest: bool) -> Questions:
     """Of the emoji; smallest of the digits."""
     source = SOURCES["digits" if smallest else "emoji"]
     return Questions(
-        experiment=f"vqa-{source.name}",
-        id_domain=source.id_style,
+        experiment=f"vqa-{source.world.name}",
+        id_domain=source.world.id_style,
         backbone="small-cnn" if smallest else "efficientnet-lite0",
         epochs=1 if smallest else 5,
         batch_size=16,  # of the foundation stage too: they share one compiled gradient
         smallest=smallest,
-        source=source.name,
+        source=source.world.name,
         amounts=SMALLEST if smallest else Amounts(),
     )
 
