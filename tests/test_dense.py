@@ -17,7 +17,7 @@ from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, dense_study
 from evidence.methods import RATE
 from evidence.protocol import main_study
 from evidence.rows import File
-from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
+from evidence.scene_nets import SceneNet, SmallSceneNet
 from evidence.scenes import boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import classification
 from vision.networks import path_of, split_model
@@ -86,7 +86,7 @@ def test_every_pixel_has_two_answers_and_the_loss_is_the_mean_of_theirs():
 
 
 def test_the_emoji_network_is_imagenets_backbone_and_a_decoder():
-    model = pretrained_scene_net(17, 0)
+    model = SceneNet(17, 0)
     logits = jax.eval_shape(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
     assert logits.shape == (2, 64, 64, 2, 17)
     _, params = split_model(model)

@@ -31,7 +31,7 @@ from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
-from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
+from evidence.scene_nets import SceneNet, SmallSceneNet
 from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import Run, Start, Task, classification
 from evidence.training import OnStep, in_batches, predictions
@@ -151,9 +151,7 @@ def dense_study(world: str, results: Path, trials: int) -> Study:
 def _start(name: str, seed: int, on_step: OnStep | None) -> Start:
     """The backbone knows the classes already; the decoder learns to say where they are."""
     world = WORLDS[name]
-    network, params = split_model(
-        (pretrained_scene_net if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed)
-    )
+    network, params = split_model((SceneNet if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed))
     if name == "emoji":
         _, classifier = foundation(emoji_task(seed), seed, on_step)
         params["backbone"] = {part: classifier[part] for part in params["backbone"]}

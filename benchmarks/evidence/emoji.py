@@ -94,17 +94,14 @@ def drawings(package: Path, emoji: tuple[Emoji, ...]) -> dict[int, str]:
     found: dict[int, str] = {}
     taken: set[str] = set()
     for index, one in enumerate(emoji):
-        name = _by_codes(one, codes) or next((names[n] for n in sorted(one.names) if n in names), None)
+        exact = "-".join(one.codes).lower()
+        name = codes.get(exact) or codes.get(exact.replace("-fe0f", ""))
+        name = name or next((names[n] for n in sorted(one.names) if n in names), None)
         icon = _original(name, icons) if name is not None else None
         if icon is not None and icon not in taken:
             taken.add(icon)
             found[index] = _document(icons["icons"][icon], icons)
     return found
-
-
-def _by_codes(emoji: Emoji, codes: Mapping[str, str]) -> str | None:
-    exact = "-".join(emoji.codes).lower()
-    return codes.get(exact) or codes.get(exact.replace("-fe0f", ""))
 
 
 def _original(name: str, icons: Mapping[str, Any]) -> str | None:

@@ -24,21 +24,14 @@ from style import plt
 from vision.errors import UserError
 from writer import markdown
 
-METHODS = {
-    "vanilla": ALL["vanilla"],
-    "ftp": ALL["ftp"],
-    "ftp exact": ALL["ftp_exact"],
-    "ftp smoothed": ALL["ftp_smoothed"],
-    "ftp scale-free": ALL["ftp_scale_free"],
-    "digrap": ALL["digrap"],
-    "digrap from 0.5": ALL["digrap_from_0.5"],
-    "digrap from 1": ALL["digrap_from_1"],
-    "digrap fixed": ALL["digrap_fixed"],
-    "digrap after adam": ALL["digrap"]._replace(after_adam=True),
-    "digrap after adam from 1": ALL["digrap_from_1"]._replace(after_adam=True),
-    "digrap after adam fixed": ALL["digrap_fixed"]._replace(after_adam=True),
-    "digrap+ftp": ALL["ftp+digrap"],
-}  # by the name that tables show. The knob is the learning rate of the learned scalars, or the fixed strength.
+_NAMES = ("vanilla", "ftp", "ftp_exact", "ftp_smoothed", "digrap", "digrap_from_0.5", "digrap_from_1", "digrap_fixed")
+METHODS = {name.replace("_", " "): ALL[name] for name in _NAMES}
+METHODS |= {"ftp scale-free": ALL["ftp_scale_free"], "digrap+ftp": ALL["ftp+digrap"]}
+METHODS |= {
+    name.replace("digrap", "digrap after adam"): METHODS[name]._replace(after_adam=True)
+    for name in ("digrap", "digrap from 1", "digrap fixed")
+}
+"""By the name that tables show. The knob is the learning rate of the learned scalars, or the fixed strength."""
 
 SCALE_KNOBS = {"vanilla": 0.0, "ftp": 0.03, "ftp scale-free": 1.0}
 """Settings of about the same strength at the standard point; the question is whether it stays the same elsewhere."""

@@ -112,10 +112,10 @@ def settings(rows: Sequence[Row]) -> list[Line]:
     return list(found.values())
 
 
-def curve(rows: Sequence[Row], method: str = "wise_ft", end: str = "vanilla") -> list[Line]:
-    """The interpolations of a method by alpha, towards the setting of its end that `lines` shows."""
-    tuned = next((line.hyperparameters for line in lines(rows) if line.method == end), {})
-    mine = (line for line in settings(rows) if line.method == method)
+def curve(rows: Sequence[Row]) -> list[Line]:
+    """WiSE-FT by alpha, towards the setting of plain fine-tuning that `lines` shows."""
+    tuned = next((line.hyperparameters for line in lines(rows) if line.method == "vanilla"), {})
+    mine = (line for line in settings(rows) if line.method == "wise_ft")
     same = (line for line in mine if {**line.hyperparameters, "alpha": None} == {**tuned, "alpha": None})
     return sorted(same, key=lambda line: line.alpha or 0.0)
 
