@@ -13,7 +13,7 @@ import pytest
 
 from evidence import summary
 from evidence.artwork import WORLDS
-from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, dense_study, trained_decoder
+from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, Options, trained_decoder
 from evidence.methods import RATE
 from evidence.protocol import main_study
 from evidence.rows import File
@@ -114,8 +114,8 @@ def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
 
 
 def test_without_trials_the_settings_are_classifications_and_trials_are_judged_by_mean_iou(tmp_path):
-    study = dense_study("digits", tmp_path, trials=3)
-    assert study.chosen("ftp") == main_study(classification("digits")).chosen("ftp")
+    study = Options(results=tmp_path).study()
+    assert study.chosen("ftp") == main_study(classification("emoji")).chosen("ftp")
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
         study.trials.append(study.known("vanilla", {RATE: rate}, 0) | {"validation_miou": found, "id_miou": -found})
     assert study.chosen("vanilla") == {RATE: 3e-3}

@@ -68,13 +68,23 @@ class Options(Evidence):
     # Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose.
     trials: int = 3
 
+    def study(self) -> Study:
+        """The protocol, with the settings that classification chose where nothing is tried."""
+        world = "digits" if self.smallest else "emoji"
+        return Study(
+            task=scenes_task(world),
+            results=File(self.results / "dense.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
+            methods={name: method for name, method in METHODS.items() if not method.probe_first},
+            alphas=(0.3, 0.5, 0.7, 0.9),
+            few_alphas=(0.7,),
+            like=main_study(classification(world)),
+        )
+
     def fill(self) -> None:
-        """Runs what is missing."""
-        study = dense_study("digits" if self.smallest else "emoji", self.results, 1 if self.smallest else self.trials)
-        study.run_missing(self.methods, self.range(), stage, partial(_record, self.results))
+        self.study().run_missing(self.methods, self.range(), stage, partial(_record, self.results))
 
     def tell(self) -> None:
-        """Tables and figures of what is there."""
         found = File(self.results / "dense.csv", COLUMNS).read()
         self.write("dense", page(found))
         titles = "styles of the foundation model", "styles held out", "corrupted"
@@ -132,19 +142,6 @@ class Scenes(Task):
 def scenes_task(world: str) -> Scenes:
     """The task of a key of `WORLDS`."""
     return Scenes(experiment=world, backbone=BACKBONES[world], id_domain=WORLDS[world].id_style)
-
-
-def dense_study(world: str, results: Path, trials: int) -> Study:
-    """The protocol, with the settings that classification chose where nothing is tried."""
-    return Study(
-        task=scenes_task(world),
-        results=File(results / "dense.csv", COLUMNS),
-        tried=trials,
-        methods={name: method for name, method in METHODS.items() if not method.probe_first},
-        alphas=(0.3, 0.5, 0.7, 0.9),
-        few_alphas=(0.7,),
-        like=main_study(classification(world)),
-    )
 
 
 @cache
