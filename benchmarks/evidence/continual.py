@@ -145,8 +145,7 @@ class InTurn(Study):
         matrix = np.array(
             [[self.task.score(origin.start, model, domain) for domain in origin.test.values()] for model in run.models]
         )
-        found = {"average_accuracy": average(matrix), "forgetting": forgetting(matrix)}
-        found |= {"learned_accuracy": learned(matrix), "accuracies": matrix.tolist()}
+        found = metrics(matrix) | {"accuracies": matrix.tolist()}
         yield self.known(name, knobs, seed) | self.judged(origin, run) | found
 
 
@@ -186,21 +185,21 @@ def learn(
 def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
     """A small network that knows clean digits, then a hundred images each of four other appearances."""
     task = digits_task(seed, smallest=smallest)
-    photo = task.train
     assert isinstance(task.pretrain, ArrayDomain)
-    assert isinstance(photo, ArrayDomain)
     images, labels = (np.split(part, len(SEEN)) for part in (task.pretrain.images, task.pretrain.labels))
     domains = {name: ArrayDomain(name, *pair) for name, *pair in zip(SEEN, images, labels, strict=True)}
-    kept = len(labels[0]) // 4  # the last quarter of the digits, the same ones in each appearance, is for validation
+    digits = np.arange(len(labels[0]))
+    # the last quarter of the digits, the same ones in each appearance, is for validation
+    learned, kept = np.split(digits, [len(digits) - len(digits) // 4])
     first, *later = SEQUENCES["digits"]
-    task = replace(task, pretrain=_part(domains[first], slice(None, -kept)))
+    task = replace(task, pretrain=domains[first].at(learned))
     network, params = split_model(pretrained_digits_model(task, seed, on_step=on_step))
-    validation = {name: _part(domain, slice(-kept, None)) for name, domain in domains.items()}
-    of_photo = {"photo": task.validation}
+    every = {**domains, "photo": task.train}
+    validation = {name: domain.at(kept) for name, domain in domains.items()} | {"photo": task.validation}
     return TaskSequence(
         Start(task, network, params),
-        train={name: _part((domains | {"photo": photo})[name], slice(_IMAGES)) for name in later},
-        validation={name: (validation | of_photo)[name] for name in (first, *later)},
+        train={name: every[name].at(np.arange(min(_IMAGES, len(every[name])))) for name in later},
+        validation={name: validation[name] for name in (first, *later)},
         test={name: task.id_test if name == "photo" else task.ood[name] for name in (first, *later)},
     )
 
@@ -218,27 +217,18 @@ def emoji_sequence(seed: int, on_step: OnStep | None = None) -> TaskSequence:
     )
 
 
-def _part(domain: ArrayDomain, which: slice) -> ArrayDomain:
-    return ArrayDomain(domain.name, domain.images[which], domain.labels[which])
+def metrics(matrix: np.ndarray) -> dict[str, float]:
+    """Means over tasks of accuracies: after the last task, and on each later task just after it was learned.
 
-
-def average(matrix: np.ndarray) -> float:
-    """Mean accuracy over all tasks after the last one. `matrix[i, j]`: on task j after task i was learned."""
-    return float(matrix[-1].mean())
-
-
-def forgetting(matrix: np.ndarray) -> float:
-    """How far each task but the last fell from its best, on average (Chaudhry et al. 2018).
-
-    The best is over the models since the task was learned: before, there is nothing to forget.
+    Forgetting is how far each task but the last fell from its best since it was learned (Chaudhry et al. 2018).
+    `matrix[i, j]`: on task j after task i.
     """
-    earlier = range(len(matrix) - 1)
-    return float(np.mean([matrix[task:-1, task].max() - matrix[-1, task] for task in earlier]))
-
-
-def learned(matrix: np.ndarray) -> float:
-    """Mean accuracy on each later task just after it was learned."""
-    return float(np.diag(matrix)[1:].mean())
+    fallen = [matrix[task:-1, task].max() - matrix[-1, task] for task in range(len(matrix) - 1)]
+    return {
+        "average_accuracy": float(matrix[-1].mean()),
+        "forgetting": float(np.mean(fallen)),
+        "learned_accuracy": float(np.diag(matrix)[1:].mean()),
+    }
 
 
 def scores(found: Sequence[Row]) -> tables.Values:
