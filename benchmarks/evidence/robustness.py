@@ -68,8 +68,9 @@ class Options(Evidence):
             if group.backbone == main_backbone(group.experiment):  # the others are compared below
                 self.write(f"robustness-{name}", section(group, rows, trials.get(group, []), walls.exists()))
         for experiment, groups in several_networks(found).items():
-            self.write(f"backbones-{experiment}", backbones(groups))
-            _draw_backbones(groups, self.results / f"backbones-{experiment}.png")
+            networks = {name: of_network(rows) for name, rows in groups.items()}
+            self.write(f"backbones-{experiment}", backbones(networks))
+            _draw_backbones(networks, self.results / f"backbones-{experiment}.png")
 
 
 def section(group: Group, rows: Sequence[Row], trials: Sequence[Row], walls: bool) -> str:
@@ -149,22 +150,20 @@ def of_network(found: Sequence[Row]) -> tables.Values:
     }
 
 
-def backbones(groups: dict[str, list[Row]]) -> str:
+def backbones(networks: dict[str, tables.Values]) -> str:
     """A table for each network."""
-    texts = []
-    for backbone, found in groups.items():
-        values = of_network(found)
-        texts.append(f"{backbone}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}")
-    return "\n".join(texts)
+    return "\n".join(
+        f"{name}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}"
+        for name, values in networks.items()
+    )
 
 
-def _draw_backbones(groups: dict[str, list[Row]], path: Path) -> None:
+def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:
     """What each method adds to plain fine-tuning, paired by seed, network by network."""
     figure, panels = plt.subplots(1, len(SCORES), figsize=(12, 3.8), layout="constrained")
-    networks = [of_network(found) for found in groups.values()]
     for axes, title in zip(panels, SCORES, strict=True):
-        methods = [name for name in NETWORKS_METHODS if name in networks[0]]
-        values = {m: {n: own[m][title] for n, own in zip(groups, networks, strict=True)} for m in methods}
+        methods = next(iter(networks.values()))
+        values = {method: {name: own[method][title] for name, own in networks.items()} for method in methods}
         above_plain(axes, values, f"points above plain fine-tuning, {title}")
     legend(panels[-1])
     style.save(figure, path)
