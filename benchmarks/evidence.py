@@ -15,18 +15,8 @@ python benchmarks/evidence.py dense --help   # a task's options; --smallest take
 
 import writer
 
-MODULES = {
-    "digits": "digits",
-    "robustness": "robustness",
-    "corruptions": "under_corruption",
-    "low-label": "low_label",
-    "continual": "continual",
-    "dense": "dense",
-    "vqa": "vqa",
-    "past": "past",
-    "overview": "overview",
-    "recipe": "recipe",
-}
+PARTS = ("digits", "robustness", "corruptions", "low-label", "continual", "dense", "vqa", "past", "overview", "recipe")
+MODULES = {part: part.replace("-", "_") for part in PARTS} | {"corruptions": "under_corruption"}
 
 if __name__ == "__main__":
     writer.run_part("evidence", MODULES, __doc__)

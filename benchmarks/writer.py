@@ -77,7 +77,7 @@ def progress() -> Progress:
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes the figures as JSON, to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(result), indent=1, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(rounded(result, 4), indent=1, ensure_ascii=False) + "\n")
 
 
 def write_page(path: Path, page: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
@@ -120,11 +120,10 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(entry) for entry in value]
-    return value
+def rounded(value: Any, digits: int) -> Any:
+    """All numbers of some data to so many significant digits."""
+    if isinstance(value, Mapping):
+        return {key: rounded(entry, digits) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [rounded(entry, digits) for entry in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value

@@ -12,12 +12,13 @@ import optax
 import pytest
 
 from evidence import summary
-from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, dense_study, trained_decoder
+from evidence.artwork import WORLDS
+from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, Options, trained_decoder
 from evidence.methods import RATE
 from evidence.protocol import main_study
 from evidence.rows import File
-from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
-from evidence.scenes import WORLDS, boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
+from evidence.scene_nets import SceneNet, SmallSceneNet
+from evidence.scenes import boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import classification
 from vision.networks import path_of, split_model
 
@@ -85,7 +86,7 @@ def test_every_pixel_has_two_answers_and_the_loss_is_the_mean_of_theirs():
 
 
 def test_the_emoji_network_is_imagenets_backbone_and_a_decoder():
-    model = pretrained_scene_net(17, 0)
+    model = SceneNet(17, 0)
     logits = jax.eval_shape(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
     assert logits.shape == (2, 64, 64, 2, 17)
     _, params = split_model(model)
@@ -113,8 +114,8 @@ def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
 
 
 def test_without_trials_the_settings_are_classifications_and_trials_are_judged_by_mean_iou(tmp_path):
-    study = dense_study("digits", tmp_path, trials=3)
-    assert study.chosen("ftp") == main_study(classification("digits")).chosen("ftp")
+    study = Options(results=tmp_path).study()
+    assert study.chosen("ftp") == main_study(classification("emoji")).chosen("ftp")
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
         study.trials.append(study.known("vanilla", {RATE: rate}, 0) | {"validation_miou": found, "id_miou": -found})
     assert study.chosen("vanilla") == {RATE: 3e-3}
@@ -127,7 +128,7 @@ def run(*flags):
 
 def test_the_foundation_models_backbone_stays_as_it_is():
     world = WORLDS["digits"]
-    network, params = split_model(SmallSceneNet(world.num_classes, seed=0))
+    network, params = split_model(SmallSceneNet(len(world.classes) + 1, seed=0))
     losses = []
     scenes = pretraining_scenes(world, 0)
     trained = trained_decoder(network, params, scenes, 24, 0, lambda done, of, loss: losses.append(loss))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from evidence.past import METHODS, QUESTIONS, SCALE_KNOBS, Result, Trial, grouped, read, results_file, scale_axes
+from evidence.past import METHODS, QUESTIONS, SCALE_KNOBS, Options, Trial, read, results_file, scale_axes, settings
 from evidence.training import Knobs, Recipe
 from ftp_optax import digrap
 
@@ -20,19 +20,18 @@ def test_every_question_runs_at_its_smallest_and_goes_on_where_it_stopped(tmp_pa
     command = [sys.executable, BENCHMARKS / "evidence.py", "past", "--smallest", "--results", tmp_path]
     subprocess.run(command, check=True, capture_output=True, text=True)
     rows = read(tmp_path)
-    assert len({row.trial for row in rows}) == len(rows) > 6
-    assert all(0 < row.id_accuracy <= 1 and row.drift > 0 for row in rows)
-    assert any(row.judge_every for row in rows)
+    assert len(rows) > 6
+    assert all(0 < row["id_accuracy"] <= 1 and row["drift"] > 0 for row in rows.values())
+    assert any(trial.judge_every for trial in rows)
     for question in QUESTIONS:
         assert (tmp_path / f"past_{question}_digits.png").stat().st_size > 10_000
     path = tmp_path / "past_the_papers.csv"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:-1]))
     again = subprocess.run([*command], check=True, capture_output=True, text=True).stdout
-    assert [row.trial for row in read(tmp_path)] == [row.trial for row in rows]
-    assert {line.split(",")[1] for line in again.splitlines() if "loss" in line} == {
-        f" {rows[-1].label} {rows[-1].knob:g}"
-    }
+    assert list(read(tmp_path)) == list(rows)
+    last = list(rows)[-1]
+    assert {line.split(",")[1] for line in again.splitlines() if "loss" in line} == {f" {last.label} {last.knob:g}"}
     path.write_text("".join(lines[:-1]))
     lacking = subprocess.run([*command, "--report"], check=False, capture_output=True, text=True)
     assert lacking.returncode == 2
@@ -40,11 +39,15 @@ def test_every_question_runs_at_its_smallest_and_goes_on_where_it_stopped(tmp_pa
 
 
 def test_rows_read_back_as_they_were_written(tmp_path):
-    row = Result("emoji", "ftp", 0.1, 2, rate=3e-4, judge_every=4, id_accuracy=0.61234, seconds=3.4)
-    results_file(tmp_path).append(vars(row))
-    assert read(tmp_path) == [row]
-    assert vars(row.trial) in results_file(tmp_path)
-    assert vars(Trial("emoji", "ftp", 0.1, 3)) not in results_file(tmp_path)
+    trial = Trial("emoji", "ftp", 0.1, 2, rate=3e-4, judge_every=4)
+    scores = {"id_accuracy": 0.61234, "ood_seen_accuracy": 0.5, "ood_held_accuracy": 0.25, "seconds": 3.4}
+    results_file(tmp_path).append(trial._asdict() | scores)
+    (read_back,) = read(tmp_path).items()
+    assert read_back[0] == trial
+    assert scores.items() <= read_back[1].items()
+    assert read_back[1]["ood"] == 0.375
+    assert trial._asdict() in results_file(tmp_path)
+    assert trial._replace(seed=3)._asdict() not in results_file(tmp_path)
 
 
 def test_after_adam_a_method_sees_what_adam_makes_of_the_gradient():
@@ -71,8 +74,9 @@ def test_after_adam_a_method_sees_what_adam_makes_of_the_gradient():
 
 @pytest.mark.parametrize("task", ["digits", "emoji"])
 def test_grids_name_methods_that_exist_and_hold_their_own_baseline(task):
-    for name, grid in QUESTIONS.items():
-        wanted = list(grid(task, range(2)))
+    asked = Options(experiment=task, seeds=2).trials()
+    assert set(asked) == (set(QUESTIONS) if task == "digits" else {"scale"})
+    for name, wanted in asked.items():
         assert {trial.method for trial in wanted} <= set(METHODS)
         assert {trial.seed for trial in wanted} == {0, 1}
         assert any(trial.method == "vanilla" for trial in wanted), name
@@ -82,8 +86,7 @@ def test_grids_name_methods_that_exist_and_hold_their_own_baseline(task):
     assert points <= set(QUESTIONS["scale"](task, [0]))
 
 
-def test_seeds_of_one_setting_are_grouped():
-    rows = [Result("digits", "ftp", 0.1, seed) for seed in range(3)] + [Result("digits", "ftp", 0.2, 0)]
-    groups = grouped(rows)
-    assert [len(of) for of in groups.values()] == [3, 1]
-    assert list(groups) == [rows[0].setting, rows[3].setting]
+def test_seeds_of_one_setting_are_one():
+    first, other = Trial("digits", "ftp", 0.1, 0), Trial("digits", "ftp", 0.2, 1)
+    found = {first._replace(seed=seed): {} for seed in range(3)} | {other: {}}
+    assert settings(found) == [first, other._replace(seed=0)]

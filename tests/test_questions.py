@@ -46,8 +46,8 @@ def truth(question, scene, classes):
 @pytest.mark.parametrize("number", range(40))
 def test_answers_are_true_of_the_pixels(number):
     one = scene(number)
-    for question in ask.askable(one.things, DIGITS.classes, range(10), 64):
-        expected = truth(question, one, DIGITS.classes)
+    for question in ask.askable(one.things, DIGITS.world.classes, range(10), 64):
+        expected = truth(question, one, DIGITS.world.classes)
         assert expected in (None, question.answer), question
 
 
@@ -60,14 +60,14 @@ def test_places_are_true_of_the_boxes(number):
         "top": lambda box: -(box[0] + box[2]) / 128,
         "bottom": lambda box: (box[0] + box[2]) / 128,
     }
-    for question in ask.askable(one.things, DIGITS.classes, range(10), 64):
+    for question in ask.askable(one.things, DIGITS.world.classes, range(10), 64):
         if question.kind == "place":
             (side,) = question.slots
             best = max(one.things, key=lambda each: middle[side](each.box))
-            assert DIGITS.classes[best.label] == question.answer
+            assert DIGITS.world.classes[best.label] == question.answer
         if question.kind == "position":
             name, *axis = question.slots
-            (own,) = (each for each in one.things if DIGITS.classes[each.label] == name)
+            (own,) = (each for each in one.things if DIGITS.world.classes[each.label] == name)
             gaps = {side: middle[side](own.box) - middle[side]((32, 32, 32, 32)) for side in axis}
             assert gaps[question.answer] >= 0.15
 
@@ -84,8 +84,8 @@ def test_what_is_in_doubt_is_not_asked():
 
 
 def test_questions_are_not_repeated_while_there_are_others():
-    candidates = ask.askable(scene(3).things, DIGITS.classes, range(10), 64)
-    picked = ask.chosen(candidates, len(set(candidates)), "even", ask.answers(DIGITS.classes), ROUND(0))
+    candidates = ask.askable(scene(3).things, DIGITS.world.classes, range(10), 64)
+    picked = ask.chosen(candidates, len(set(candidates)), "even", ask.answers(DIGITS.world.classes), ROUND(0))
     assert sorted(picked) == sorted(set(candidates))
 
 
@@ -98,10 +98,10 @@ def test_the_prior_is_that_of_the_answers(prior, share):
 
 
 def test_the_vocabulary_of_answers_is_fixed_and_has_every_answer_once():
-    replies = ask.answers(DIGITS.classes)
+    replies = ask.answers(DIGITS.world.classes)
     assert len(set(replies)) == len(replies) == 10 + 2 + 4 + len(COLOURS) + 4
     for number in range(20):
-        for question in ask.askable(scene(number).things, DIGITS.classes, range(10), 64):
+        for question in ask.askable(scene(number).things, DIGITS.world.classes, range(10), 64):
             assert question.answer in replies
 
 
@@ -117,7 +117,7 @@ def test_no_wording_has_words_that_the_general_ones_lack():
 
 
 def test_wordings_fill_all_slots_and_fit():
-    words = vocabulary(SOURCES["emoji"].classes)
+    words = vocabulary(SOURCES["emoji"].world.classes)
     slots = {"place": ("left",), "presence": ("animal",), "colour": ("animal",), "position": ("animal", *SIDES[:2])}
     for kind, wordings in itertools.product(KINDS, WORDINGS):
         for template in WORDINGS[wordings][kind]:
@@ -139,18 +139,18 @@ def domains():
 def test_domains_are_the_seeds(domains):
     again = asked(DIGITS, "id", looks(DIGITS)["id"], "test", 0, Sizes(8, 24))
     other = asked(DIGITS, "id", looks(DIGITS)["id"], "test", 1, Sizes(8, 24))
-    for name in ("pixels", "words", "labels", "kinds"):
+    for name in ("images", "words", "labels", "kinds"):
         assert (getattr(again, name) == getattr(domains["id"], name)).all()
-    assert (other.pixels != again.pixels).any()
+    assert (other.images != again.images).any()
 
 
 def test_a_shift_of_the_question_leaves_the_pictures_alone(domains):
     for name in ("general wording", "new wording", "answer prior"):
-        assert (domains[name].pixels == domains["id"].pixels).all()
+        assert (domains[name].images == domains["id"].images).all()
         assert (domains[name].words != domains["id"].words).any()
     assert (domains["new wording"].labels == domains["id"].labels).all()
     for name in ("seen style", "new style", "other background"):
-        assert (domains[name].pixels != domains["id"].pixels).any()
+        assert (domains[name].images != domains["id"].images).any()
 
 
 def test_every_shifted_domain_is_near_or_far_and_differs_in_what_it_says():
@@ -168,7 +168,7 @@ def test_every_shifted_domain_is_near_or_far_and_differs_in_what_it_says():
 
 def test_fine_tuning_never_names_the_withheld_classes():
     train = asked(DIGITS, "id", looks(DIGITS)["id"], "train", 0, Sizes(16, 48))
-    words, replies = vocabulary(DIGITS.classes), ask.answers(DIGITS.classes)
+    words, replies = vocabulary(DIGITS.world.classes), ask.answers(DIGITS.world.classes)
     named = {words[token - 1] for token in train.words[train.words > 0]}
     assert not named & {"3", "7"}
     assert not {replies[label] for label in train.labels.ravel()} & {"3", "7"}
@@ -176,7 +176,7 @@ def test_fine_tuning_never_names_the_withheld_classes():
 
 
 def test_the_reversed_prior_reverses_the_answers(domains):
-    replies = ask.answers(DIGITS.classes)
+    replies = ask.answers(DIGITS.world.classes)
     yes, no = replies.index("yes"), replies.index("no")
     share = lambda one: (one.labels == yes).sum() / np.isin(one.labels, (yes, no)).sum()
     assert share(domains["id"]) > 0.6 > 0.4 > share(domains["answer prior"])

@@ -1,15 +1,15 @@
 """What scenes are composed of: drawings with opacity, in one style; emoji by an artist, or the embedded digits."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from evidence.emoji import load_style
-from evidence.emoji_table import emoji_table
+from evidence.emoji import HELD_OUT, SEEN, load_style
+from evidence.emoji_table import CLASSES, emoji_table
 from evidence.emoji_task import SPLITS, identities
 
 OPAQUE = 128  # from this opacity on a pixel belongs to the drawing
@@ -85,3 +85,23 @@ DIGIT_STYLES = {
     "black": _one_colour(0.0, 0.0),
     "striped": _striped,
 }  # by name: from the drawings' shape and a generator to their colours, in 0..1
+
+
+class World(NamedTuple):
+    """Drawings in several styles, and which role each plays."""
+
+    name: str
+    classes: tuple[str, ...]  # their names, by label
+    id_style: str  # the style that is fine-tuned on
+    seen: tuple[str, ...]  # those that the foundation model learns
+    held_out: tuple[str, ...]  # those that nothing is trained on
+    artwork: Callable[[str, str, int], Artwork]  # from a style, a split and a seed to the drawings
+
+
+WORLDS = {
+    "emoji": World("emoji", CLASSES, "fluent-high-contrast", SEEN, HELD_OUT, cache(emoji_artwork)),
+    "digits": World(
+        "digits", tuple("0123456789"), "black", ("bright", "coloured"), ("striped",),
+        cache(partial(digit_artwork, smallest=True)),
+    ),
+}  # by name  # fmt: skip

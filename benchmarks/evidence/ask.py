@@ -38,7 +38,8 @@ def askable(things: Sequence[Thing], classes: Sequence[str], asked_for: Sequence
     found = [*_places(things, classes, side), *_presence(things, classes, asked_for)]
     if 1 <= len(things) <= len(COUNTS):
         found.append(Question("count", (), COUNTS[len(things) - 1]))
-    for thing in _only_ones(things):
+    labels = [thing.label for thing in things]
+    for thing in (thing for thing in things if labels.count(thing.label) == 1):  # its class's name says which it is
         name = classes[thing.label]
         found.append(Question("colour", (name,), thing.colour))
         found += [Question("position", (name, *axis), answer) for axis, answer in _where(thing, side)]
@@ -106,12 +107,6 @@ def _presence(things: Sequence[Thing], classes: Sequence[str], asked_for: Sequen
     present = {thing.label for thing in things}
     for label in sorted(present | set(asked_for)):
         yield Question("presence", (classes[label],), "yes" if label in present else "no")
-
-
-def _only_ones(things: Sequence[Thing]) -> list[Thing]:
-    """Things that their class's name alone tells from all others."""
-    labels = [thing.label for thing in things]
-    return [thing for thing in things if labels.count(thing.label) == 1]
 
 
 def _where(thing: Thing, side: int) -> Iterator[tuple[tuple[str, str], str]]:

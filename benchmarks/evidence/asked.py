@@ -1,48 +1,33 @@
 """Domains of pictures and questions: the one that is fine-tuned on, and its shifts by kind and degree."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from evidence import ask
-from evidence.artwork import Artwork, digit_artwork, emoji_artwork
+from evidence.artwork import WORLDS, Artwork, World
 from evidence.composer import Composition, Scene, compose, photographs
-from evidence.emoji import HELD_OUT, SEEN
-from evidence.emoji_table import CLASSES
 from evidence.emoji_task import SPLITS
 from evidence.wordings import KINDS, encoded, vocabulary, worded
-from vision.data import Example
+from vision.data import ArrayDomain, Example
 
 
 class Source(NamedTuple):
-    """Drawings in several styles, and which role each plays."""
+    """What is asked about, and how large."""
 
-    name: str  # of the source
-    classes: tuple[str, ...]  # names of the classes, by label
+    world: World
     side: int  # height and width of the pictures
-    id_style: str  # the style that is fine-tuned on
-    seen: tuple[str, ...]  # those that the foundation model learns
-    held: tuple[str, ...]  # those that nothing is trained on
     withheld: tuple[str, ...]  # classes that fine-tuning does not show; the foundation model knows them
     width: int  # of the network behind the tower
     depth: int  # blocks of its fusion
-    artwork: Callable[[str, str, int], Artwork]  # from a style, a split and a seed to the drawings
 
 
 SOURCES = {
-    "emoji": Source(
-        "emoji", CLASSES, side=64, id_style="fluent-high-contrast", seen=SEEN, held=HELD_OUT,
-        withheld=("plant", "clothing", "music", "office"), width=64, depth=2, artwork=cache(emoji_artwork),
-    ),
-    "digits": Source(
-        "digits", tuple("0123456789"), side=32, id_style="black", seen=("bright", "coloured"), held=("striped",),
-        withheld=("3", "7"), width=32, depth=1, artwork=cache(partial(digit_artwork, smallest=True)),
-    ),
-}  # by name  # fmt: skip
+    "emoji": Source(WORLDS["emoji"], 64, ("plant", "clothing", "music", "office"), width=64, depth=2),
+    "digits": Source(WORLDS["digits"], 32, ("3", "7"), width=32, depth=1),
+}  # by the world's name
 
 PER_PICTURE = 3  # questions about each picture. The picture is the expensive part: they share its features.
 
@@ -69,45 +54,37 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """A domain held in memory: what grain and `evidence.training` take."""
+class Asked(ArrayDomain):
+    """Pictures and questions; `labels` are the answers' places in the vocabulary of answers, `(n, PER_PICTURE)`."""
 
-    name: str  # of the domain
-    pixels: np.ndarray  # uint8 `(n, side, side, 3)`
     words: np.ndarray  # tokens of the questions, int32 `(n, PER_PICTURE, LENGTH)`
-    labels: np.ndarray  # the answers' places in the vocabulary of answers, int32 `(n, PER_PICTURE)`
     kinds: np.ndarray  # places in `KINDS`, int32 `(n, PER_PICTURE)`
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example:
         """What the model sees is its "image": the pixels and the words."""
-        return {"image": {"pixels": self.pixels[index], "words": self.words[index]}, "label": self.labels[index]}
-
-    def picture(self, index: int) -> Image.Image:
-        return Image.fromarray(self.pixels[index])
+        return {"image": {"pixels": self.images[index], "words": self.words[index]}, "label": self.labels[index]}
 
     def at(self, places: np.ndarray) -> "Asked":
-        return Asked(self.name, *(column[places] for column in (self.pixels, self.words, self.labels, self.kinds)))
+        own = {name: getattr(self, name)[places] for name in ("images", "labels", "words", "kinds")}
+        return replace(self, **own)
 
 
 def looks(source: Source) -> dict[str, Look]:
     """All domains by name: `pretrain`, `id`, then `NEAR`, then `FAR`."""
-    every = tuple(range(len(source.classes)))
-    tuned = tuple(label for label in every if source.classes[label] not in source.withheld)
-    own = Look((source.id_style,), "tuned", "skewed", (0,), (1, 3), tuned)
-    strange = own._replace(styles=source.held, wordings="held")
+    every = tuple(range(len(source.world.classes)))
+    tuned = tuple(label for label in every if source.world.classes[label] not in source.withheld)
+    own = Look((source.world.id_style,), "tuned", "skewed", (0,), (1, 3), tuned)
+    strange = own._replace(styles=source.world.held_out, wordings="held")
     found = {
-        "pretrain": Look(source.seen, "general", "even", (0, 1), (1, 4), every),
+        "pretrain": Look(source.world.seen, "general", "even", (0, 1), (1, 4), every),
         "id": own,
         "general wording": own._replace(wordings="general"),
         "new wording": own._replace(wordings="held"),
         "answer prior": own._replace(prior="reversed"),
-        "seen style": own._replace(styles=source.seen),
-        "new style": own._replace(styles=source.held),
+        "seen style": own._replace(styles=source.world.seen),
+        "new style": own._replace(styles=source.world.held_out),
         "new wording and style": strange,
-        "answer prior and new style": own._replace(styles=source.held, prior="reversed"),
+        "answer prior and new style": own._replace(styles=source.world.held_out, prior="reversed"),
         "more things": own._replace(things=(4, 4)),
         "other background": own._replace(photos=(1,), on_paper=False),
         "untuned categories": own._replace(labels=tuple(sorted(set(every) - set(tuned)))),
@@ -129,11 +106,11 @@ def asked(source: Source, name: str, look: Look, split: str, seed: int, sizes: S
     The same seed and split give the same scenes, but for what the look changes.
     """
     singles, scenes = _composed(source, look, split, seed, sizes)
-    words, replies = vocabulary(source.classes), ask.answers(source.classes)
+    words, replies = vocabulary(source.world.classes), ask.answers(source.world.classes)
     rows: Mapping[str, list[object]] = {"words": [], "labels": [], "kinds": []}
     for number, scene in enumerate([*singles, *scenes]):
         rng = np.random.default_rng((seed, list(SPLITS).index(split), number, 1))
-        candidates = ask.askable(scene.things, source.classes, look.labels, source.side)
+        candidates = ask.askable(scene.things, source.world.classes, look.labels, source.side)
         if number < len(singles):
             candidates = [question for question in candidates if question.kind in _OF_SINGLES]
         questions = ask.chosen(candidates, PER_PICTURE, look.prior, replies, rng)
@@ -148,7 +125,7 @@ def asked(source: Source, name: str, look: Look, split: str, seed: int, sizes: S
 def _composed(source: Source, look: Look, split: str, seed: int, sizes: Sizes) -> tuple[list[Scene], list[Scene]]:
     """Pictures of one thing that fills them, the images of the classification benchmark; and scenes."""
     side, own = source.side, (seed, list(SPLITS).index(split))
-    drawn = [source.artwork(style, split, seed) for style in look.styles]
+    drawn = [source.world.artwork(style, split, seed) for style in look.styles]
     artworks = [_subset(one, np.isin(one.label, look.labels)) for one in drawn]
     photos = [photographs("test" if split == "test" else "train")[i] for i in look.photos]
     behind = [np.full((side, side, 3), 255, np.uint8)] if look.on_paper else photos

@@ -7,7 +7,6 @@ repeated; trials are in continual_trials.csv. examples/continual.py is the recip
 digits with little data, one seed and one setting.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
 from evidence.emoji import SEEN as COLOUR_STYLES
-from evidence.emoji_task import emoji_task
+from evidence.emoji_task import emoji_task, joined
 from evidence.figures import legend
 from evidence.methods import METHODS, RATE
 from evidence.protocol import Study, main_study
@@ -33,15 +32,8 @@ from vision.digits import SEEN, digits_task
 from vision.foundation import pretrained_digits_model
 from vision.networks import Params, split_model
 
-COLUMNS = (
-    *KEY,
-    "validation_accuracy",
-    "average_accuracy",
-    "forgetting",
-    "learned_accuracy",
-    "seconds",
-    "accuracies",
-)  # `accuracies`: a list for each task, those on all tasks after it was learned
+COLUMNS = (*KEY, "validation_accuracy", "average_accuracy", "forgetting", "learned_accuracy", "seconds", "accuracies")
+"""`accuracies`: a list for each task, those on all tasks after it was learned."""
 
 SEQUENCES = {
     "digits": ("clean", "inverted", "rotated", "coloured", "photo"),
@@ -61,36 +53,25 @@ class Learner(NamedTuple):
     """A method of learning tasks in turn."""
 
     method: str  # its name in the main benchmark
+    knob: str  # what is chosen beside the learning rate, or the learning rate itself
+    values: tuple[float, ...]  # the settings that are tried
     reanchored: bool = False  # whether it is anchored anew, at what it ended with, after each task
-    settings: tuple[float, ...] = ()  # the values of the knob that are tried, if not the main benchmark's
-    # for WiSE-FT: after each task the model goes back towards what it was before it, to this share of the way. These
-    # are then the knob's values in place of the method's own
-    alphas: tuple[float, ...] = ()
-
-    @property
-    def knob(self) -> str:
-        """What is chosen beside the learning rate, or the learning rate itself."""
-        return "alpha" if self.alphas else METHODS[self.method].knob
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        """The settings that are tried."""
-        return self.alphas or self.settings or METHODS[self.method].values
 
 
+def _learner(name: str, values: tuple[float, ...] = ()) -> Learner:
+    """A method of the main benchmark, with the settings that it tries if not with others."""
+    method = name.removesuffix(", reanchored")
+    return Learner(method, METHODS[method].knob, values or METHODS[method].values, reanchored=name != method)
+
+
+_NAMES = ("vanilla", "l2_sp", "l2_sp, reanchored", "spd", "spd, reanchored", "digrap, reanchored")
 _FAST = (0.3, 0.1, 1.0)  # a task is some forty steps: radii must open fast
-
-LEARNERS = {
-    "vanilla": Learner("vanilla"),
-    "wise_ft": Learner("vanilla", alphas=(0.5, 0.3, 0.7)),
-    "l2_sp": Learner("l2_sp"),
-    "l2_sp, reanchored": Learner("l2_sp", reanchored=True),
-    "spd": Learner("spd"),
-    "spd, reanchored": Learner("spd", reanchored=True),
-    "ftp": Learner("ftp", settings=_FAST),
-    "ftp, reanchored": Learner("ftp", reanchored=True, settings=_FAST),
-    "ftp_scale_free, reanchored": Learner("ftp_scale_free", reanchored=True, settings=(3.0, 1.0, 10.0)),
-    "digrap, reanchored": Learner("digrap", reanchored=True),
+LEARNERS = {name: _learner(name) for name in _NAMES} | {
+    # after each task the model goes back towards what it was before it, to this share of the way
+    "wise_ft": Learner("vanilla", "alpha", (0.5, 0.3, 0.7)),
+    "ftp": _learner("ftp", _FAST),
+    "ftp, reanchored": _learner("ftp, reanchored", _FAST),
+    "ftp_scale_free, reanchored": _learner("ftp_scale_free, reanchored", (3.0, 1.0, 10.0)),
 }  # by name. Without `reanchored` a method is held near the foundation model through all tasks.
 
 
@@ -104,13 +85,11 @@ class Options(Evidence):
     trials: int = 3  # Settings tried for each method, on the first seed; 1 for what the main benchmark chose.
 
     def fill(self) -> None:
-        files = [File(self.results / f"continual{part}.csv", COLUMNS) for part in ("", "_trials")]
         task = classification(self.experiment, smallest=self.smallest)
         study = InTurn(
             task=replace(task, **LENGTHS[task.experiment] | ({"epochs": 1} if self.smallest else {})),
-            results=files[0],
-            trials=files[1] if self.trials > 1 and not self.smallest else None,
-            tried=self.trials,
+            results=File(self.results / "continual.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
             methods=LEARNERS,
             like=main_study(task),
         )
@@ -148,17 +127,15 @@ class InTurn(Study):
         """What the main benchmark chose, or the first of the settings that are other here."""
         assert self.like is not None
         learner = LEARNERS[name]
-        other = {learner.knob: learner.values[0]} if learner.alphas or learner.settings else {}
-        return self.like.chosen(learner.method) | other
+        same = learner.values == METHODS[learner.method].values
+        return self.like.chosen(learner.method) | ({} if same else {learner.knob: learner.values[0]})
 
     def start(self, seed: int, on_step: OnStep | None = None) -> TaskSequence:
         digits = self.task.experiment == "digits"
         return digits_sequence(seed, self.task.smallest, on_step) if digits else emoji_sequence(seed, on_step)
 
     def train(self, origin: TaskSequence, name: str, knobs: Settings, seed: int, on_step: OnStep) -> Learned:
-        started = time.perf_counter()
-        models = learn(self.task, LEARNERS[name], knobs, origin, seed, on_step)
-        return Learned(models, time.perf_counter() - started)
+        return learn(self.task, LEARNERS[name], knobs, origin, seed, on_step)
 
     def judged(self, origin: TaskSequence, run: Learned) -> Row:
         found = [self.task.score(origin.start, run.models[-1], domain) for domain in origin.validation.values()]
@@ -168,22 +145,21 @@ class InTurn(Study):
         matrix = np.array(
             [[self.task.score(origin.start, model, domain) for domain in origin.test.values()] for model in run.models]
         )
-        found = {"average_accuracy": average(matrix), "forgetting": forgetting(matrix)}
-        found |= {"learned_accuracy": learned(matrix), "accuracies": matrix.tolist()}
+        found = metrics(matrix) | {"accuracies": matrix.tolist()}
         yield self.known(name, knobs, seed) | self.judged(origin, run) | found
 
 
 def learn(
     task: Task, learner: Learner, knobs: Settings, tasks: TaskSequence, seed: int, on_step: OnStep | None = None
-) -> list[Params]:
-    """The parameters before the first of the tasks and after each of them. The optimizer's state goes on through all.
+) -> Learned:
+    """Learns the tasks in turn, each for as many steps as the epochs over the longest take.
 
-    Every task takes as many steps as the epochs over the longest.
+    The optimizer's state goes on through all.
     """
     params, opt_state, method = tasks.start.params, None, METHODS[learner.method]
     longest = max(len(domain) for domain in tasks.train.values())
     recipe = Recipe(method.build, steps_in(longest, task.batch_size, task.epochs))
-    models = [params]
+    models, seconds = [params], 0.0
     for number, domain in enumerate(tasks.train.values()):
         if number and learner.reanchored:
             opt_state = reanchor(opt_state, params)
@@ -200,29 +176,30 @@ def learn(
             on_step=on_step,
         )
         opt_state = done.opt_state
-        params = between(done.params, params, knobs["alpha"]) if learner.alphas else done.params
+        params = between(done.params, params, knobs["alpha"]) if learner.knob == "alpha" else done.params
         models.append(params)
-    return models
+        seconds += done.seconds
+    return Learned(models, seconds)
 
 
 def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
     """A small network that knows clean digits, then a hundred images each of four other appearances."""
     task = digits_task(seed, smallest=smallest)
-    photo = task.train
     assert isinstance(task.pretrain, ArrayDomain)
-    assert isinstance(photo, ArrayDomain)
     images, labels = (np.split(part, len(SEEN)) for part in (task.pretrain.images, task.pretrain.labels))
     domains = {name: ArrayDomain(name, *pair) for name, *pair in zip(SEEN, images, labels, strict=True)}
-    kept = len(labels[0]) // 4  # the last quarter of the digits, the same ones in each appearance, is for validation
+    digits = np.arange(len(labels[0]))
+    # the last quarter of the digits, the same ones in each appearance, is for validation
+    learned, kept = np.split(digits, [len(digits) - len(digits) // 4])
     first, *later = SEQUENCES["digits"]
-    task = replace(task, pretrain=_part(domains[first], slice(None, -kept)))
+    task = replace(task, pretrain=domains[first].at(learned))
     network, params = split_model(pretrained_digits_model(task, seed, on_step=on_step))
-    validation = {name: _part(domain, slice(-kept, None)) for name, domain in domains.items()}
-    of_photo = {"photo": task.validation}
+    every = {**domains, "photo": task.train}
+    validation = {name: domain.at(kept) for name, domain in domains.items()} | {"photo": task.validation}
     return TaskSequence(
         Start(task, network, params),
-        train={name: _part((domains | {"photo": photo})[name], slice(_IMAGES)) for name in later},
-        validation={name: (validation | of_photo)[name] for name in (first, *later)},
+        train={name: every[name].at(np.arange(min(_IMAGES, len(every[name])))) for name in later},
+        validation={name: validation[name] for name in (first, *later)},
         test={name: task.id_test if name == "photo" else task.ood[name] for name in (first, *later)},
     )
 
@@ -231,7 +208,7 @@ def emoji_sequence(seed: int, on_step: OnStep | None = None) -> TaskSequence:
     """EfficientNet-Lite0 that knows six colour styles, then three other styles."""
     first, *later = SEQUENCES["emoji"]
     tasks = {name: emoji_task(seed, name) for name in (*COLOUR_STYLES, *later)}
-    mixed = lambda part: _joined(first, [getattr(tasks[name], part) for name in COLOUR_STYLES])
+    mixed = lambda part: joined(first, [getattr(tasks[name], part) for name in COLOUR_STYLES])
     return TaskSequence(
         classification("emoji", later[0]).start(seed, on_step),
         train={name: tasks[name].train for name in later},
@@ -240,43 +217,29 @@ def emoji_sequence(seed: int, on_step: OnStep | None = None) -> TaskSequence:
     )
 
 
-def _part(domain: ArrayDomain, which: slice) -> ArrayDomain:
-    return ArrayDomain(domain.name, domain.images[which], domain.labels[which])
+def metrics(matrix: np.ndarray) -> dict[str, float]:
+    """Means over tasks of accuracies: after the last task, and on each later task just after it was learned.
 
-
-def _joined(name: str, domains: list[ArrayDomain]) -> ArrayDomain:
-    images, labels = ([getattr(domain, part) for domain in domains] for part in ("images", "labels"))
-    return ArrayDomain(name, np.concatenate(images), np.concatenate(labels))
-
-
-def average(matrix: np.ndarray) -> float:
-    """Mean accuracy over all tasks after the last one. `matrix[i, j]`: on task j after task i was learned."""
-    return float(matrix[-1].mean())
-
-
-def forgetting(matrix: np.ndarray) -> float:
-    """How far each task but the last fell from its best, on average (Chaudhry et al. 2018).
-
-    The best is over the models since the task was learned: before, there is nothing to forget.
+    Forgetting is how far each task but the last fell from its best since it was learned (Chaudhry et al. 2018).
+    `matrix[i, j]`: on task j after task i.
     """
-    earlier = range(len(matrix) - 1)
-    return float(np.mean([matrix[task:-1, task].max() - matrix[-1, task] for task in earlier]))
-
-
-def learned(matrix: np.ndarray) -> float:
-    """Mean accuracy on each later task just after it was learned."""
-    return float(np.diag(matrix)[1:].mean())
+    fallen = [matrix[task:-1, task].max() - matrix[-1, task] for task in range(len(matrix) - 1)]
+    return {
+        "average_accuracy": float(matrix[-1].mean()),
+        "forgetting": float(np.mean(fallen)),
+        "learned_accuracy": float(np.diag(matrix)[1:].mean()),
+    }
 
 
 def scores(found: Sequence[Row]) -> tables.Values:
     """The summary numbers by method and seed."""
-    return tables.values(found, {title: lambda row, c=column: row[c] for title, column in _SCORES.items()})
+    return tables.values(found, lambda row: {title: row[column] for title, column in _SCORES.items()})
 
 
 def final(found: Sequence[Row]) -> tables.Values:
     """Accuracy on each task after the last one."""
     names = SEQUENCES[found[0]["experiment"]]
-    return tables.values(found, {name: lambda row, i=i: row["accuracies"][-1][i] for i, name in enumerate(names)})
+    return tables.values(found, lambda row: dict(zip(names, row["accuracies"][-1], strict=True)))
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:

@@ -30,14 +30,6 @@ def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np
     return np.round(np.clip(result, 0, 1) * 255).astype(np.uint8)
 
 
-def _gaussian_noise(x: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    return x + rng.normal(0, sigma, x.shape)
-
-
-def _shot_noise(x: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
-    return rng.poisson(x * photons) / photons
-
-
 def _impulse_noise(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random(x.shape) < share, rng.integers(0, 2, x.shape), x)
 
@@ -85,14 +77,6 @@ def _fog(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray
     return (x + strength * _clouds(x, rng)[..., None]) / (1 + strength)
 
 
-def _brightness(x: np.ndarray, delta: float, _: np.random.Generator) -> np.ndarray:
-    return np.asarray(pix.adjust_brightness(jnp.asarray(x), delta))
-
-
-def _contrast(x: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
-    return np.asarray(pix.adjust_contrast(jnp.asarray(x), factor))
-
-
 def _elastic(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     shape, side = x.shape[:3], x.shape[1]
     smooth = lambda: ndimage.gaussian_filter(rng.uniform(-1, 1, shape), (0, side / 16, side / 16))
@@ -120,8 +104,8 @@ def _jpeg(x: np.ndarray, quality: float, _: np.random.Generator) -> np.ndarray:
 
 
 CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
-    "gaussian_noise": (_gaussian_noise, (0.08, 0.12, 0.18, 0.26, 0.38)),
-    "shot_noise": (_shot_noise, (60, 25, 12, 5, 3)),
+    "gaussian_noise": (lambda x, sigma, rng: x + rng.normal(0, sigma, x.shape), (0.08, 0.12, 0.18, 0.26, 0.38)),
+    "shot_noise": (lambda x, photons, rng: rng.poisson(x * photons) / photons, (60, 25, 12, 5, 3)),
     "impulse_noise": (_impulse_noise, (0.03, 0.06, 0.09, 0.17, 0.27)),
     "defocus_blur": (_defocus_blur, (0.02, 0.03, 0.045, 0.06, 0.08)),
     "glass_blur": (_glass_blur, (0.01, 0.015, 0.02, 0.03, 0.04)),
@@ -130,8 +114,14 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
     "snow": (_snow, (0.05, 0.1, 0.15, 0.2, 0.3)),
     "frost": (_frost, (0.3, 0.45, 0.6, 0.7, 0.8)),
     "fog": (_fog, (0.5, 0.8, 1.2, 1.7, 2.5)),
-    "brightness": (_brightness, (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "contrast": (_contrast, (0.75, 0.5, 0.4, 0.3, 0.15)),
+    "brightness": (
+        lambda x, delta, _: np.asarray(pix.adjust_brightness(jnp.asarray(x), delta)),
+        (0.1, 0.2, 0.3, 0.4, 0.5),
+    ),
+    "contrast": (
+        lambda x, factor, _: np.asarray(pix.adjust_contrast(jnp.asarray(x), factor)),
+        (0.75, 0.5, 0.4, 0.3, 0.15),
+    ),
     "elastic": (_elastic, (0.02, 0.03, 0.045, 0.06, 0.08)),
     "pixelate": (_pixelate, (0.6, 0.5, 0.4, 0.3, 0.25)),
     "jpeg": (_jpeg, (25, 18, 15, 10, 7)),

@@ -22,16 +22,17 @@ from matplotlib.patches import Patch
 
 import style
 from evidence import summary, tables
+from evidence.artwork import WORLDS
 from evidence.command import Evidence, stage
 from evidence.corruptions import corrupted
 from evidence.emoji_task import emoji_task
-from evidence.figures import frontier, legend
+from evidence.figures import frontiers
 from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
-from evidence.scene_nets import SmallSceneNet, pretrained_scene_net
-from evidence.scenes import WORLDS, boundary_f, mean_iou, pretraining_scenes, scene_task
+from evidence.scene_nets import SceneNet, SmallSceneNet
+from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import Run, Start, Task, classification
 from evidence.training import OnStep, in_batches, predictions
 from style import plt
@@ -67,21 +68,29 @@ class Options(Evidence):
     # Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose.
     trials: int = 3
 
+    def study(self) -> Study:
+        """The protocol, with the settings that classification chose where nothing is tried."""
+        world = "digits" if self.smallest else "emoji"
+        return Study(
+            task=scenes_task(world),
+            results=File(self.results / "dense.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
+            methods={name: method for name, method in METHODS.items() if not method.probe_first},
+            alphas=(0.3, 0.5, 0.7, 0.9),
+            few_alphas=(0.7,),
+            like=main_study(classification(world)),
+        )
+
     def fill(self) -> None:
-        """Runs what is missing."""
-        study = dense_study("digits" if self.smallest else "emoji", self.results, 1 if self.smallest else self.trials)
-        study.run_missing(self.methods, self.range(), stage, partial(_record, self.results))
+        self.study().run_missing(self.methods, self.range(), stage, partial(_record, self.results))
 
     def tell(self) -> None:
-        """Tables and figures of what is there."""
         found = File(self.results / "dense.csv", COLUMNS).read()
         self.write("dense", page(found))
-        figure, panels = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained", sharex=True)
         titles = "styles of the foundation model", "styles held out", "corrupted"
-        for axes, column, title in zip(panels, list(SCORES.values())[1:], titles, strict=True):
-            frontier(axes, found, SCORES["ID"], column)
-            style.label(axes, "mean IoU, style fine-tuned on (%)", f"mean IoU, {title} (%)")
-        legend(panels[-1])
+        columns = zip(list(SCORES.values())[1:], titles, strict=True)
+        ups = {column: f"mean IoU, {title} (%)" for column, title in columns}
+        figure = frontiers(found, (SCORES["ID"], "mean IoU, style fine-tuned on (%)"), ups, (13, 4.4))
         style.save(figure, self.results / "dense.png")
         if (self.results / _SCENES_FILE).exists():
             _draw_scenes(self.results / _SCENES_FILE, self.results / "dense_scenes.png")
@@ -135,32 +144,17 @@ def scenes_task(world: str) -> Scenes:
     return Scenes(experiment=world, backbone=BACKBONES[world], id_domain=WORLDS[world].id_style)
 
 
-def dense_study(world: str, results: Path, trials: int) -> Study:
-    """The protocol, with the settings that classification chose where nothing is tried."""
-    files = [File(results / name, COLUMNS) for name in ("dense.csv", "dense_trials.csv")]
-    return Study(
-        task=scenes_task(world),
-        results=files[0],
-        trials=files[1] if trials > 1 else None,
-        tried=trials,
-        methods={name: method for name, method in METHODS.items() if not method.probe_first},
-        alphas=(0.3, 0.5, 0.7, 0.9),
-        few_alphas=(0.7,),
-        like=main_study(classification(world)),
-    )
-
-
 @cache
 def _start(name: str, seed: int, on_step: OnStep | None) -> Start:
     """The backbone knows the classes already; the decoder learns to say where they are."""
     world = WORLDS[name]
-    network, params = split_model((pretrained_scene_net if name == "emoji" else SmallSceneNet)(world.num_classes, seed))
+    network, params = split_model((SceneNet if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed))
     if name == "emoji":
         _, classifier = foundation(emoji_task(seed), seed, on_step)
         params["backbone"] = {part: classifier[part] for part in params["backbone"]}
     steps = FOUNDATION_STEPS[name]
     shapes = {path_of(path): np.array(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-    key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, world.description(), seed, steps]))[:32]}"
+    key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, description(world), seed, steps]))[:32]}"
     make = lambda: trained_decoder(network, params, pretraining_scenes(world, seed), steps, seed, on_step)
     return Start(scene_task(world, seed), network, cached(key, params, make))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import resvg_py
 from PIL import Image
 
 from evidence.emoji_table import TABLE, Emoji, emoji_table, squeezed
@@ -67,7 +68,11 @@ def install(style: Style) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Renamed when it is whole, so that a killed run or a second one at the same time leaves nothing half done.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".npm-") as scratch:
-            _run_npm(npm, style, scratch)
+            flags = ("--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", scratch)
+            done = subprocess.run([npm, "install", *flags, style.package], capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                raise UserError(f"{style.package}: npm could not fetch it ({reason}); check the network, {_WAY_OUT}")
             package = Path(scratch) / "node_modules" / "@iconify-json" / style.icons
             try:
                 package.rename(target)
@@ -75,14 +80,6 @@ def install(style: Style) -> Path:
                 if not target.exists():
                     raise
     return target
-
-
-def _run_npm(npm: str, style: Style, directory: str) -> None:
-    flags = ("--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", directory)
-    done = subprocess.run([npm, "install", *flags, style.package], capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{style.package}: npm could not fetch it ({reason}); check the network, {_WAY_OUT}")
 
 
 def drawings(package: Path, emoji: tuple[Emoji, ...]) -> dict[int, str]:
@@ -97,17 +94,14 @@ def drawings(package: Path, emoji: tuple[Emoji, ...]) -> dict[int, str]:
     found: dict[int, str] = {}
     taken: set[str] = set()
     for index, one in enumerate(emoji):
-        name = _by_codes(one, codes) or next((names[n] for n in sorted(one.names) if n in names), None)
+        exact = "-".join(one.codes).lower()
+        name = codes.get(exact) or codes.get(exact.replace("-fe0f", ""))
+        name = name or next((names[n] for n in sorted(one.names) if n in names), None)
         icon = _original(name, icons) if name is not None else None
         if icon is not None and icon not in taken:
             taken.add(icon)
             found[index] = _document(icons["icons"][icon], icons)
     return found
-
-
-def _by_codes(emoji: Emoji, codes: Mapping[str, str]) -> str | None:
-    exact = "-".join(emoji.codes).lower()
-    return codes.get(exact) or codes.get(exact.replace("-fe0f", ""))
 
 
 def _original(name: str, icons: Mapping[str, Any]) -> str | None:
@@ -134,10 +128,6 @@ def _document(icon: Mapping[str, Any], icons: Mapping[str, Any]) -> str:
 
 def render(svg: str, size: int) -> np.ndarray:
     """The drawing as uint8 `(size, size, 4)`: red, green, blue and opacity, centred, proportions kept."""
-    try:
-        import resvg_py
-    except ModuleNotFoundError as error:
-        raise UserError("resvg-py draws the emoji and is not installed; pip install resvg-py") from error
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
     with Image.open(io.BytesIO(bytes(png))) as image:
         drawn = image.convert("RGBA")

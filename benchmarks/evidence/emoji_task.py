@@ -1,10 +1,11 @@
 """The emoji task: the same objects in every style, split by object."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
 
-from evidence.emoji import HELD_OUT, SEEN, STYLES, load_style, on_white
+from evidence.emoji import HELD_OUT, SEEN, load_style, on_white
 from evidence.emoji_table import CLASSES, emoji_table
 from vision.data import ArrayDomain, Task
 
@@ -44,8 +45,8 @@ def emoji_task(seed: int, id_style: str = "fluent-high-contrast", size: int = 64
         chosen = np.isin(emoji, split[part])
         return ArrayDomain(style, on_white(rgba[chosen]), kinds[emoji[chosen]])
 
-    pretrain = [domain(style, "pretrain") for style in SEEN]
-    others = [style for style in STYLES if style != id_style and style in SEEN + HELD_OUT]
+    styles = {"seen": SEEN, "held out": HELD_OUT}
+    groups = {name: tuple(style for style in own if style != id_style) for name, own in styles.items()}
     return Task(
         name="emoji",
         classes=CLASSES,
@@ -53,14 +54,13 @@ def emoji_task(seed: int, id_style: str = "fluent-high-contrast", size: int = 64
         train=domain(id_style, "train"),
         validation=domain(id_style, "validation"),
         id_test=domain(id_style, "test"),
-        ood={style: domain(style, "test") for style in others},
-        ood_groups={
-            "seen": tuple(style for style in SEEN if style != id_style),
-            "held out": tuple(style for style in HELD_OUT if style != id_style),
-        },
-        pretrain=ArrayDomain(
-            "seen",
-            np.concatenate([part.images for part in pretrain]),
-            np.concatenate([part.labels for part in pretrain]),
-        ),
+        ood={style: domain(style, "test") for own in groups.values() for style in own},
+        ood_groups=groups,
+        pretrain=joined("seen", [domain(style, "pretrain") for style in SEEN]),
     )
+
+
+def joined(name: str, parts: Sequence[ArrayDomain]) -> ArrayDomain:
+    """The images of several domains as one."""
+    images, labels = ([getattr(part, column) for part in parts] for column in ("images", "labels"))
+    return ArrayDomain(name, np.concatenate(images), np.concatenate(labels))

@@ -2,7 +2,6 @@
 
 import gzip
 import os
-import struct
 import zlib
 from pathlib import Path
 
@@ -20,7 +19,6 @@ CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 # (pre-training, fine-tuning, validation, test) images of the 70,000: as few as keep a run short
 _SIZES = (1500, 600, 300, 1000)
 _SIDE = 28
-_UINT8 = 8  # the IDX format's code of the type
 
 
 def fashion_task(seed: int) -> Task:
@@ -49,16 +47,11 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """One file of LeCun's IDX format: two zeros, the type, the number of axes, their lengths, the numbers."""
     try:
         data = gzip.decompress(path.read_bytes())
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * (1 + len(shape))).reshape(-1, *shape)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {_way_out()}") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {_way_out()}") from error
-    axes = 1 + len(shape)
-    start = 4 + 4 * axes
-    lengths = struct.unpack(f">{axes}I", data[4:start]) if len(data) >= start else ()
-    if data[:4] != bytes([0, 0, _UINT8, axes]) or lengths[1:] != shape or len(data) != start + np.prod(lengths):
-        raise UserError(f"{path}: not an IDX file of bytes of shape (n, {', '.join(map(str, shape))}); {_way_out()}")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(lengths)
 
 
 def _way_out() -> str:

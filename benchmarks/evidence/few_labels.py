@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vision.data import ArrayDomain, Task
+from vision.data import Task
 
 
 def few_labels(task: Task, share: float, seed: int) -> Task:
@@ -14,14 +14,10 @@ def few_labels(task: Task, share: float, seed: int) -> Task:
     as many epochs instead of steps, 1 % of the digits would be one step, and any method would stay at the foundation
     model. Validation and test images stay as they are.
     """
-    train = task.train
     if share == 1:
         return task
-    assert isinstance(train, ArrayDomain)
-    kept = stratified_order(train.labels, seed)[: images_kept(len(train), share)]
-    places = np.resize(kept, len(train))
-    domain = ArrayDomain(train.name, train.images[places], train.labels[places])
-    return replace(task, train=domain)
+    kept = stratified_order(task.train.labels, seed)[: images_kept(len(task.train), share)]
+    return replace(task, train=task.train.at(np.resize(kept, len(task.train))))
 
 
 def images_kept(images: int, share: float) -> int:

@@ -1,17 +1,31 @@
 """The figure that the tasks share: score in domain against out of domain, with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import style
 from evidence import summary
 from evidence.rows import Row
-from evidence.summary import ENOUGH_SEEDS, Line, paired
+from evidence.summary import paired
 from evidence.tables import Values
+from style import plt
+
+
+def frontiers(rows: Sequence[Row], across: tuple[str, str], ups: Mapping[str, str], size: tuple[float, float]) -> Any:
+    """A panel for each column, against one that all share; of both the name and what the axis says."""
+    figure, panels = plt.subplots(1, len(ups), figsize=size, layout="constrained", sharex=True)
+    for axes, (up, label) in zip(panels, ups.items(), strict=True):
+        frontier(axes, rows, across[0], up)
+        style.label(axes, across[1], label)
+    legend(panels[-1])
+    return figure
 
 
 def frontier(axes: Any, rows: Sequence[Row], across: str, up: str) -> None:
-    """One column of the rows against another; the line is WiSE-FT. Bars are those of `paired_bar`."""
+    """One column of the rows against another; the line is WiSE-FT.
+
+    Bars are 95 % intervals of the differences to plain fine-tuning, paired by seed. The foundation model has none.
+    """
     found = [line for line in summary.lines(rows) if line.alpha is None]
     ends = {line.method: line for line in found}
     path = [ends["zero_shot"], *summary.curve(rows), ends["vanilla"]]
@@ -19,21 +33,12 @@ def frontier(axes: Any, rows: Sequence[Row], across: str, up: str) -> None:
     axes.plot(*points, color="#444444", lw=1.2, marker=".", ms=5, label="wise_ft", zorder=1)
     for line in found:
         x, y = (line.score(column).mean for column in (across, up))
-        bars = [paired_bar(line, ends["vanilla"], column) for column in (across, up)]
-        label = "pre-trained" if line.method == "zero_shot" else line.method
-        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], lw=0.8, ls="", label=label, **style.of(line.method))
+        start = line.method == "zero_shot"
+        gaps = [None if start else paired(line, ends["vanilla"], column) for column in (across, up)]
+        x_bar, y_bar = (gap.half or 0.0 if gap else 0.0 for gap in gaps)
+        label = "pre-trained" if start else line.method
+        axes.errorbar(x, y, xerr=x_bar, yerr=y_bar, lw=0.8, ls="", label=label, **style.of(line.method))
     style.clean(axes)
-
-
-def paired_bar(line: Line, vanilla: Line, column: str) -> float:
-    """Half the 95 % interval of a method's difference to plain fine-tuning, paired by seed.
-
-    What seeds have in common, a hard split, says nothing about methods. The foundation model has none, and no method
-    below three seeds: that of two is wider than the axes.
-    """
-    gap = paired(line, vanilla, column)
-    shown = line.method != "zero_shot" and len(line.rows) >= ENOUGH_SEEDS
-    return gap.half if shown and gap is not None and gap.half is not None else 0.0
 
 
 def above_plain(axes: Any, values: Values, up: str) -> None:

@@ -1,27 +1,25 @@
 """Few labels: does a method that holds the model back help more, or less, the fewer images there are to learn from?
 
 1, 5, 10, 50 and 100 % of the fine-tuning images, nested and stratified, each trained on for as many STEPS as all of
-them are. Settings are those that the robustness task chose with all labels; nothing is chosen here, and 100 % is that
-task's own run. The digits take minutes, the emoji two hours of one core. Each run is a row of
-benchmarks/results/low_label.csv, and is not repeated. --smallest: the digits with little data, one seed, two shares.
+them are. Settings are those that the robustness task chose with all labels; nothing is chosen here. The digits take
+minutes, the emoji two hours of one core. Each run is a row of benchmarks/results/low_label.csv, and is not repeated.
+--smallest: the digits with little data, one seed, two shares.
 """
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
-from evidence.few_labels import images_kept
 from evidence.figures import legend
 from evidence.protocol import Study, main_study
 from evidence.rows import COLUMNS as MAIN_COLUMNS
 from evidence.rows import KEY, File, Row
 from evidence.summary import SCORES
-from evidence.tasks import Classification, Run, Settings, Start, classification
+from evidence.tasks import classification
 from style import plt
 
 COLUMNS = (*MAIN_COLUMNS[:3], "share", "images", *MAIN_COLUMNS[3:])
@@ -38,14 +36,10 @@ class Options(Evidence):
     methods: tuple[str, ...] = ("vanilla", "l2_sp", "ftp", "ftp_scale_free", "digrap")
 
     def fill(self) -> None:
-        task = classification(self.experiment, smallest=self.smallest)
         file = File(self.results / "low_label.csv", COLUMNS, key=(*KEY, "share"))
         for share in (0.1, 1.0) if self.smallest else self.shares:
-            study = FewLabels(
-                task=replace(task, share=share), results=file, share=share, alphas=(0.5, 0.7), like=main_study(task)
-            )
-            if share == 1 and not self.smallest:
-                study.take_main_runs(self.methods, self.range())
+            task = classification(self.experiment, smallest=self.smallest, share=share)
+            study = Study(task=task, results=file, alphas=(0.5, 0.7), like=main_study(task))
             study.run_missing(self.methods, self.range(), stage)
 
     def tell(self) -> None:
@@ -56,45 +50,13 @@ class Options(Evidence):
             _draw(by_score, self.results / f"low_label-{group.name}.png")
 
 
-@dataclass(frozen=True, kw_only=True)
-class FewLabels(Study):
-    """The main benchmark's runs, with a share of the labels."""
-
-    task: Classification
-    share: float
-
-    def title(self) -> str:
-        return f"{self.task.experiment}, {100 * self.share:g} % of the labels"
-
-    def known(self, name: str, knobs: Settings, seed: int) -> Row:
-        return super().known(name, knobs, seed) | {"share": self.share}
-
-    def measured(self, origin: Start, run: Run, name: str, knobs: Settings, seed: int) -> Iterator[Row]:
-        for row in super().measured(origin, run, name, knobs, seed):
-            yield row | {"images": images_kept(len(origin.data.train), self.share)}
-
-    def take_main_runs(self, names: Sequence[str], seeds: Sequence[int]) -> None:
-        """With all labels a run is the main benchmark's: takes what is recorded there and is not here."""
-        assert self.like is not None
-        main = self.like.results
-        there = {main.key_of(row): row for row in main.read()}
-        for seed, name in itertools.product(seeds, names):
-            knobs = self.chosen(name)
-            wanted = [self.known(label, own, seed) for label, own, _ in self.points(name, knobs)]
-            if wanted[-1] not in self.results and all(main.key_of(row) in there for row in wanted):
-                images = len(self.start(seed).data.train)
-                for row in wanted:
-                    self.results.append(there[main.key_of(row)] | row | {"images": images})
-
-
 def by_share(found: Sequence[Row], column: str) -> tables.Values:
     """One score by method, share and seed; a later row of the same run replaces an earlier one."""
-    values: dict[str, dict[str, dict[int, float]]] = {"zero_shot": {}, "vanilla": {}}
-    for row in sorted(found, key=lambda row: row["share"]):
-        alpha = row["hyperparameters"].get("alpha")
-        name = row["method"] if alpha is None else f"{row['method']} {alpha:g}"
-        values.setdefault(name, {}).setdefault(_share(row, found), {})[row["seed"]] = row[column]
-    return values
+    named = [
+        row | ({"method": f"{row['method']} {alpha:g}"} if (alpha := row["hyperparameters"].get("alpha")) else {})
+        for row in sorted(found, key=lambda row: (row["method"] not in ("zero_shot", "vanilla"), row["share"]))
+    ]
+    return tables.values(named, lambda row: {_share(row, found): row[column]})
 
 
 def _share(row: Row, found: Sequence[Row]) -> str:

@@ -13,7 +13,6 @@ from evidence import dense, low_label, summary, vqa
 from evidence.command import Evidence
 from evidence.rows import COLUMNS, File
 from evidence.summary import Estimate, paired
-from evidence.tables import gap
 from style import plt
 from writer import markdown
 
@@ -23,19 +22,12 @@ METHODS = {"ftp": "FTP", "wise_ft": "WiSE-FT"}
 
 
 class Source(NamedTuple):
-    """Where the rows of a task are.
-
-    Attributes:
-        file: Of the rows.
-        columns: All columns of the file.
-        scores: Those of the three headings.
-        only: What the rows of the task have in common.
-    """
+    """Where the rows of a task are."""
 
     file: str
-    columns: Sequence[str]
-    scores: Sequence[str]
-    only: Mapping[str, object]
+    columns: Sequence[str]  # of the file
+    scores: Sequence[str]  # those of the three headings
+    only: Mapping[str, object]  # what the rows of the task have in common
 
 
 def _main(experiment: str, backbone: str, style: str = "photo") -> Source:
@@ -78,66 +70,61 @@ class Options(Evidence):
 
     def tell(self) -> None:
         """Writes overview.md and overview.png of the tasks that have rows."""
-        found = {name: Compared.of(self, source) for name, source in TASKS.items()}
-        found = {name: one for name, one in found.items() if one is not None}
+        found = compared(self.results)
         self.write("overview", table(found, self.methods))
         draw(found, self.methods, self.results / "overview.png")
 
 
-@dataclass(frozen=True)
-class Compared:
-    """One task: every method's line, and the columns of its scores."""
+class Compared(NamedTuple):
+    """One task."""
 
-    lines: dict[str, summary.Line]
-    scores: Sequence[str]
+    seeds: int
+    # by method its points above plain fine-tuning in each score, paired by seed; None without a common seed
+    gains: Mapping[str, Sequence[Estimate | None]]
 
-    @classmethod
-    def of(cls, options: Options, source: Source) -> "Compared | None":
-        """Reads its rows; None without any."""
-        rows = File(options.results / source.file, source.columns).read()
-        mine = [row for row in rows if all(row[name] == value for name, value in source.only.items())]
+    def of(self, method: str) -> Sequence[Estimate | None]:
+        """A method's, which the task may not have."""
+        return self.gains.get(method, (None,) * len(HEADINGS))
+
+
+def compared(results: Path) -> dict[str, Compared]:
+    """The tasks that have rows."""
+    found = {}
+    for name, source in TASKS.items():
+        rows = File(results / source.file, source.columns).read()
+        mine = [row for row in rows if all(row[key] == value for key, value in source.only.items())]
         lines = {line.method: line for line in summary.lines(mine)}
-        return cls(lines, source.scores) if "vanilla" in lines else None
-
-    def gain(self, method: str, column: int) -> Estimate | None:
-        """Points above plain fine-tuning, paired by seed."""
-        line = self.lines.get(method)
-        return paired(line, self.lines["vanilla"], self.scores[column]) if line else None
-
-    def cell(self, method: str, column: int) -> str:
-        """The same as a table shows it."""
-        line = self.lines.get(method)
-        return gap(line, self.lines["vanilla"], self.scores[column]) if line else ""
+        if plain := lines.get("vanilla"):
+            gains = {m: [paired(line, plain, column) for column in source.scores] for m, line in lines.items()}
+            found[name] = Compared(len(plain.rows), gains)
+    return found
 
 
-def table(found: dict[str, Compared], methods: Sequence[str]) -> str:
+def table(found: Mapping[str, Compared], methods: Sequence[str]) -> str:
     """A line for each task and a column for each method and score."""
     head = ["task", "seeds", *(f"{METHODS.get(m, m)}: {heading}" for m in methods for heading in HEADINGS)]
-    body = [
-        [name, str(len(one.lines["vanilla"].rows)), *(one.cell(m, c) for m in methods for c in range(len(HEADINGS)))]
-        for name, one in found.items()
-    ]
-    return markdown(head, body)
+    cells = lambda one: [gain.difference if gain else "" for m in methods for gain in one.of(m)]
+    return markdown(head, [[name, str(one.seeds), *cells(one)] for name, one in found.items()])
 
 
-def verdict(found: dict[str, Compared], method: str) -> str:
+def verdict(found: Mapping[str, Compared], method: str) -> str:
     """On how many tasks a method is above plain fine-tuning, and below it, by score."""
     clear = lambda column, sign: sum(
         gain is not None and gain.clear and sign * gain.mean > 0
-        for gain in (one.gain(method, column) for one in found.values())
+        for gain in (one.of(method)[column] for one in found.values())
     )
     told = [f"{heading} better on {clear(c, 1)}, worse on {clear(c, -1)}" for c, heading in enumerate(HEADINGS)]
     return f"{METHODS.get(method, method)} against plain fine-tuning on {len(found)} tasks\n{'; '.join(told)}"
 
 
-def draw(found: dict[str, Compared], methods: Sequence[str], path: Path) -> None:
+def draw(found: Mapping[str, Compared], methods: Sequence[str], path: Path) -> None:
     """A forest plot: a row for each task, a panel for each score."""
     figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.42 * len(found) + 1.9), layout="constrained", sharey=True)
     for column, axes in enumerate(panels):
         for offset, method in enumerate(methods):
             shift = 0.28 * (offset - (len(methods) - 1) / 2)
             for place, one in enumerate(found.values()):
-                if gain := one.gain(method, column):
+                if gain := one.of(method)[column]:
                     label = METHODS.get(method, method) if place == 0 else None
                     look = {**style.of(method), "ms": 6}
                     axes.errorbar(gain.mean, place + shift, xerr=gain.half or 0, lw=1.4, ls="", label=label, **look)

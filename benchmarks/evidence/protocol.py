@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,23 @@ class Study:
 
     task: Task
     results: File  # the final rows
-    trials: File | None = None  # the trials' rows; None to try nothing: every method runs at its `default`
-    tried: int = 3  # how many settings of each method's knob are tried
-    methods: Mapping[str, Any] = field(
-        default_factory=lambda: METHODS
-    )  # each with a `knob` and its `values`, the default first
+    tried: int = 1  # how many settings of each method's knob are tried; 1 for none, each runs at its `default`
+    # each with a `knob` and its `values`, the default first
+    methods: Mapping[str, Any] = field(default_factory=lambda: METHODS)
     alphas: tuple[float, ...] = ()  # WiSE-FT's curve, from the foundation model (0) to vanilla fine-tuning (1)
     few_alphas: tuple[float, ...] = ()  # what all other methods are interpolated with
     like: "Study | None" = None  # whose choice is the default
 
+    @property
+    def trials(self) -> File | None:
+        """The trials' rows, in a file beside the results; None where nothing is tried."""
+        path = self.results.path
+        return replace(self.results, path=path.with_stem(f"{path.stem}_trials")) if self.tried > 1 else None
+
     def known(self, name: str, knobs: Settings, seed: int) -> Row:
         """What a run's row holds before the run; all that tells it from others."""
-        same = {key: getattr(self.task, key) for key in ("experiment", "backbone", "id_domain")}
-        return {**same, "method": name, "hyperparameters": knobs, "seed": seed}
+        own = {"method": name, "hyperparameters": knobs, "seed": seed}
+        return {key: own[key] if key in own else getattr(self.task, key) for key in self.results.key}
 
     def start(self, seed: int, on_step: OnStep | None = None) -> Any:
         """What all runs of a seed start from."""
@@ -75,10 +79,6 @@ class Study:
             return self.like.chosen(name)
         method = self.methods[name]
         return {RATE: DEFAULT_RATE, method.knob: method.values[0]}
-
-    def title(self) -> str:
-        """What the runs' names in the progress begin with."""
-        return self.task.experiment
 
     def chosen(self, name: str) -> Settings:
         """The hyper-parameters of a method: those of the trial best in validation, the first of equals.
@@ -124,12 +124,12 @@ class Study:
     def _run_seed(self, names: Sequence[str], seed: int, trials: File | None, stage: Stage, on_done: Any) -> None:
         @cache  # made when the first run is missing, if any is
         def origin() -> Any:
-            with stage(f"{self.title()}, foundation model {seed}") as on_step:
+            with stage(f"{self.task.title}, foundation model {seed}") as on_step:
                 return self.start(seed, on_step)
 
         def trained(name: str, knobs: Settings, what: str) -> Any:
             start = origin()
-            with stage(f"{self.title()}, {name}, {what}") as on_step:
+            with stage(f"{self.task.title}, {name}, {what}") as on_step:
                 return self.train(start, name, knobs, seed, on_step)
 
         for name in names:
@@ -153,9 +153,7 @@ class Study:
 ALPHAS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 
 
-def main_study(task: Classification, results: Path = RESULTS, tried: int = 3, tries: bool = True) -> Study:
+def main_study(task: Classification, results: Path = RESULTS, tried: int = 3) -> Study:
     """The main benchmark's runs; those that are recorded, whose settings other benchmarks take."""
-    file, trials = (File(results / f"robustness{part}.csv") for part in ("", "_trials"))
-    return Study(
-        task=task, results=file, trials=trials if tries else None, tried=tried, alphas=ALPHAS, few_alphas=(0.5, 0.7)
-    )
+    file = File(results / "robustness.csv")
+    return Study(task=task, results=file, tried=tried, alphas=ALPHAS, few_alphas=(0.5, 0.7))

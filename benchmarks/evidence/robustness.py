@@ -18,7 +18,7 @@ import numpy as np
 import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
-from evidence.figures import above_plain, frontier, legend
+from evidence.figures import above_plain, frontiers, legend
 from evidence.methods import METHODS, RATE
 from evidence.protocol import DEFAULT_RATE, main_study
 from evidence.rows import COLUMNS, File, Row
@@ -47,8 +47,7 @@ class Options(Evidence):
 
     def fill(self) -> None:
         task = classification(self.experiment, self.id_domain, backbone=self.backbone, smallest=self.smallest)
-        tried = min(self.trials, 2) if self.smallest else self.trials
-        study = main_study(task, self.results, tried, tries=self.trials > 1)
+        study = main_study(task, self.results, tried=min(self.trials, 2) if self.smallest else self.trials)
         # what the radii did is kept for the settings that were chosen
         keep = (partial(_record_walls, self.results, task),) if self.trials > 1 else ()
         study.run_missing(self.methods, self.range(), stage, *keep)
@@ -61,12 +60,17 @@ class Options(Evidence):
             walls = self.results / "robustness_walls" / f"{name}-ftp.json"
             if walls.exists():
                 _draw_walls(walls, self.results / f"robustness-{name}-walls.png")
-            _draw(rows, f"fine-tuned on {group.id_domain}", self.results / f"robustness-{name}.png")
+            across = SCORES["ID"], "accuracy on the domain fine-tuned on (%)"
+            ups = {SCORES[score]: f"mean accuracy, {score} (%)" for score in list(SCORES)[1:]}
+            figure = frontiers(rows, across, ups, (11, 4.8))
+            figure.suptitle(f"fine-tuned on {group.id_domain}", fontsize=10)
+            style.save(figure, self.results / f"robustness-{name}.png")
             if group.backbone == main_backbone(group.experiment):  # the others are compared below
                 self.write(f"robustness-{name}", section(group, rows, trials.get(group, []), walls.exists()))
         for experiment, groups in several_networks(found).items():
-            self.write(f"backbones-{experiment}", backbones(groups))
-            _draw_backbones(groups, self.results / f"backbones-{experiment}.png")
+            networks = {name: of_network(rows) for name, rows in groups.items()}
+            self.write(f"backbones-{experiment}", backbones(networks))
+            _draw_backbones(networks, self.results / f"backbones-{experiment}.png")
 
 
 def section(group: Group, rows: Sequence[Row], trials: Sequence[Row], walls: bool) -> str:
@@ -122,17 +126,6 @@ def _all_settings(rows: Sequence[Row]) -> str:
     return f"{head}\n{markdown(('method', 'setting', 'seeds', 'validation', *SCORES), body, left=2)}"
 
 
-def _draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """ID accuracy against OOD accuracy, domains seen and held out."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", sharex=True)
-    for axes, name in zip(panels, list(SCORES)[1:], strict=True):
-        frontier(axes, rows, SCORES["ID"], SCORES[name])
-        style.label(axes, "accuracy on the domain fine-tuned on (%)", f"mean accuracy, {name} (%)")
-    legend(panels[1])
-    figure.suptitle(title, fontsize=10)
-    style.save(figure, path)
-
-
 # other networks
 
 NETWORKS_METHODS = ("zero_shot", "vanilla", "wise_ft", "ftp", "ftp+wise_ft", "digrap")
@@ -151,30 +144,26 @@ def of_network(found: Sequence[Row]) -> tables.Values:
     """Each score by method and seed, at the setting that the main benchmark shows."""
     lines = {line.method: line for line in summary.lines(found)}
     return {
-        method: {
-            title: {seed: row[column] for seed, row in lines[method].rows.items()} for title, column in SCORES.items()
-        }
+        method: {title: lines[method].of_seeds(column) for title, column in SCORES.items()}
         for method in NETWORKS_METHODS
         if method in lines
     }
 
 
-def backbones(groups: dict[str, list[Row]]) -> str:
+def backbones(networks: dict[str, tables.Values]) -> str:
     """A table for each network."""
-    texts = []
-    for backbone, found in groups.items():
-        values = of_network(found)
-        texts.append(f"{backbone}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}")
-    return "\n".join(texts)
+    return "\n".join(
+        f"{name}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}"
+        for name, values in networks.items()
+    )
 
 
-def _draw_backbones(groups: dict[str, list[Row]], path: Path) -> None:
+def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:
     """What each method adds to plain fine-tuning, paired by seed, network by network."""
     figure, panels = plt.subplots(1, len(SCORES), figsize=(12, 3.8), layout="constrained")
-    networks = [of_network(found) for found in groups.values()]
     for axes, title in zip(panels, SCORES, strict=True):
-        methods = [name for name in NETWORKS_METHODS if name in networks[0]]
-        values = {m: {n: own[m][title] for n, own in zip(groups, networks, strict=True)} for m in methods}
+        methods = next(iter(networks.values()))
+        values = {method: {name: own[method][title] for name, own in networks.items()} for method in methods}
         above_plain(axes, values, f"points above plain fine-tuning, {title}")
     legend(panels[-1])
     style.save(figure, path)

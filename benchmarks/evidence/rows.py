@@ -2,27 +2,21 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vision.errors import UserError
+from writer import rounded
 
 Row = dict[str, Any]
 
 KEY = ("experiment", "backbone", "id_domain", "method", "hyperparameters", "seed")  # what tells runs apart
 
-COLUMNS = (
-    *KEY,
-    "validation_accuracy",
-    "id_accuracy",
-    "ood_seen_accuracy",
-    "ood_held_accuracy",
-    "drift",
-    "seconds",
-    "domains",
-)  # of robustness.csv. Scores are shares; those on test images are empty in trials, which look at validation alone.
+COLUMNS = (*KEY, "validation_accuracy", "id_accuracy", "ood_seen_accuracy", "ood_held_accuracy")
+COLUMNS += ("drift", "seconds", "domains")
+"""Of robustness.csv. Scores are shares; those on test images are empty in trials, which look at validation alone."""
 
 _TEXTS = ("experiment", "backbone", "id_domain", "method", "task")
 _DATA = ("hyperparameters", "domains", "accuracies", "kinds")  # JSON
@@ -83,12 +77,3 @@ def _read(name: str, cell: str) -> Any:
 
 def _json(value: Any) -> str:
     return json.dumps(rounded(value, 5), sort_keys=True)
-
-
-def rounded(value: Any, digits: int) -> Any:
-    """All numbers of some data to so many significant digits."""
-    if isinstance(value, Mapping):
-        return {key: rounded(entry, digits) for key, entry in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [rounded(entry, digits) for entry in value]
-    return float(f"{value:.{digits}g}") if isinstance(value, float) else value

@@ -80,10 +80,13 @@ class _Decoded(nnx.Module):
 
 
 class SceneNet(_Decoded):
-    """EfficientNet-Lite0 without its classifier, and a decoder."""
+    """EfficientNet-Lite0 of ImageNet without its classifier, and a fresh decoder."""
 
     def __init__(self, num_classes: int, seed: int = 0) -> None:
         self.backbone = EfficientNetLite0(1, seed=seed)
+        load_imagenet(self.backbone)
+        for unused in ("top", "top_norm", "head"):  # of the classifier
+            delattr(self.backbone, unused)
         self.head = Decoder(_TAP_CHANNELS, num_classes, WIDTH, _FINE_WIDTH, seed)
 
     def features(self, images: jax.Array) -> list[jax.Array]:
@@ -97,15 +100,6 @@ class SceneNet(_Decoded):
             if index in _TAPS:
                 taps.append(x)
         return taps
-
-
-def pretrained_scene_net(num_classes: int, seed: int) -> SceneNet:
-    """The network with ImageNet's backbone and a fresh decoder."""
-    model = SceneNet(num_classes, seed)
-    load_imagenet(model.backbone)
-    for unused in ("top", "top_norm", "head"):  # of the classifier
-        delattr(model.backbone, unused)
-    return model
 
 
 class SmallSceneNet(_Decoded):

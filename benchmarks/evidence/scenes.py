@@ -1,56 +1,33 @@
 """Scenes to segment, of emoji by ten artists or of the embedded digits, and how good a segmentation of them is."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
 
-from evidence.artwork import Artwork, digit_artwork, emoji_artwork
+from evidence.artwork import World
 from evidence.composer import Composition, compose, photographs
-from evidence.emoji import HELD_OUT, SEEN
-from evidence.emoji_table import CLASSES
+from evidence.emoji_task import joined
 from vision.data import ArrayDomain, Task
 
 SPLITS = ("pretrain", "train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class World:
-    """A source of scenes."""
+COMPOSITIONS = {
+    "emoji": Composition(side=48, most=3, smallest=0.5, largest=0.8),
+    "digits": Composition(side=32, most=2, smallest=0.5, largest=0.8),
+}  # by world
 
-    name: str  # of the experiment
-    classes: tuple[str, ...]  # without the background
-    artwork: Callable[[str, str, int], Artwork]  # from style, split and seed to the drawings
-    seen: tuple[str, ...]  # styles of the foundation model
-    id_style: str  # the style that is fine-tuned on
-    held_out: tuple[str, ...]  # styles that no training sees
-    composition: Composition  # how scenes are made
-    scenes: Mapping[str, int] = field(default_factory=dict)  # how many of each split; of pre-training, in each style
-
-    @property
-    def num_classes(self) -> int:
-        """Background included."""
-        return len(self.classes) + 1
-
-    def description(self) -> str:
-        """All that its scenes depend on, but for the seed and the artwork itself."""
-        return json.dumps([self.name, self.seen, self.id_style, self.held_out, self.composition, dict(self.scenes)])
+COUNTS = {
+    "emoji": {"pretrain": 400, "train": 240, "validation": 96, "test": 96},
+    "digits": {"pretrain": 192, "train": 64, "validation": 32, "test": 32},
+}  # scenes of each split, of pre-training in each style; by world
 
 
-WORLDS = {
-    "emoji": World(
-        "emoji", CLASSES, emoji_artwork, SEEN, "fluent-high-contrast", HELD_OUT,
-        Composition(side=48, most=3, smallest=0.5, largest=0.8),
-        {"pretrain": 400, "train": 240, "validation": 96, "test": 96},
-    ),
-    "digits": World(
-        "digits", tuple("0123456789"), digit_artwork, ("bright", "coloured"), "black", ("striped",),
-        Composition(side=32, most=2, smallest=0.5, largest=0.8),
-        {"pretrain": 192, "train": 64, "validation": 32, "test": 32},
-    ),
-}  # fmt: skip  # by name
+def description(world: World) -> str:
+    """All that its scenes depend on, but for the seed and the artwork itself."""
+    own = COMPOSITIONS[world.name], COUNTS[world.name]
+    return json.dumps([world.name, world.seen, world.id_style, world.held_out, *own])
 
 
 def scene_task(world: World, seed: int) -> Task:
@@ -59,7 +36,7 @@ def scene_task(world: World, seed: int) -> Task:
     return Task(
         name=world.name,
         classes=world.classes,
-        image_size=world.composition.side,
+        image_size=COMPOSITIONS[world.name].side,
         train=own["train"],
         validation=own["validation"],
         id_test=own["test"],
@@ -70,16 +47,15 @@ def scene_task(world: World, seed: int) -> Task:
 
 def pretraining_scenes(world: World, seed: int) -> ArrayDomain:
     """What the foundation model is trained on: other identities, in the styles seen."""
-    parts = [_domain(world, style, "pretrain", seed, variant) for variant, style in enumerate(world.seen)]
-    join = lambda arrays: np.concatenate(list(arrays))
-    return ArrayDomain("seen", join(part.images for part in parts), join(part.labels for part in parts))
+    styles = enumerate(world.seen)
+    return joined("seen", [_domain(world, style, "pretrain", seed, variant) for variant, style in styles])
 
 
 def _domain(world: World, style: str, split: str, seed: int, variant: int = 0) -> ArrayDomain:
     """Scenes in one style; another variant has other layouts."""
-    artwork, photos = world.artwork(style, split, seed), photographs(split)
+    artwork, photos, how = world.artwork(style, split, seed), photographs(split), COMPOSITIONS[world.name]
     words = (seed, SPLITS.index(split), variant)
-    made = [compose(artwork, photos, (*words, i), world.composition) for i in range(world.scenes[split])]
+    made = [compose(artwork, photos, (*words, i), how) for i in range(COUNTS[world.name][split])]
     labels = [np.stack([scene.mask, boundaries(scene.instances)], axis=-1) for scene in made]
     return ArrayDomain(style, np.stack([scene.image for scene in made]), np.stack(labels).astype(np.uint8))
 

@@ -35,6 +35,11 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return format(self)
 
+    @property
+    def difference(self) -> str:
+        """`+1.2 ± 0.3`, bold where it is told from zero."""
+        return f"**{self:+}**" if self.clear else f"{self:+}"
+
 
 class Group(NamedTuple):
     """What rows must share to be compared."""
@@ -69,9 +74,13 @@ class Line(NamedTuple):
             row["validation_miou" if "validation_miou" in row else "validation_accuracy"] for row in self.rows.values()
         )
 
+    def of_seeds(self, column: str) -> dict[int, float]:
+        """One column by seed."""
+        return {seed: row[column] for seed, row in self.rows.items()}
+
     def score(self, column: str) -> Estimate:
         """One column over the seeds."""
-        return estimate([row[column] for row in self.rows.values()])
+        return estimate(list(self.of_seeds(column).values()))
 
 
 def groups(rows: Sequence[Row]) -> dict[Group, list[Row]]:
@@ -103,10 +112,10 @@ def settings(rows: Sequence[Row]) -> list[Line]:
     return list(found.values())
 
 
-def curve(rows: Sequence[Row], method: str = "wise_ft", end: str = "vanilla") -> list[Line]:
-    """The interpolations of a method by alpha, towards the setting of its end that `lines` shows."""
-    tuned = next((line.hyperparameters for line in lines(rows) if line.method == end), {})
-    mine = (line for line in settings(rows) if line.method == method)
+def curve(rows: Sequence[Row]) -> list[Line]:
+    """WiSE-FT by alpha, towards the setting of plain fine-tuning that `lines` shows."""
+    tuned = next((line.hyperparameters for line in lines(rows) if line.method == "vanilla"), {})
+    mine = (line for line in settings(rows) if line.method == "wise_ft")
     same = (line for line in mine if {**line.hyperparameters, "alpha": None} == {**tuned, "alpha": None})
     return sorted(same, key=lambda line: line.alpha or 0.0)
 
@@ -122,8 +131,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def paired(line: Line, peer: Line, column: str) -> Estimate | None:
     """The difference to a peer over the seeds that both have; None without any."""
-    seeds = sorted(line.rows.keys() & peer.rows.keys())
-    return estimate([line.rows[s][column] - peer.rows[s][column] for s in seeds]) if seeds else None
+    return gap(line.of_seeds(column), peer.of_seeds(column)) if line.rows.keys() & peer.rows.keys() else None
 
 
 def gap(mine: Mapping[int, float], peers: Mapping[int, float]) -> Estimate:

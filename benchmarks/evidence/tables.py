@@ -55,12 +55,9 @@ def differences(lines: Sequence[Line], columns: Columns) -> str:
 
 
 def gap(line: Line, peer: Line, column: str) -> str:
-    """`+1.2 ± 0.3`, bold where it is told from zero; nothing without a common seed."""
+    """The difference as a table shows it; nothing without a common seed."""
     found = paired(line, peer, column)
-    if found is None:
-        return ""
-    told = found.clear and len(line.rows.keys() & peer.rows.keys()) >= ENOUGH_SEEDS
-    return f"**{found:+}**" if told else f"{found:+}"
+    return found.difference if found else ""
 
 
 def curve(found: Sequence[Row], columns: Columns) -> str:
@@ -77,24 +74,21 @@ def figure(name: str, alternative: str, caption: str = "") -> str:
     return f"```{{figure}} ../benchmarks/results/{name}\n:class: on-white\n:alt: {alternative}\n{told}```\n"
 
 
-def values(found: Sequence[Row], conditions: Mapping[str, Callable[[Row], float]]) -> Values:
-    """Scores by method, condition and seed; of several settings of a method the last one's."""
+def values(found: Sequence[Row], scores: Callable[[Row], Mapping[str, float]]) -> Values:
+    """A row's scores, which are by condition, by method and seed; of several settings of a method the last one's."""
     made: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in found:
-        for name, score in conditions.items():
-            made[row["method"]][name][row["seed"]] = score(row)
+        for name, score in scores(row).items():
+            made[row["method"]][name][row["seed"]] = score
     return made
 
 
-def by_condition(values: Values, peer: str = "vanilla") -> str:
-    """A line for each method: mean and 95 % interval in percent.
-
-    Bold where the difference to `peer`, paired by seed, has an interval without zero, over three seeds or more.
-    """
+def by_condition(values: Values) -> str:
+    """A line for each method: mean and 95 % interval in percent; bold where it is told from plain fine-tuning."""
 
     def cell(method: str, column: str) -> str:
-        mine, peers = (values[name].get(column, {}) for name in (method, peer))
-        told = method != peer and mine.keys() & peers.keys() and summary.gap(mine, peers).clear
+        mine, peers = (values[name].get(column, {}) for name in (method, "vanilla"))
+        told = mine.keys() & peers.keys() and summary.gap(mine, peers).clear
         text = str(estimate(list(mine.values()))) if mine else ""
         return f"**{text}**" if told else text
 

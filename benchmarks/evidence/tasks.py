@@ -13,7 +13,7 @@ import numpy as np
 
 from evidence.emoji_task import emoji_task
 from evidence.fashion import fashion_task
-from evidence.few_labels import few_labels
+from evidence.few_labels import few_labels, images_kept
 from evidence.foundation import foundation
 from evidence.methods import METHODS, RATE, Method
 from evidence.rows import Row
@@ -86,6 +86,11 @@ class Task(ABC):
     smallest: bool = False  # little data and few epochs, to see that everything works
 
     validation: ClassVar[str] = "validation_accuracy"  # the column by which settings are chosen
+
+    @property
+    def title(self) -> str:
+        """What the names of runs in the progress begin with."""
+        return self.experiment
 
     @abstractmethod
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
@@ -163,9 +168,16 @@ class Classification(Task):
     share: float = 1.0  # of the fine-tuning labels
     width: float = 1.0  # of the digits' small network, as a multiple
 
+    @property
+    def title(self) -> str:
+        return self.experiment if self.share == 1 else f"{self.experiment}, {100 * self.share:g} % of the labels"
+
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         start = _classifier(replace(self, epochs=0, batch_size=0, share=1.0), seed, on_step)
         return replace(start, data=few_labels(start.data, self.share, seed))
+
+    def columns(self, start: Start, params: Params) -> Row:
+        return super().columns(start, params) | {"images": images_kept(len(start.data.train), self.share)}
 
 
 def classification(

@@ -83,31 +83,15 @@ def train(
     domain: Domain,
     *,
     batch_size: int,
-    seed: int,
-    augment: bool = True,
-    held_out: Domain | None = None,
-    judge: Domain | None = None,
-    judge_every: int = 0,
-    opt_state: Any = None,
+    seed: int,  # of the images' order and augmentation
+    augment: bool = True,  # whether images are shifted and mirrored
+    held_out: Domain | None = None,  # where methods that take a held-out loss get its batches; None for all others
+    judge: Domain | None = None,  # images whose gradient judges radii (`held_out_grads` of `ftp_optax.ftp`)
+    judge_every: int = 0,  # steps between two of those gradients; 0 for none at all
+    opt_state: Any = None,  # to go on with; None for a new one
     on_step: OnStep | None = None,
 ) -> Trained:
-    """Trains with any method.
-
-    Args:
-        network: The fixed part of the model.
-        params: Where to start; left untouched.
-        recipe: The optimizer, and the number of steps.
-        knobs: Its numbers.
-        domain: Images to train on.
-        batch_size: Images in a step.
-        seed: Of their order and augmentation.
-        augment: Whether images are shifted and mirrored.
-        held_out: Where methods that want a held-out loss (`ftp_optax.tpgm`) take their batches; None for all others.
-        judge: Images whose gradient judges radii (`held_out_grads` of `ftp_optax.ftp`) in place of the batch's own.
-        judge_every: Steps between two of them; 0 for none at all.
-        opt_state: The state to go on with, which is used up; None for a new one.
-        on_step: Progress.
-    """
+    """Trains with any method; `params` are left untouched, `opt_state` is used up."""
     started, steps = time.perf_counter(), recipe.steps
     numbers = Knobs(*(jnp.asarray(number, jnp.float32) for number in knobs))
     static = {"recipe": recipe, "graphdef": network.graphdef, "held_out": held_out is not None}

@@ -5,13 +5,11 @@ seed's run of a method is a row of benchmarks/results/corruptions.csv, and is no
 --smallest: the digits with little data, one seed, one severity.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
-
-import numpy as np
 
 import style
 from evidence import summary, tables
@@ -20,7 +18,8 @@ from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from evidence.figures import above_plain
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
-from evidence.tasks import Run, Settings, Start, classification
+from evidence.tasks import Classification, Start, classification
+from evidence.training import OnStep
 from style import plt
 from vision.data import ArrayDomain
 from vision.networks import Params
@@ -48,10 +47,9 @@ class Options(Evidence):
 
     def fill(self) -> None:
         task = classification(self.experiment, smallest=self.smallest)
-        study = Corrupted(
-            task=task,
+        study = Study(
+            task=Corrupted(**vars(task), severities=SEVERITIES[2:3] if self.smallest else SEVERITIES),
             results=File(self.results / "corruptions.csv", COLUMNS),
-            severities=SEVERITIES[2:3] if self.smallest else SEVERITIES,
             alphas=(ALPHA,),
             few_alphas=(ALPHA,),
             like=main_study(task),
@@ -67,53 +65,42 @@ class Options(Evidence):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Corrupted(Study):
-    """The main benchmark's runs, measured under corruptions of some severities."""
+class Corrupted(Classification):
+    """With ID test images under every corruption, at some severities, in place of the OOD domains."""
 
     severities: tuple[int, ...]
 
-    def measured(self, origin: Start, run: Run, name: str, knobs: Settings, seed: int) -> Iterator[Row]:
-        for label, settings, alpha in self.points(name, knobs):
-            params = run.at(alpha)
-            kinds = {
-                kind: [
-                    self._accuracy(origin, params, _images(origin, kind, severity, seed))
-                    for severity in self.severities
-                ]
-                for kind in CORRUPTIONS
-            }
-            yield self.known(label, settings, seed) | {
-                "clean_accuracy": self.task.score(origin, params, origin.data.id_test),
-                "corrupted_accuracy": fmean(value for values in kinds.values() for value in values),
-                "kinds": kinds,
-            }
+    def start(self, seed: int, on_step: OnStep | None = None) -> Start:
+        start = super().start(seed, on_step)
+        test = start.data.id_test
+        assert isinstance(test, ArrayDomain)
+        ood = {
+            f"{kind} {severity}": replace(test, images=corrupted(test.images, kind, severity, seed))
+            for kind in CORRUPTIONS
+            for severity in self.severities
+        }
+        return replace(start, data=replace(start.data, ood=ood))
 
-    def _accuracy(self, origin: Start, params: Params, images: np.ndarray) -> float:
-        test = origin.data.id_test
-        return self.task.score(origin, params, ArrayDomain(test.name, images, test.labels))
-
-
-_made: dict[tuple[int, str, int, int], np.ndarray] = {}  # all methods of a seed see the same corrupted images
-
-
-def _images(origin: Start, kind: str, severity: int, seed: int) -> np.ndarray:
-    test = origin.data.id_test
-    assert isinstance(test, ArrayDomain)
-    key = (id(test), kind, severity, seed)
-    if key not in _made:
-        _made[key] = corrupted(test.images, kind, severity, seed)
-    return _made[key]
+    def columns(self, start: Start, params: Params) -> Row:
+        data = start.data
+        accuracy = {name: self.score(start, params, domain) for name, domain in data.ood.items()}
+        return {
+            "clean_accuracy": self.score(start, params, data.id_test),
+            "corrupted_accuracy": fmean(accuracy.values()),
+            "kinds": {kind: [accuracy[f"{kind} {severity}"] for severity in self.severities] for kind in CORRUPTIONS},
+        }
 
 
 def by_family(found: Sequence[Row]) -> tables.Values:
     """Accuracy on clean images, under all corruptions, and by family."""
-    scores: dict[str, Callable[[Row], float]] = {
-        "clean": lambda row: row["clean_accuracy"],
-        "corrupted": lambda row: row["corrupted_accuracy"],
-    }
-    for family, kinds in FAMILIES.items():
-        scores[family] = lambda row, kinds=kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
-    return tables.values(found, scores)
+    family = lambda row, kinds: fmean(fmean(row["kinds"][kind]) for kind in kinds)
+    return tables.values(
+        found,
+        lambda row: (
+            {"clean": row["clean_accuracy"], "corrupted": row["corrupted_accuracy"]}
+            | {name: family(row, kinds) for name, kinds in FAMILIES.items()}
+        ),
+    )
 
 
 def _draw(found: Sequence[Row], path: Path) -> None:
@@ -127,7 +114,7 @@ def _draw(found: Sequence[Row], path: Path) -> None:
         means = [100 * clean, *(100 * fmean(values) for values in severities)]
         left.plot(means, label=method, lw=1, **style.of(method))
     kinds = [kind for family in FAMILIES.values() for kind in family]
-    by_kind = tables.values(found, {kind: lambda row, kind=kind: fmean(row["kinds"][kind]) for kind in kinds})
+    by_kind = tables.values(found, lambda row: {kind: fmean(row["kinds"][kind]) for kind in kinds})
     above_plain(right, by_kind, "points above plain fine-tuning")
     names = [kind.replace("_", " ") for kind in kinds]
     right.set_xticks(range(len(kinds)), names, fontsize=8, rotation=40, ha="right")

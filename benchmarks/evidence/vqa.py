@@ -31,7 +31,7 @@ from evidence.protocol import Study
 from evidence.rows import COLUMNS as MAIN_COLUMNS
 from evidence.rows import File, Row
 from evidence.summary import Line
-from evidence.tasks import Start, Task
+from evidence.tasks import Run, Start, Task
 from evidence.training import Knobs, OnStep, Recipe, in_batches, predictions, stacked, train
 from evidence.wordings import KINDS, WORDINGS, vocabulary
 from style import plt
@@ -79,17 +79,14 @@ class Options(Evidence):
     trials: int = 3  # Settings tried for each method, on the first seed; 1 for the defaults, untried.
 
     def fill(self) -> None:
-        files = [File(self.results / name, COLUMNS) for name in ("vqa.csv", "vqa_trials.csv")]
-        study = Shifted(
+        study = Study(
             task=questions_task(self.smallest),
-            results=files[0],
-            trials=files[1] if self.trials > 1 and not self.smallest else None,
-            tried=self.trials,
+            results=File(self.results / "vqa.csv", COLUMNS),
+            tried=1 if self.smallest else self.trials,
             methods=METHODS,
             alphas=(0.3, 0.5, 0.7),
-            shifts=self.results / "vqa_shifts.json",
         )
-        study.run_missing(self.methods, self.range(), stage)
+        study.run_missing(self.methods, self.range(), stage, partial(_record_shifts, self.results / "vqa_shifts.json"))
 
     def tell(self) -> None:
         found, distances = self.read("vqa.csv", COLUMNS), read_shifts(self.results / "vqa_shifts.json")
@@ -108,7 +105,7 @@ class Questions(Task):
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         source, amounts = SOURCES[self.source], self.amounts
         make = lambda name, split, size: asked(source, name, looks(source)[name], split, seed, size)
-        words, replies = vocabulary(source.classes), answers(source.classes)
+        words, replies = vocabulary(source.world.classes), answers(source.world.classes)
         if self.source == "emoji":  # the classification benchmark's foundation model of this seed, without its head
             network, params = foundation(emoji_task(seed), seed, on_step)
             tower = EfficientNetTower(network.model(params))
@@ -161,13 +158,13 @@ def questions_task(smallest: bool) -> Questions:
     """Of the emoji; smallest of the digits."""
     source = SOURCES["digits" if smallest else "emoji"]
     return Questions(
-        experiment=f"vqa-{source.name}",
-        id_domain=source.id_style,
+        experiment=f"vqa-{source.world.name}",
+        id_domain=source.world.id_style,
         backbone="small-cnn" if smallest else "efficientnet-lite0",
         epochs=1 if smallest else 5,
         batch_size=16,  # of the foundation stage too: they share one compiled gradient
         smallest=smallest,
-        source=source.name,
+        source=source.world.name,
         amounts=SMALLEST if smallest else Amounts(),
     )
 
@@ -192,32 +189,20 @@ def loss(own: Kinds, other: Kinds) -> float:
 # how far a domain lies from the one that is fine-tuned on, by the foundation model's own embeddings
 
 
-class Shift(NamedTuple):
-    """That distance by space; means over seeds."""
-
-    image: float
-    question: float
-    fused: float
+Shift = Mapping[str, float]
+"""That distance by space."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shifted(Study):
-    """The protocol, and each seed's shifts in a file."""
-
-    shifts: Path
-
-    def start(self, seed: int, on_step: OnStep | None = None) -> Start:
-        origin, key = super().start(seed, on_step), str(seed)
-        present = json.loads(self.shifts.read_text("utf-8")) if self.shifts.exists() else {}
-        if key not in present:
-            found = {name: {k: round(v, 5) for k, v in one.items()} for name, one in shifts(origin).items()}
-            self.shifts.parent.mkdir(parents=True, exist_ok=True)
-            self.shifts.write_text(json.dumps({**present, key: found}, indent=1) + "\n", "utf-8")
-        return origin
+def _record_shifts(path: Path, method: str, seed: int, run: Run) -> None:
+    """Writes each seed's shifts once."""
+    present = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    if str(seed) not in present:
+        found = {name: {k: round(v, 5) for k, v in one.items()} for name, one in shifts(run.start).items()}
+        path.write_text(json.dumps({**present, str(seed): found}, indent=1) + "\n", "utf-8")
 
 
-def shifts(start: Start) -> dict[str, dict[str, float]]:
-    """By test domain and space, how far it lies from the fine-tuning domain; of `id` itself, zero."""
+def shifts(start: Start) -> dict[str, Shift]:
+    """By test domain, how far it lies from the fine-tuning domain; of `id` itself, zero."""
     data = start.data
     embed = lambda domain: _embedded(start.network, start.params, domain)
     train, tests = embed(data.train), {"id": embed(data.id_test)}
@@ -257,10 +242,10 @@ def _embeddings(graphdef: Any, rest: Any, params: Params, seen: Mapping[str, jax
 
 
 def read_shifts(path: Path) -> dict[str, Shift]:
-    """Of every test domain."""
+    """Of every test domain, means over seeds."""
     by_seed: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
     mean = lambda name, space: fmean(one[name][space] for one in by_seed.values())
-    return {name: Shift(*(mean(name, space) for space in SPACES)) for name in ("id", *NEAR, *FAR)}
+    return {name: {space: mean(name, space) for space in SPACES} for name in ("id", *NEAR, *FAR)}
 
 
 # tables and figure
@@ -280,32 +265,28 @@ def pages(found: Sequence[Row], distances: Mapping[str, Shift]) -> dict[str, str
     """Everything by name."""
     lines = summary.lines(found)
     names = [f"`{line.method}`" for line in lines]
-    curve = tables.curve(found, SCORES)
-    texts = {
-        "scores": "\n".join(
-            [tables.scores(lines, SCORES), tables.differences(lines, SCORES), *([curve] if curve else [])]
-        ),
-        "forgotten": markdown(
-            ("", *names),
-            [[title, *(f"{kind_mean(line, (d,), k):.1f}" for line in lines)] for title, (d, k) in _FORGOTTEN.items()],
-        ),
-    }
+    scores = tables.scores(lines, SCORES), tables.differences(lines, SCORES), tables.curve(found, SCORES)
+    forgotten = [
+        [title, *(f"{kind_mean(line, (d,), k):.1f}" for line in lines)] for title, (d, k) in _FORGOTTEN.items()
+    ]
     kinds = []
     for title, domains in (("In domain", ("id",)), ("Mean over all shifts", NEAR + FAR)):
         cells = [[f"{kind_mean(line, domains, kind):.1f}" for kind in KINDS] for line in lines]
         body = [[name, *own] for name, own in zip(names, cells, strict=True)]
         kinds.append(f"{title}:\n\n{markdown(('method', *KINDS), body)}")
     degree = lambda name: "near" if name in NEAR else "far" if name in FAR else ""
-    plain = lambda shift: [f"{value:.2f}" for value in shift]
+    plain = lambda shift: [f"{value:.2f}" for value in shift.values()]
     body = [
         [name, degree(name), *plain(shift), *(f"{domain_mean(line, name):.1f}" for line in lines)]
         for name, shift in distances.items()
     ]
     correlated = [[f"`{line.method}`", *plain(correlations(line, distances))] for line in lines]
-    return texts | {
+    return {
+        "scores": "\n".join(part for part in scores if part),
+        "forgotten": markdown(("", *names), forgotten),
         "kinds": "\n".join(kinds),
-        "distances": markdown(("domain", "degree", *Shift._fields, *names), body, left=2),
-        "correlations": markdown(("method", *Shift._fields), correlated),
+        "distances": markdown(("domain", "degree", *SPACES, *names), body, left=2),
+        "correlations": markdown(("method", *SPACES), correlated),
     }
 
 
@@ -328,8 +309,9 @@ def loss_mean(line: Line, domain: str) -> float:
 def correlations(line: Line, found: Mapping[str, Shift]) -> Shift:
     """Pearson's correlation, over the shifted domains, of what a shift costs a method with how far it is."""
     losses = [loss_mean(line, name) for name in (*NEAR, *FAR)]
-    columns = ([getattr(found[name], space) for name in (*NEAR, *FAR)] for space in SPACES)
-    return Shift(*(float(np.corrcoef(column, losses)[0, 1]) if np.ptp(losses) else 0.0 for column in columns))
+    columns = {space: [found[name][space] for name in (*NEAR, *FAR)] for space in SPACES}
+    correlated = lambda column: float(np.corrcoef(column, losses)[0, 1]) if np.ptp(losses) else 0.0
+    return {space: correlated(column) for space, column in columns.items()}
 
 
 def _draw(rows: Sequence[Row], distances: Mapping[str, Shift], path: Path) -> None:
@@ -350,12 +332,12 @@ def _draw(rows: Sequence[Row], distances: Mapping[str, Shift], path: Path) -> No
     for line in compared:
         look = style.of(line.method)
         for names, face in ((NEAR, "none"), (FAR, look["color"])):
-            far, lost = [distances[n].fused for n in names], [loss_mean(line, n) for n in names]
+            far, lost = [distances[n]["fused"] for n in names], [loss_mean(line, n) for n in names]
             marks = {"edgecolors": look["color"], "facecolors": face, "marker": look["marker"]}
             axes.scatter(far, lost, s=36, label=line.method if names is FAR else None, **marks)
     for name in (*NEAR, *FAR):
         top = max(loss_mean(line, name) for line in compared)
-        axes.annotate(name, (distances[name].fused, top), (4, 4), textcoords="offset points", fontsize=7)
+        axes.annotate(name, (distances[name]["fused"], top), (4, 4), textcoords="offset points", fontsize=7)
     axes.axhline(0, color="#999999", lw=0.8)
     axes.margins(x=0.2)
     style.label(
