@@ -19,19 +19,6 @@ from vision.networks import Params, path_of, split_model
 CLASSES = 10
 
 
-class Block(nnx.Module):
-    """A transformer block, norms first."""
-
-    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
-        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
-        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x + self.attention(self.norm1(x))
-        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
-
-
 def network(name: str, image_size: int) -> tuple[Callable[..., jax.Array], Any]:
     """A network as a function from parameters and images to logits, and its parameters."""
     sizes = {"vit-tiny": (32, 1, 2), "vit-small": (384, 12, 6), "vit-base": (768, 12, 12)}

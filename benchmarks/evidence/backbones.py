@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cost.networks import Block
 from vision.networks import path_of
 
 _GRID = {"resnet": 16, "vit": 4}  # height and width behind the stem, at any size of the images
@@ -84,6 +83,19 @@ class ResNet(nnx.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(x.mean((1, 2)))
+
+
+class Block(nnx.Module):
+    """A transformer block, norms first."""
+
+    def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
+        self.norm1, self.norm2 = nnx.LayerNorm(width, rngs=rngs), nnx.LayerNorm(width, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(heads, width, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(width, 4 * width, rngs=rngs), nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
 
 
 class ViT(nnx.Module):

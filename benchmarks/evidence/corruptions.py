@@ -7,12 +7,15 @@ the numbers compare methods with each other, not with published ones.
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import dm_pix as pix
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from vision.data import ArrayDomain, Domain
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -28,6 +31,13 @@ def corrupted(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np
     rng = np.random.default_rng((seed, list(CORRUPTIONS).index(kind), severity))
     result = apply(images.astype(np.float32) / 255, strengths[severity - 1], rng)
     return np.round(np.clip(result, 0, 1) * 255).astype(np.uint8)
+
+
+def corrupted_domain(domain: Domain, kind: str, severity: int, seed: int = 0) -> ArrayDomain:
+    """A domain of arrays with its images under one corruption."""
+    assert isinstance(domain, ArrayDomain)
+    images = corrupted(domain.images, kind, severity, seed)
+    return replace(domain, name=f"{domain.name}, {kind}", images=images)
 
 
 def _impulse_noise(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -24,7 +24,7 @@ import style
 from evidence import summary, tables
 from evidence.artwork import WORLDS
 from evidence.command import Evidence, stage
-from evidence.corruptions import corrupted
+from evidence.corruptions import corrupted_domain
 from evidence.emoji_task import emoji_task
 from evidence.figures import frontiers
 from evidence.foundation import cached, foundation
@@ -57,6 +57,8 @@ CORRUPTIONS = ("gaussian_noise", "defocus_blur", "snow", "contrast", "jpeg")
 
 SEVERITY = 3
 _VERSION = 3  # to be raised when a change of the code makes old cache entries stale
+
+_corrupted = cache(corrupted_domain)  # all methods of a seed are scored on the same images
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Scenes(Task):
             "id": [data.id_test],
             "ood_seen": [data.ood[name] for name in data.ood_groups["seen"]],
             "ood_held": [data.ood[name] for name in data.ood_groups["held out"]],
-            "corrupted": [_corrupted(data.id_test, kind) for kind in CORRUPTIONS],
+            "corrupted": [_corrupted(data.id_test, kind, SEVERITY) for kind in CORRUPTIONS],
         }
         found = {name: [self._both(start, params, domain) for domain in group] for name, group in groups.items()}
         mean = lambda name, which: statistics.fmean(scores[which] for scores in found[name])
@@ -194,11 +196,6 @@ def trained_decoder(
 
 def _predicted(start: Start, params: Params, domain: Domain) -> np.ndarray:
     return predictions(start.network, params, domain, batch_size=min(96, len(domain)))
-
-
-@cache
-def _corrupted(domain: ArrayDomain, kind: str) -> ArrayDomain:
-    return ArrayDomain(f"{domain.name}, {kind}", corrupted(domain.images, kind, SEVERITY), domain.labels)
 
 
 def page(found: Sequence[Row]) -> str:

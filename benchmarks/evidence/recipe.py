@@ -18,7 +18,7 @@ import numpy as np
 
 from evidence import recipe_results
 from evidence.command import Evidence
-from evidence.corruptions import corrupted
+from evidence.corruptions import corrupted_domain
 from evidence.dense import CORRUPTIONS, SEVERITY, scenes_task
 from evidence.emoji import STYLES
 from evidence.few_labels import stratified_order
@@ -46,7 +46,6 @@ from evidence.recipe_results import Results
 from evidence.tasks import ID_DOMAINS, Classification, Start, Task, between, classification, distance
 from evidence.training import Knobs, OnStep, Trained
 from ftp_optax import averaged_params
-from vision.data import ArrayDomain, Domain
 from vision.errors import UserError
 from vision.networks import Params
 from vision.progress import make_console, track
@@ -71,14 +70,9 @@ class FewScored(Classification):
 
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         start = super().start(seed, on_step)
-        fewer = {name: _stratified(domain, seed) for name, domain in start.data.ood.items()}
+        few = lambda domain: domain.at(stratified_order(domain.labels, seed)[:SCORED])
+        fewer = {name: few(domain) for name, domain in start.data.ood.items()}
         return replace(start, data=replace(start.data, ood=fewer))
-
-
-def _stratified(domain: Domain, seed: int) -> Domain:
-    assert isinstance(domain, ArrayDomain)
-    kept = stratified_order(domain.labels, seed)[:SCORED]
-    return replace(domain, images=domain.images[kept], labels=domain.labels[kept])
 
 
 class WithCorruptions(Classification):
@@ -86,11 +80,8 @@ class WithCorruptions(Classification):
 
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         start = super().start(seed, on_step)
-        data, test = start.data, start.data.id_test
-        assert isinstance(test, ArrayDomain)
-        worse = {
-            kind: replace(test, name=kind, images=corrupted(test.images, kind, SEVERITY, seed)) for kind in CORRUPTIONS
-        }
+        data = start.data
+        worse = {kind: corrupted_domain(data.id_test, kind, SEVERITY, seed) for kind in CORRUPTIONS}
         groups = {**data.ood_groups, "held out": (*data.ood_groups["held out"], *worse)}
         return replace(start, data=replace(data, ood={**data.ood, **worse}, ood_groups=groups))
 
@@ -196,8 +187,9 @@ class Study:
         Raises:
             UserError: The grid lacks rows of other tasks.
         """
-        self._run(self._missing(self._grid(tasks)), None, on_row)
-        self._run(self._missing(self._finals(tasks)), None, on_row)
+        self._run(_missing(self._runs(), self._grid(tasks)), None, on_row)
+        found = self._runs()
+        self._run(_missing(found, self._finals(found, tasks)), None, on_row)
 
     def choice(self) -> Choice:
         """What the rows choose.
@@ -205,8 +197,9 @@ class Study:
         Raises:
             UserError: Some are missing.
         """
-        self._refuse(self._missing(self._finals(self.problems)))
-        return choose(self._runs(), self.problems, self.choosing, self.methods)
+        found = self._runs()
+        self._require(found, self._finals(found, self.problems))
+        return choose(found, self.problems, self.choosing, self.methods)
 
     def run_chosen(self, choice: Choice, tasks: Sequence[str], on_row: OnRow) -> None:
         """Runs what the report lacks on some tasks."""
@@ -231,18 +224,14 @@ class Study:
         """All settings on the first seed."""
         return [(task, self.choosing[0], setting) for task in tasks for setting in (START, *settings(self.methods))]
 
-    def _finals(self, tasks: Iterable[str]) -> list[Key]:
+    def _finals(self, found: Runs, tasks: Iterable[str]) -> list[Key]:
         """The settings that are left on the other seeds."""
-        self._refuse(self._missing(self._grid(self.problems)))
-        left = finalists(self._runs(), self.problems, self.choosing[0], self.methods)
+        self._require(found, self._grid(self.problems))
+        left = finalists(found, self.problems, self.choosing[0], self.methods)
         return [(task, seed, own) for seed in self.choosing[1:] for task in tasks for own in (START, *left)]
 
-    def _missing(self, keys: Iterable[Key]) -> list[Key]:
-        found = self._runs()
-        return [key for key in keys if key not in found]
-
-    def _refuse(self, missing: Sequence[Key]) -> None:
-        if missing:
+    def _require(self, found: Runs, keys: Iterable[Key]) -> None:
+        if missing := _missing(found, keys):
             task, seed, setting = missing[0]
             raise UserError(
                 f"{self.file}: the choice is over all tasks, and {len(missing)} rows are missing, such as "
@@ -265,6 +254,10 @@ class Study:
                 row = run(name, task, start, setting, seed, wanted)
             append(self.file, row)
             on_row(done, len(keys), row)
+
+
+def _missing(found: Runs, keys: Iterable[Key]) -> list[Key]:
+    return [key for key in keys if key not in found]
 
 
 def _chosen(choice: Choice) -> list[Setting]:

@@ -161,7 +161,7 @@ class Choice:
 
     # by method and weights: its setting, and the kind of weights that is best at share 1
     settings: Mapping[tuple[str, str], tuple[Setting, str]]
-    shares: Mapping[tuple[str, str], float]  # the `fixed` share of each
+    shares: Mapping[str, float]  # the peer's `fixed` share, by weights: no other has that rule
     scores: Mapping[Candidate, float]  # the mean validation score of every candidate
     primary: Candidate  # the candidate on which success is judged
 
@@ -171,7 +171,7 @@ class Choice:
         _, kind = self.settings[method, weights]
         if rule in ERRORS:
             return nearest(start, row, WEIGHTS[weights] if weights == "any" else (kind,), ERRORS[rule])
-        return kind, 1.0 if rule == "none" else self.shares[method, weights]
+        return kind, 1.0 if rule == "none" else self.shares[weights]
 
     def wanted(self, start: Row, row: Row) -> dict[str, set[float]]:
         """The shares, by kind of weights, at which a run of the report is measured; for the peer its whole path."""
@@ -211,8 +211,7 @@ def nearest(start: Row, row: Row, kinds: Sequence[str], errors: float) -> tuple[
 def finalists(runs: Runs, problems: Mapping[str, Any], seed: int, methods: Iterable[str]) -> list[Setting]:
     """The settings that further seeds run: of each method the best third on the first seed, by its best weights."""
     mean = _Mean(runs, problems, (seed,))
-    # of equals the nearer to the foundation model
-    order = lambda setting: max((mean.score(setting, kind, 1.0), -mean.drift(setting, kind)) for kind in KINDS)
+    order = lambda setting: max(mean.standing(setting, kind) for kind in KINDS)
     found: list[Setting] = []
     for method in methods:
         own = sorted(settings((method,)), key=order, reverse=True)
@@ -225,15 +224,15 @@ def choose(runs: Runs, problems: Mapping[str, Any], seeds: Sequence[int], method
     mean = _Mean(runs, problems, seeds)
     left = finalists(runs, problems, seeds[0], methods)
     # max takes the first of equals
-    best = lambda pairs: max(pairs, key=lambda own: (mean.score(own[0], own[1], 1.0), -mean.drift(*own)))
-    found, shares = {}, {}
+    best = lambda pairs: max(pairs, key=lambda own: mean.standing(*own))
+    found = {}
     for method in methods:
         own = [setting for setting in left if setting.method == method]
         if method != PEER:
             own = [best(itertools.product(own, KINDS))[0]]
         for weights, kinds in WEIGHTS.items():
-            setting, kind = best(itertools.product(own, kinds))
-            found[method, weights], shares[method, weights] = (setting, kind), _fixed_share(mean, setting, kind)
+            found[method, weights] = best(itertools.product(own, kinds))
+    shares = {weights: _fixed_share(mean, *found[PEER, weights]) for weights in WEIGHTS}
     chosen = Choice(found, shares, {}, Candidate(PEER, "last", "none"))
     every = [_Standing(chosen, one, mean) for one in candidates(methods)]
     best = max(every, key=lambda one: one.score)
@@ -265,6 +264,10 @@ class _Mean:
     def score(self, setting: Setting, kind: str, share: float) -> float:
         """Of the validation scores."""
         return self.over({key: row.validation[kind][share] for key, row in self.of(setting).items()})
+
+    def standing(self, setting: Setting, kind: str) -> tuple[float, float]:
+        """By which a setting and its weights are chosen: their score, and of equals the nearness to the start."""
+        return self.score(setting, kind, 1.0), -self.drift(setting, kind)
 
     def drift(self, setting: Setting, kind: str) -> float:
         """Of the distances from the foundation models."""

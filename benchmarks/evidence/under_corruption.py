@@ -14,14 +14,13 @@ from typing import Literal
 import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
-from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted
+from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted_domain
 from evidence.figures import above_plain
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
 from evidence.tasks import Classification, Start, classification
 from evidence.training import OnStep
 from style import plt
-from vision.data import ArrayDomain
 from vision.networks import Params
 
 COLUMNS = (*KEY, "clean_accuracy", "corrupted_accuracy", "kinds")  # `kinds`: accuracy by kind, in the order of severity
@@ -72,10 +71,8 @@ class Corrupted(Classification):
 
     def start(self, seed: int, on_step: OnStep | None = None) -> Start:
         start = super().start(seed, on_step)
-        test = start.data.id_test
-        assert isinstance(test, ArrayDomain)
         ood = {
-            f"{kind} {severity}": replace(test, images=corrupted(test.images, kind, severity, seed))
+            f"{kind} {severity}": corrupted_domain(start.data.id_test, kind, severity, seed)
             for kind in CORRUPTIONS
             for severity in self.severities
         }
