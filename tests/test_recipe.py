@@ -32,6 +32,7 @@ from evidence.recipe_choice import (
     family_weights,
     finalists,
     nearest,
+    reported_methods,
     settings,
 )
 from evidence.recipe_results import BASE, Results, above_the_frontier
@@ -278,6 +279,15 @@ def test_the_primary_is_the_nearest_to_the_start_of_those_level_with_the_best():
     assert far.primary.method == PEER
     assert set(choice.scores) == set(candidates(SOME))
     assert len(choice.scores) == (4 + 4 + 2) + (2 + 2 + 2)
+
+
+def test_of_the_forms_of_one_method_two_are_reported():
+    """One by its last weights, one by the best point of any; a method without other forms always is."""
+    scores = dict.fromkeys(candidates(METHODS), 0.5)
+    scores[Candidate("ftp_exact", "last", "none")] = scores[Candidate("ftp", "any", "best")] = 0.6
+    scores[Candidate("digrap_window", "last", "none")] = scores[Candidate("digrap_window", "any", "best")] = 0.6
+    assert reported_methods(scores, METHODS) == [PEER, "ftp", "ftp_exact", "l2_sp", "tpgm", "digrap_window"]
+    assert reported_methods(scores, SMALLEST) == list(SMALLEST)
 
 
 def test_test_scores_choose_nothing():
