@@ -308,7 +308,7 @@ def test_differences_are_of_means_over_tasks_and_paired_by_seed():
     results = Results(found, TWO, choice, (3, 4))
     own = Candidate("l2_sp", "last", "none")
     assert results.difference(own, 0).mean == pytest.approx(2.0)
-    assert results.difference(own, 2, "one").mean == pytest.approx(-2.0)
+    assert results.difference(own, 2, ["one"]).mean == pytest.approx(-2.0)
     assert results.difference(BASE, 1).mean == 0.0
     assert results.share(own) == (1.0, 1.0)
 

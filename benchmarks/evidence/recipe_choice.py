@@ -164,7 +164,7 @@ class Candidate(NamedTuple):
 class Choice:
     """What was chosen."""
 
-    # by method and weights, of the methods that are reported: its setting, and the kind of weights that is best at share 1
+    # by method and weights, of what is reported: its setting, and the kind of weights that is best at share 1
     settings: Mapping[tuple[str, str], tuple[Setting, str]]
     shares: Mapping[str, float]  # the peer's `fixed` share, by weights: no other has that rule
     scores: Mapping[Candidate, float]  # the mean validation score of every candidate
@@ -254,8 +254,11 @@ def reported_methods(scores: Mapping[Candidate, float], methods: Iterable[str]) 
     dropped: set[str] = set()
     for forms in FORMS:
         own = [form for form in forms if form in methods]
-        best = lambda *rest, own=own: max(own, key=lambda form: scores[Candidate(form, *rest)])
-        dropped |= set(own) - {best("last", "none"), best("any", "best")} if own else set()
+        for_last, for_any = (
+            max(own, key=lambda form: scores[Candidate(form, *rest)], default=None)
+            for rest in (("last", "none"), ("any", "best"))
+        )
+        dropped |= set(own) - {for_last, for_any}
     return [method for method in methods if method not in dropped]
 
 
