@@ -505,7 +505,7 @@ def test_predict_errors_are_one_line(
         (("--methods", ","), "at least one method"),
         (("--epochs", "0"), "--epochs 0: out of range"),
         (("--lr", "nan"), "--lr nan: out of range; give a number above 0"),
-        (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, or auto"),
+        (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, auto or best"),
         (
             ("--average", "ema", "--batch-norm", "live"),
             "--average ema: live statistics .*; leave it or --batch-norm live out",
