@@ -31,7 +31,7 @@ from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
-from evidence.scene_nets import SceneNet, SmallSceneNet
+from evidence.scene_nets import EfficientNetStages, SceneNet, SmallStages
 from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
 from evidence.tasks import Run, Start, Task, classification
 from evidence.training import OnStep, in_batches, predictions
@@ -150,10 +150,12 @@ def scenes_task(world: str) -> Scenes:
 def _start(name: str, seed: int, on_step: OnStep | None) -> Start:
     """The backbone knows the classes already; the decoder learns to say where they are."""
     world = WORLDS[name]
-    network, params = split_model((SceneNet if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed))
     if name == "emoji":
-        _, classifier = foundation(emoji_task(seed), seed, on_step)
-        params["backbone"] = {part: classifier[part] for part in params["backbone"]}
+        classifier, known = foundation(emoji_task(seed), seed, on_step)
+        backbone = EfficientNetStages(classifier.model(known))
+    else:
+        backbone = SmallStages(seed)
+    network, params = split_model(SceneNet(backbone, len(world.classes) + 1, seed))
     steps = FOUNDATION_STEPS[name]
     shapes = {path_of(path): np.array(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, description(world), seed, steps]))[:32]}"
@@ -169,7 +171,7 @@ def trained_decoder(
     Trained as a whole on the few scenes there are, the network found the objects but not their classes. The decoder
     asks for larger steps than the backbone would survive; what that sees does not change, and is computed once.
     """
-    see = jax.jit(lambda images: network.model(params).features(images))
+    see = jax.jit(lambda images: network.model(params).backbone.stages(images))
     seen, side = in_batches(see, scenes.images, 96), scenes.images.shape[1]
     rate = optax.warmup_cosine_decay_schedule(0.0, 5e-3, max(1, steps // 10), max(2, steps))
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
