@@ -25,11 +25,11 @@ def setting(line: Line) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in line.hyperparameters.items())
 
 
-def scores(lines: Sequence[Line], columns: Columns) -> str:
+def scores(lines: Sequence[Line], columns: Columns, cell: Callable[[Line, str], object] = Line.score) -> str:
     """Every method with its setting, its score on validation images, and its scores; a warning if seeds are missing."""
     body = [
         [f"`{line.method}`", setting(line), str(len(line.rows)), f"{100 * line.validation:.1f}"]
-        + [str(line.score(column)) for column in columns.values()]
+        + [str(cell(line, column)) for column in columns.values()]
         for line in lines
     ]
     table = markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
