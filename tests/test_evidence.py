@@ -24,7 +24,7 @@ TASKS = {
     "vqa-*": (vqa, {}),
     "overview": (overview, {}),
     "past_*_digits": (past, {}),
-    "past_*_emoji": (past, {"experiment": "emoji", "seeds": 1, "questions": ("scale",)}),
+    "past_*_emoji": (past, {"experiment": "emoji", "seeds": 1}),
 }
 
 
