@@ -15,11 +15,9 @@ from evidence import summary
 from evidence.artwork import WORLDS
 from evidence.dense import BOUNDARIES, COLUMNS, CORRUPTIONS, SCORES, Options, trained_decoder
 from evidence.methods import RATE
-from evidence.protocol import main_study
 from evidence.rows import File
 from evidence.scene_nets import EfficientNetStages, SceneNet, SmallStages
 from evidence.scenes import boundaries, boundary_f, mean_iou, pretraining_scenes, scene_task
-from evidence.tasks import classification
 from vision.efficientnet import EfficientNetLite0
 from vision.networks import path_of, split_model
 
@@ -114,9 +112,8 @@ def test_all_styles_have_the_same_test_scenes_but_for_the_artwork():
     assert (scene_task(world, 1).id_test.images != task.id_test.images).any()
 
 
-def test_without_trials_the_settings_are_classifications_and_trials_are_judged_by_mean_iou(tmp_path):
+def test_trials_are_judged_by_mean_iou(tmp_path):
     study = Options(results=tmp_path).study()
-    assert study.chosen("ftp") == main_study(classification("emoji")).chosen("ftp")
     for rate, found in ((1e-3, 0.3), (3e-3, 0.4)):
         study.trials.append(study.known("vanilla", {RATE: rate}, 0) | {"validation_miou": found, "id_miou": -found})
     assert study.chosen("vanilla") == {RATE: 3e-3}

@@ -58,7 +58,7 @@ def test_the_overview_says_what_the_figure_shows():
         "FTP against plain fine-tuning on 12 tasks\nID better on 2, worse on 0; OOD seen better on 6,"
     )
     assert "FTP helps out-of-distribution on half of the tasks" in PAGES["evidence"]
-    vit = found["emoji, ViT"].of("ftp")[0]
+    vit = found["emoji, ViT"].gains["ftp"][0]
     assert f"{-vit.mean:.0f} points lower" in PAGES["evidence"]
 
 

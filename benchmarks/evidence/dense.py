@@ -29,11 +29,11 @@ from evidence.emoji_task import emoji_task
 from evidence.figures import frontiers
 from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
-from evidence.protocol import Study, main_study
+from evidence.protocol import Study
 from evidence.rows import KEY, File, Row
 from evidence.scene_nets import EfficientNetStages, SceneNet, SmallStages
 from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
-from evidence.tasks import Run, Start, Task, classification
+from evidence.tasks import Run, Start, Task
 from evidence.training import OnStep, in_batches, predictions
 from style import plt
 from vision.cache import digest
@@ -67,20 +67,16 @@ class Options(Evidence):
 
     # Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other.
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap", "ftp+digrap", "l2_sp", "spd", "mars_pgm", "ftp_exact")
-    # Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose.
-    trials: int = 3
 
     def study(self) -> Study:
-        """The protocol, with the settings that classification chose where nothing is tried."""
-        world = "digits" if self.smallest else "emoji"
+        """The protocol."""
         return Study(
-            task=scenes_task(world),
+            task=scenes_task("digits" if self.smallest else "emoji"),
             results=File(self.results / "dense.csv", COLUMNS),
-            tried=1 if self.smallest else self.trials,
+            tried=1 if self.smallest else 3,
             methods={name: method for name, method in METHODS.items() if not method.probe_first},
             alphas=(0.3, 0.5, 0.7, 0.9),
             few_alphas=(0.7,),
-            like=main_study(classification(world)),
         )
 
     def fill(self) -> None:
@@ -206,11 +202,6 @@ def page(found: Sequence[Row]) -> str:
     parts = [
         "## Classes\n",
         tables.scores(lines, SCORES),
-        tables.figure(
-            "dense.png",
-            "Mean IoU in the style fine-tuned on against that elsewhere, by method.",
-            "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
-        ),
         tables.curve(found, SCORES),
         tables.differences(lines, SCORES),
         "## Boundaries\n",

@@ -71,11 +71,6 @@ def section(group: Group, rows: Sequence[Row], trials: Sequence[Row]) -> str:
     parts = [
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}. {tried}\n",
         tables.scores(lines, SCORES),
-        tables.figure(
-            f"robustness-{group.name}.png",
-            "Accuracy in domain against out of domain, by method, with intervals.",
-            "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
-        ),
         f"### Paired differences\n\n{tables.differences(lines, SCORES)}",
         _all_settings(rows),
         tables.curve(rows, SCORES),

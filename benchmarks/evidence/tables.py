@@ -68,12 +68,6 @@ def curve(found: Sequence[Row], columns: Columns) -> str:
     return f"WiSE-FT's curve:\n\n{markdown(('alpha', *columns), body, left=0)}" if body else ""
 
 
-def figure(name: str, alternative: str, caption: str = "") -> str:
-    """A figure of the results."""
-    told = f"\n{caption}\n" if caption else ""
-    return f"```{{figure}} ../benchmarks/results/{name}\n:class: on-white\n:alt: {alternative}\n{told}```\n"
-
-
 def values(found: Sequence[Row], scores: Callable[[Row], Mapping[str, float]]) -> Values:
     """A row's scores, which are by condition, by method and seed; of several settings of a method the last one's."""
     made: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))

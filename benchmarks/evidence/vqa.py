@@ -70,13 +70,12 @@ class Options(Evidence):
 
     methods: tuple[str, ...] = tuple(METHODS)  # Which methods; zero-shot and WiSE-FT's curve come with vanilla.
     seeds: int = 3  # Number of seeds, from 0: of split, scenes, foundation model and training.
-    trials: int = 3  # Settings tried for each method, on the first seed; 1 for the defaults, untried.
 
     def fill(self) -> None:
         study = Study(
             task=questions_task(self.smallest),
             results=File(self.results / "vqa.csv", COLUMNS),
-            tried=1 if self.smallest else self.trials,
+            tried=1 if self.smallest else 3,
             methods=METHODS,
             alphas=(0.3, 0.5, 0.7),
         )
