@@ -25,7 +25,7 @@ def scene(number, most=4):
 
 
 def thing(label, top, left, colour="red", size=10):
-    return Thing(label, 7, (top, left, top + size, left + size), 0, colour, 1.0)
+    return Thing(label, 7, (top, left, top + size, left + size), colour)
 
 
 def truth(question, scene, classes):
