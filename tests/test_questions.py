@@ -20,7 +20,7 @@ ROUND = np.random.default_rng
 
 
 def scene(number, most=4):
-    artwork = digit_artwork("coloured", "train", 0, smallest=True)
+    artwork = digit_artwork("coloured", "train", 0)
     return compose(artwork, photographs("train"), (0, number), Composition(side=64, most=most))
 
 

@@ -97,11 +97,8 @@ def photographs(split: str) -> tuple[np.ndarray, ...]:
     return tuple(parts)
 
 
-def compose(
-    artwork: Artwork, photos: Sequence[np.ndarray], seed: Sequence[int], how: Composition | None = None
-) -> Scene:
+def compose(artwork: Artwork, photos: Sequence[np.ndarray], seed: Sequence[int], how: Composition) -> Scene:
     """One scene."""
-    how = how or Composition()
     rng = np.random.default_rng(list(seed))
     canvas = _background(photos, how.side, rng)
     layers: list[_Layer] = []

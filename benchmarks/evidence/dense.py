@@ -130,11 +130,8 @@ class Scenes(Task):
 
     def _both(self, start: Start, params: Params, domain: Domain) -> tuple[float, float]:
         """Mean IoU of the classes, and F-score of the boundaries."""
-        predicted, classes = _predicted(start, params, domain), len(start.data.classes) + 1
-        return (
-            mean_iou(predicted[..., 0], domain.labels[..., 0], classes),
-            boundary_f(predicted[..., 1], domain.labels[..., 1]),
-        )
+        found, truth = _predicted(start, params, domain), domain.labels
+        return mean_iou(found[..., 0], truth[..., 0]), boundary_f(found[..., 1], truth[..., 1])
 
 
 def scenes_task(world: str) -> Scenes:
@@ -224,15 +221,14 @@ def _record(results: Path, method: str, seed: int, run: Run) -> None:
         return
     data, path = run.start.data, results / _SCENES_FILE
     shown: Any = [data.id_test, data.ood[data.ood_groups["seen"][0]], data.ood[data.ood_groups["held out"][-1]]]
-    predicted = lambda params: np.stack([_predicted(run.start, params, one)[:_SCENES] for one in shown]).astype(
-        np.uint8
-    )
+    stacked = lambda arrays: np.stack([array[:_SCENES] for array in arrays])
+    predicted = lambda params: stacked(_predicted(run.start, params, one) for one in shown).astype(np.uint8)
     kept = dict(np.load(path)) if path.exists() else {}
     kept |= {
         "styles": np.array([domain.name for domain in shown]),
         "classes": np.array(data.classes),
-        "images": np.stack([domain.images[:_SCENES] for domain in shown]),
-        "truth": np.stack([domain.labels[:_SCENES] for domain in shown]),
+        "images": stacked(domain.images for domain in shown),
+        "truth": stacked(domain.labels for domain in shown),
         method: predicted(run.trained.params),
     }
     if method == "vanilla":
@@ -245,21 +241,17 @@ def _draw_scenes(source: Path, path: Path) -> None:
     kept = dict(np.load(source))
     rows = {"scene": kept["images"], "truth": kept["truth"]}
     rows |= {name: kept[name] for name in ("zero_shot", *SHOWN) if name in kept}
-    each = kept["images"].shape[1]
-    count = len(kept["styles"]) * each
-    size = (1.5 * count + 0.8, 1.55 * len(rows) + 0.6)
-    figure, panels = plt.subplots(len(rows), count, figsize=size, layout="constrained", squeeze=False)
+    titles = np.repeat(kept["styles"], kept["images"].shape[1])
+    size = (1.5 * len(titles) + 0.8, 1.55 * len(rows) + 0.6)
+    bare = {"xticks": (), "yticks": (), "frame_on": False}
+    figure, panels = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", subplot_kw=bare)
     colours = plt.get_cmap("tab20")(np.linspace(0, 1, len(kept["classes"])))[:, :3]
     palette = np.concatenate([[[0.95, 0.95, 0.95]], colours])  # the background is nearly white
     coloured = lambda cell: np.where(cell[..., 1:] == 1, 0.0, palette[cell[..., 0]])
     for line, (name, cells) in zip(panels, rows.items(), strict=True):
-        for column, axes in enumerate(line):
-            cell = cells[divmod(column, each)]
+        for axes, cell, title in zip(line, np.concatenate(cells), titles, strict=True):
             axes.imshow(cell if name == "scene" else coloured(cell), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if name == "scene":
-                axes.set_title(kept["styles"][column // each], fontsize=8)
+            axes.set_title(title if name == "scene" else "", fontsize=8)
         line[0].set_ylabel(name.replace("_", "-"), fontsize=9)
     named = [k for k in np.unique(kept["truth"][..., 0]) if k]
     marks = [Patch(color=tuple(palette[k]), label=kept["classes"][k - 1]) for k in named]

@@ -10,10 +10,6 @@ from writer import markdown
 
 PEERS = ("vanilla", "wise_ft")  # what every method is compared with
 
-_UNEVEN = """Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired
-differences below.
-"""
-
 Columns = Mapping[str, str]  # columns of the rows, by heading
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -26,15 +22,13 @@ def setting(line: Line) -> str:
 
 
 def scores(lines: Sequence[Line], columns: Columns, cell: Callable[[Line, str], object] = Line.score) -> str:
-    """Every method with its setting, its score on validation images, and its scores; a warning if seeds are missing."""
+    """Every method with its setting, its score on validation images, and its scores."""
     body = [
         [f"`{line.method}`", setting(line), str(len(line.rows)), f"{100 * line.validation:.1f}"]
         + [str(cell(line, column)) for column in columns.values()]
         for line in lines
     ]
-    table = markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
-    even = len({tuple(sorted(line.rows)) for line in lines}) == 1
-    return table if even else f"{table}\n{_UNEVEN}"
+    return markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
 
 
 def differences(lines: Sequence[Line], columns: Columns) -> str:
