@@ -74,9 +74,7 @@ def over_base(
             steps[name] = compiled(methods.method(name, base), shapes, cold=True)
             seconds.append(steps[name].start_seconds)
     start = {name: statistics.median(seconds) for name, seconds in starts.items()}
-    alone, parameters = steps[methods.BASE], trees.count(shapes)
-    sharding = jax.tree.leaves(shapes)[0].sharding
-    size = trees.size(shapes) / (1 if sharding is None else len(sharding.device_set))
+    alone, parameters, size = steps[methods.BASE], trees.count(shapes), trees.size(shapes)
     return [
         {
             "method": name,

@@ -37,7 +37,6 @@ class Options(Part):
     compiles: int = 3
 
     name = "scaling"
-    key = ("axis", "value")
     at_smallest: ClassVar = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3}
     columns: ClassVar = {
         "": lambda row: f"{row['value']:,} {row['axis']}: {row['method']}",
