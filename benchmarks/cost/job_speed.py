@@ -4,20 +4,16 @@ The plain loop holds one batch in memory and does nothing but the jitted adamw s
 files and keeps a history; its checkpoint comes at the end of a round. All run in turn, round by round, in one process.
 Told are ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where
 decoding is the bottleneck, the share of the time that is spent waiting for input says so.
-
-Besides, what a checkpoint of a ViT-B/16 with FTP holds up: how long training waits of the time that it takes to write.
 """
 
 import dataclasses
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -28,7 +24,6 @@ from cost import compiled, methods, networks
 from cost.part import Part, Row, spread
 from cost.train import training
 from vision.cache import keep_compiled_programs
-from vision.checkpoints import checkpoint_manager, save
 from vision.config import Config
 from vision.data import Task
 from vision.devices import Devices
@@ -75,18 +70,13 @@ class Options(Part):
             return [{"model": model} | row for row in measured(task, network, params, self, Path(scratch))]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return {"batch": self.batch_size, "checkpoint": checkpoint(self.smallest)}
+        return {"batch": self.batch_size}
 
     @classmethod
     def page(cls, result: dict[str, Any]) -> str:
-        """A row a loop, and what a checkpoint holds up."""
-        saved = result["checkpoint"]
-        return (
-            f"{cls.table(result['rows'], left=2)}\nBatches of {result['batch']}, decoded in threads. "
-            f"A checkpoint of a ViT-B/16 with FTP has {saved['bytes'] / 1e9:.1f} GB; training waits for "
-            f"{saved['held_up'] / saved['written']:.0%} of the time that it takes to write, {saved['held_up']:.1f} s "
-            f"here. {writer.origin(result['environment'])}"
-        )
+        """A row a loop."""
+        caption = f"Batches of {result['batch']}, decoded in threads. {writer.origin(result['environment'])}"
+        return f"{cls.table(result['rows'], left=2)}\n{caption}"
 
 
 def photographs(root: Path, size: int) -> Task:
@@ -105,7 +95,6 @@ def photographs(root: Path, size: int) -> Task:
 
 def measured(task: Task, network: Network, params: Params, options: Options, scratch: Path) -> list[dict[str, Any]]:
     """One row for the plain loop and one for each method in the main job's."""
-    runs = iter(range(1 << 30))
     waiting: dict[str, list[float]] = {}
 
     def job(name: str) -> float:
@@ -116,7 +105,7 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
             save_every=options.steps,  # an epoch of these few images is no measure
         )
         method = networks.method(name, config, params)
-        folder = scratch / f"run-{next(runs)}"
+        folder = Path(tempfile.mkdtemp(dir=scratch))
         trained = fine_tune(
             name, method, network, params, task, config, devices=Devices.of(config), checkpoints=folder / "all",
             best_checkpoints=folder / "best", on_step=lambda *_: None,
@@ -140,20 +129,3 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
         }
         for name, taken in seconds.items()
     ]
-
-
-def checkpoint(smallest: bool) -> dict[str, float]:
-    """Bytes of a checkpoint, seconds that training waits for it, and seconds until it is written."""
-    name, image_size = ("vit-tiny", 32) if smallest else ("vit-base", 224)
-    _, params = split_model(networks.network(name, image_size, 1000))
-    state = networks.method("ftp", Config(), params).tx.init(params)
-    content = jax.block_until_ready({"params": params, "opt_state": state})
-    held_up, written = 0.0, 0.0
-    with tempfile.TemporaryDirectory() as scratch, checkpoint_manager(Path(scratch) / "ftp") as manager:
-        for step in (1, 2):  # the first compiles
-            started = time.perf_counter()
-            save(manager, step, content)
-            held_up = time.perf_counter() - started
-            manager.wait_until_finished()
-            written = time.perf_counter() - started
-    return {"bytes": float(sum(x.nbytes for x in jax.tree.leaves(content))), "held_up": held_up, "written": written}

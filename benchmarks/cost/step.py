@@ -49,7 +49,7 @@ class Options(Part):
 
     def measure(self, tree: TreeName, base: BaseName) -> list[Row]:
         shapes = trees.tree(tree, smallest=self.smallest)
-        rows = compiled.over_base(shapes, base, self.methods, self.runs, compiled.memory_limit())
+        rows = compiled.over_base(shapes, base, self.methods, self.runs)
         return [{"tree": tree, "base": base} | row for row in rows]
 
     @staticmethod
