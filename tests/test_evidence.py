@@ -32,7 +32,7 @@ TASKS = {
 def test_the_recorded_tables_are_those_of_the_recorded_rows(names, tmp_path):
     for path in (*RESULTS.glob("*.csv"), RESULTS / "vqa_shifts.json"):
         shutil.copy(path, tmp_path)
-    shutil.copytree(RESULTS / "robustness_walls", tmp_path / "robustness_walls")
+    shutil.copytree(RESULTS / "robustness_layers", tmp_path / "robustness_layers")
     module, options = TASKS[names]
     module.Options(results=tmp_path, **options).tell()
     recorded = {path.name for pattern in names.split() for path in RESULTS.glob(f"{pattern}.md")}

@@ -166,7 +166,7 @@ def test_the_page_says_what_the_rows_say(finished):
         cells = " | ".join(f"{mean:.1f}" for mean in means)
         assert re.search(rf"\| `{re.escape(line.method)}` \|.*\| {re.escape(cells)} \|", text)
     assert (folder / "robustness-digits-photo.png").stat().st_size > 10_000
-    assert (folder / "robustness-digits-photo-walls.png").stat().st_size > 10_000
+    assert (folder / "robustness-digits-photo-radii.png").stat().st_size > 10_000
 
 
 def test_without_npm_the_command_says_so_in_one_line(tmp_path):

@@ -49,7 +49,7 @@ class Options(Evidence):
         task = classification(self.experiment, self.id_domain, backbone=self.backbone, smallest=self.smallest)
         study = main_study(task, self.results, tried=min(self.trials, 2) if self.smallest else self.trials)
         # what the radii did is kept for the settings that were chosen
-        keep = (partial(_record_walls, self.results, task),) if self.trials > 1 else ()
+        keep = (partial(_record_layers, self.results, task),) if self.trials > 1 else ()
         study.run_missing(self.methods, self.range(), stage, *keep)
 
     def tell(self) -> None:
@@ -57,23 +57,23 @@ class Options(Evidence):
         trials = summary.groups(File(self.results / "robustness_trials.csv").read())
         for group, rows in found.items():
             name = group.name
-            walls = self.results / "robustness_walls" / f"{name}-ftp.json"
-            if walls.exists():
-                _draw_walls(walls, self.results / f"robustness-{name}-walls.png")
+            layers = self.results / "robustness_layers" / f"{name}-ftp.json"
+            if layers.exists():
+                _draw_layers(layers, self.results / f"robustness-{name}-radii.png")
             across = SCORES["ID"], "accuracy on the domain fine-tuned on (%)"
             ups = {SCORES[score]: f"mean accuracy, {score} (%)" for score in list(SCORES)[1:]}
-            figure = frontiers(rows, across, ups, (11, 4.8))
+            figure = frontiers(rows, across, ups, (9, 5.2))
             figure.suptitle(f"fine-tuned on {group.id_domain}", fontsize=10)
             style.save(figure, self.results / f"robustness-{name}.png")
             if group.backbone == main_backbone(group.experiment):  # the others are compared below
-                self.write(f"robustness-{name}", section(group, rows, trials.get(group, []), walls.exists()))
+                self.write(f"robustness-{name}", section(group, rows, trials.get(group, []), layers.exists()))
         for experiment, groups in several_networks(found).items():
             networks = {name: of_network(rows) for name, rows in groups.items()}
             self.write(f"backbones-{experiment}", backbones(networks))
             _draw_backbones(networks, self.results / f"backbones-{experiment}.png")
 
 
-def section(group: Group, rows: Sequence[Row], trials: Sequence[Row], walls: bool) -> str:
+def section(group: Group, rows: Sequence[Row], trials: Sequence[Row], layers: bool) -> str:
     """All tables of one experiment."""
     lines, seeds = summary.lines(rows), {row["seed"] for row in rows}
     counts = sorted({sum(row["method"] == name for row in trials) for name in METHODS} - {0})
@@ -92,12 +92,12 @@ def section(group: Group, rows: Sequence[Row], trials: Sequence[Row], walls: boo
         _all_settings(rows),
         tables.curve(rows, SCORES),
     ]
-    if walls:
-        told = "Radii of all kernels over training, and the share of units at the wall, by depth."
+    if layers:
+        told = "Radii of all kernels over training, and the share of units at radius, by depth."
         parts += [
-            "### Radii and walls\n",
-            tables.figure(f"robustness-{group.name}-walls.png", told),
-            "FTP at seed 0. A unit is at the wall if the projection holds it at its layer's radius.\n",
+            "### Radii of the layers\n",
+            tables.figure(f"robustness-{group.name}-radii.png", told),
+            "FTP at seed 0. A unit is at radius if the projection holds it there.\n",
         ]
     return "\n".join(parts)
 
@@ -160,7 +160,7 @@ def backbones(networks: dict[str, tables.Values]) -> str:
 
 def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:
     """What each method adds to plain fine-tuning, paired by seed, network by network."""
-    figure, panels = plt.subplots(1, len(SCORES), figsize=(12, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, len(SCORES), figsize=(9.5, 4.4), layout="constrained")
     for axes, title in zip(panels, SCORES, strict=True):
         methods = next(iter(networks.values()))
         values = {method: {name: own[method][title] for name, own in networks.items()} for method in methods}
@@ -169,11 +169,11 @@ def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:
     style.save(figure, path)
 
 
-# what the radii did in training, and which layers ended at the wall
+# what the radii did in training, and which units ended at radius
 
 
-def _record_walls(results: Path, task: Classification, method: str, seed: int, run: Run) -> None:
-    """Writes `robustness_walls/EXPERIMENT-ID-METHOD.json`: main network, first seed, methods that learn scalars."""
+def _record_layers(results: Path, task: Classification, method: str, seed: int, run: Run) -> None:
+    """Writes `robustness_layers/EXPERIMENT-ID-METHOD.json`: main network, first seed, methods that learn scalars."""
     if seed or task.backbone != main_backbone(task.experiment) or not run.trained.scalars:
         return
     name, trajectory = next(iter(run.trained.scalars.items()))
@@ -184,30 +184,31 @@ def _record_walls(results: Path, task: Classification, method: str, seed: int, r
             "path": path,
             "final": row.radius if name == "radii" else row.strength,
             "drift": row.drift,
-            "units_at_wall": row.held,
+            "units_at_radius": row.held,
             "trajectory": [float(f"{value:.4g}") for value in values],
         }
         for path in depth_order(task.backbone)
         for row, values in ([columns[path]] if path in columns else [])
     ]
-    path = results / "robustness_walls" / f"{task.experiment}-{task.id_domain}-{method}.json"
+    path = results / "robustness_layers" / f"{task.experiment}-{task.id_domain}-{method}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"scalars": name, "seed": seed, "layers": layers}, indent=1) + "\n")
 
 
-def _draw_walls(source: Path, path: Path) -> None:
-    """A run's radii over training, coloured by depth, and the share of each layer's units that end at the wall."""
+def _draw_layers(source: Path, path: Path) -> None:
+    """A run's radii over training, coloured by depth, and the share of each layer's units that end at radius."""
     recorded: dict[str, Any] = json.loads(source.read_text())
     layers = [layer for layer in recorded["layers"] if layer["path"].endswith("kernel")]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     colours = plt.get_cmap("viridis")(np.linspace(0, 1, len(layers)))
     for layer, colour in zip(layers, colours, strict=True):
         trajectory = np.maximum(layer["trajectory"], 1e-8)
         left.plot(np.linspace(0, 100, len(trajectory)), trajectory, color=colour, lw=1)
     left.set_yscale("log")
     style.label(left, "share of training (%)", recorded["scalars"])
-    left.set_title("one line a kernel, first layer dark, last light", fontsize=9)
-    right.bar(range(len(layers)), [100 * layer["units_at_wall"] for layer in layers], color=colours)
-    style.label(right, "kernel, from the input to the output", "units at the wall at the end (%)")
+    left.set_title("one line a kernel, first layer dark, last light", fontsize=10)
+    right.bar(range(len(layers)), [100 * layer["units_at_radius"] for layer in layers], color=colours)
+    style.label(right, "kernel, from the input to the output", "units at radius at the end (%)")
     right.set_ylim(0, 100)
+    right.xaxis.get_major_locator().set_params(integer=True)
     style.save(figure, path)
