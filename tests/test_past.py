@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import style
 from evidence.past import METHODS, QUESTIONS, SCALE_KNOBS, Options, Trial, read, results_file, scale_axes, settings
 from evidence.training import Knobs, Recipe
 from ftp_optax import digrap
@@ -90,3 +91,9 @@ def test_seeds_of_one_setting_are_one():
     first, other = Trial("digits", "ftp", 0.1, 0), Trial("digits", "ftp", 0.2, 1)
     found = {first._replace(seed=seed): {} for seed in range(3)} | {other: {}}
     assert settings(found) == [first, other._replace(seed=0)]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_two_methods_of_a_panel_share_a_colour(question):
+    labels = {trial.label.replace(" after adam", "") for trial in QUESTIONS[question]("digits", [0])}
+    assert len({style.of(label)["color"] for label in labels}) == len(labels)

@@ -274,15 +274,16 @@ def _scale_table(found: Found, task: str) -> str:
 def _draw_scale(found: Found, task: str) -> Any:
     """Above: how far the constrained run goes, over how far plain fine-tuning goes. Below: what comes of it."""
     axes_of = scale_axes(task)
-    figure, grid = plt.subplots(3, len(axes_of), figsize=(3 * len(axes_of), 7.4), layout="constrained", sharey="row")
+    size = (2.4 * len(axes_of), 7.4)
+    figure, grid = plt.subplots(3, len(axes_of), figsize=size, layout="constrained", sharex="col", sharey="row")
     for (top, middle, bottom), (name, points) in zip(grid.T, axes_of.items(), strict=True):
         x: list[float] = []
         for method in SCALE_KNOBS:
             along = _along(found, task, method, points)
-            x, look = [_place(name, one) for one in along], style.of(method.replace(" scale-free", "_scale_free"))
+            x, look = [_place(name, one) for one in along], style.of(method)
             if method != "vanilla":
                 ratios = [_ratios(found, one) for one in along]
-                top.plot(x, [fmean(r) for r in ratios], label=method, **look)
+                top.plot(x, [fmean(r) for r in ratios], **look)
                 top.fill_between(
                     x, [min(r) for r in ratios], [max(r) for r in ratios], color=look["color"], alpha=0.2, lw=0
                 )
@@ -290,15 +291,16 @@ def _draw_scale(found: Found, task: str) -> Any:
             bottom.plot(x, [percent(found, one, "ood") for one in along], label=method, **look)
         for axes in (top, middle, bottom):
             axes.set_xscale("log")
-            axes.set_xticks(x, [f"{tick:g}" for tick in x])
+            axes.set_xticks(x, [f"{tick:g}" if i % 2 == 0 or len(x) < 4 else "" for i, tick in enumerate(x)])
             axes.minorticks_off()
+            axes.margins(x=0.1)
             style.clean(axes)
         top.set_ylim(0, 1.05)
         bottom.set_xlabel(name)
     grid[0, 0].set_ylabel("distance to the anchor\nover plain fine-tuning's")
     grid[1, 0].set_ylabel("ID accuracy (%)")
     grid[2, 0].set_ylabel("mean OOD accuracy (%)")
-    grid[2, 0].legend(frameon=False, fontsize=8)
+    figure.legend(*grid[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     shown = "lines: mean over seeds, bands: range" if len({trial.seed for trial in found}) > 1 else "one seed"
     figure.suptitle(f"One setting of each, {task}; {shown}", fontsize=10)
     return figure
@@ -307,42 +309,49 @@ def _draw_scale(found: Found, task: str) -> Any:
 def _draw_judges(found: Found, task: str) -> Any:
     """The frontier of each hyper-gradient over the radii's learning rate."""
     figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
-    _frontier(axes, found, f"Hyper-gradients, {task}: one point a learning rate of the radii")
+    _frontier(axes, found)
+    axes.set_title(f"Hyper-gradients, {task}: one point a learning rate of the radii", fontsize=10)
+    axes.legend(frameon=False, fontsize=9)
     return figure
 
 
-def _frontier(axes: Any, found: Found, title: str) -> None:
+def _frontier(axes: Any, found: Found) -> None:
     """A line for each method over its knob."""
     for name in dict.fromkeys(trial.label for trial in found):
         along = sorted((one for one in settings(found) if one.label == name), key=lambda one: one.knob)
         points = [[percent(found, one, column) for one in along] for column in ("id_accuracy", "ood")]
-        look = style.of(name) if name == "vanilla" else {"marker": "o", "ms": 5}
-        axes.plot(*points, label=name, **look)
-    style.label(axes, "ID test accuracy (%)", "mean of OOD seen and OOD held out (%)")
-    axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+        axes.plot(*points, label=name.replace(_AFTER, ""), **style.of(name.replace(_AFTER, "")))
+    style.label(axes, "ID test accuracy (%)", "mean OOD accuracy (%)")
+
+
+_AFTER = " after adam"
 
 
 def _draw_strengths(found: Found, task: str) -> Any:
-    """Left: how strong DiGraP gets. Right: what comes of it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    """Above: how strong DiGraP gets. Below: what comes of it. Left: before the base optimizer. Right: after Adam."""
+    figure, grid = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained", sharey="row")
     at_rate = {trial: row for trial, row in found.items() if trial.rate == 1e-3}
-    learned = [
-        t for t in settings(at_rate) if "digrap" in t.method and "fixed" not in t.method and "ftp" not in t.method
-    ]
-    lengths, shortest = sorted({one.epochs for one in learned}), min(trial.epochs for trial in found)
-    for name, colour in zip(dict.fromkeys(one.method for one in learned), style.COLOURS, strict=False):
-        for length, dashes in zip(lengths, ("-", "--"), strict=False):
-            along = sorted((t for t in learned if (t.method, t.epochs) == (name, length)), key=lambda t: t.knob)
-            x, y = [one.knob for one in along], [fmean(of_seeds(found, one, "scalar")) for one in along]
-            left.plot(x, y, dashes, color=colour, marker="o", ms=4, label=f"{name}, {length:g} epochs")
-    left.set_xscale("log")
-    left.set_ylim(-0.02, 1.02)
-    style.label(left, "mu, the learning rate of the strengths", "mean strength in the second half")
-    left.legend(frameon=False, fontsize=7)
-    short = {trial: row for trial, row in at_rate.items() if trial.epochs == shortest}
-    _frontier(right, short, f"{task}, {shortest:g} epochs")
+    lengths = sorted({trial.epochs for trial in found})
+    for (top, bottom), after in zip(grid.T, (False, True), strict=True):
+        here = {t: row for t, row in at_rate.items() if t.method == "vanilla" or (_AFTER in t.method) == after}
+        learned = [t for t in settings(here) if t.method.startswith("digrap") and t.method not in _NOT_LEARNED]
+        for name in dict.fromkeys(one.method for one in learned):
+            for length, dashes in zip(lengths, ("-", "--"), strict=False):
+                along = sorted((t for t in learned if (t.method, t.epochs) == (name, length)), key=lambda t: t.knob)
+                x, y = [one.knob for one in along], [fmean(of_seeds(found, one, "scalar")) for one in along]
+                top.plot(x, y, dashes, **style.of(name.replace(_AFTER, "")))
+        top.set_xscale("log")
+        style.label(top, "mu, the learning rate of the strengths", "" if after else "mean strength in the second half")
+        top.set_title("between Adam and the learning rate" if after else "before AdamW, as released", fontsize=10)
+        _frontier(bottom, {trial: row for trial, row in here.items() if trial.epochs == lengths[0]})
+    handles, names = grid[1, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    shown = ", ".join(f"{s}: {length:g} epochs" for s, length in zip(("solid", "dashed"), lengths, strict=False))
+    figure.suptitle(f"DiGraP, {task}. Strengths, {shown}. Accuracies, {lengths[0]:g} epochs.", fontsize=10)
     return figure
+
+
+_NOT_LEARNED = ("digrap fixed", "digrap after adam fixed", "digrap+ftp")
 
 
 FIGURES: dict[str, Callable[[Found, str], Any]] = {
