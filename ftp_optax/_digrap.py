@@ -134,7 +134,7 @@ def digrap(
         :math:`p_{t-1}` then has the direction of :math:`c_t` and the sign of the last step.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
+      An `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
       strengths and hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:

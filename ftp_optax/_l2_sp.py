@@ -59,7 +59,7 @@ def add_decayed_anchor(
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
+      An `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
 
     Raises:
       ValueError: for a negative strength, a mask or anchor that does not fit the params or constrains nothing, or an

@@ -79,7 +79,7 @@ def _draw(by_score: dict[str, tables.Values], path: Path) -> None:
             bars = [0.0] * len(x) if method == "zero_shot" else halves
             ls = ":" if method.startswith("wise_ft") else "-"
             axes.errorbar(x, means, bars, label=method, lw=1, elinewidth=0.6, ls=ls, **style.of(method))
-        axes.set_xticks(range(len(places)), [place.replace(" (", "\n(") for place in places], fontsize=9)
-        style.label(axes, "share of the labels (images)", f"accuracy, {title} (%)")
+        axes.set_xticks(range(len(places)), [place.partition(" (")[0] for place in places], fontsize=9)
+        style.label(axes, f"share of the {places[-1].partition('(')[2].rstrip(')')} labels", f"accuracy, {title} (%)")
     legend(panels[-1])
     style.save(figure, path)
