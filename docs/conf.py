@@ -60,6 +60,7 @@ autodoc_typehints = "none"  # `source_signature` has them, by their short names
 autosummary_generate = False  # the tables link to the pages that are there
 python_maximum_signature_line_length = 88
 default_role = "py:obj"
+smartquotes_action = "qe"  # a flag keeps its two hyphens
 
 # Where other libraries document their names. Without a network their names are no links, by an inventory that is empty.
 intersphinx_mapping = {

@@ -308,7 +308,7 @@ def _draw_scale(found: Found, task: str) -> Any:
 
 def _draw_judges(found: Found, task: str) -> Any:
     """The frontier of each hyper-gradient over the radii's learning rate."""
-    figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     _frontier(axes, found)
     axes.set_title(f"Hyper-gradients, {task}: one point a learning rate of the radii", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
