@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from evidence.continual import COLUMNS, LEARNERS, SEQUENCES, digits_sequence, learn, metrics
+from evidence.continual import COLUMNS, LEARNERS, SEQUENCES, InTurn, digits_sequence, metrics
 from evidence.methods import METHODS
 from evidence.rows import File
 from evidence.tasks import classification
@@ -19,7 +19,7 @@ from vision.networks import Params
 
 ROOT = Path(__file__).parents[1]
 FILE = "continual.csv"
-SHORT = classification("digits", epochs=1, batch_size=20)
+SHORT = InTurn(**vars(classification("digits", epochs=1, batch_size=20)))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_no_task_sees_images_that_judge_another(tasks):
     trained = [image.tobytes() for domain in tasks.train.values() for image in domain.images]
     judged = {i.tobytes() for part in (tasks.validation, tasks.test) for domain in part.values() for i in domain.images}
     assert not judged & set(trained)
-    assert not judged & {image.tobytes() for image in tasks.start.data.pretrain.images}
+    assert not judged & {image.tobytes() for image in tasks.data.pretrain.images}
     assert tuple(tasks.test) == tuple(tasks.validation) == SEQUENCES["digits"]
     assert tuple(tasks.train) == SEQUENCES["digits"][1:]
 
@@ -55,28 +55,28 @@ def test_the_schedule_begins_anew_and_the_anchor_moves_where_it_is_told_to(tasks
     recipe = Recipe(METHODS["ftp"].build, steps=3)
     domain = next(iter(tasks.train.values()))
     one = lambda params, state: train(
-        tasks.start.network, params, recipe, Knobs(1e-2, 1.0), domain, batch_size=20, seed=0, augment=False,
+        tasks.network, params, recipe, Knobs(1e-2, 1.0), domain, batch_size=20, seed=0, augment=False,
         opt_state=state,
     )  # fmt: skip
-    first = one(tasks.start.params, None)
+    first = one(tasks.params, None)
     again = one(first.params, first.opt_state)
     assert gap(again.params, first.params) > 0  # at the end of a schedule that went on nothing would move
     far = sum(float(np.square(value).sum()) for value in drift(again.opt_state, again.params).values()) ** 0.5
-    direct = jax.tree.map(lambda a, b: np.square(a - b).sum(), again.params, tasks.start.params)
+    direct = jax.tree.map(lambda a, b: np.square(a - b).sum(), again.params, tasks.params)
     assert far == pytest.approx(float(sum(jax.tree.leaves(direct))) ** 0.5, rel=1e-4)  # still from the first model
 
 
 def test_reanchored_a_frozen_ball_starts_where_the_last_task_ended(tasks):
     task, knobs = replace(SHORT, epochs=2), {"lr": 1e-2, "mu": 0.05}
-    models, moved = (learn(task, LEARNERS[name], knobs, tasks, 0).models for name in ("ftp", "ftp, reanchored"))
+    models, moved = (task.tune(tasks, LEARNERS[name], knobs, 0).models for name in ("ftp", "ftp, reanchored"))
     assert len(models) == len(moved) == len(SEQUENCES["digits"])
     assert gap(models[1], moved[1]) == 0  # the first task has the same anchor
     assert gap(moved[-1], moved[0]) > gap(models[-1], models[0]) > 0
 
 
 def test_wise_ft_goes_back_after_each_task(tasks):
-    plain = learn(SHORT, LEARNERS["vanilla"], {"lr": 1e-3}, tasks, 0).models
-    mixed = learn(SHORT, LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, tasks, 0).models
+    plain = SHORT.tune(tasks, LEARNERS["vanilla"], {"lr": 1e-3}, 0).models
+    mixed = SHORT.tune(tasks, LEARNERS["wise_ft"], {"lr": 1e-3, "alpha": 0.25}, 0).models
     halfway = jax.tree.map(lambda tuned, first: 0.25 * tuned + 0.75 * first, plain[1], plain[0])
     assert gap(mixed[1], halfway) < 1e-4 * gap(plain[1], plain[0])
 

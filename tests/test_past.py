@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import style
-from evidence.past import METHODS, QUESTIONS, SCALE_KNOBS, Options, Trial, read, results_file, scale_axes, settings
+from evidence.past import ACCURACIES, AXES, METHODS, QUESTIONS, Options, Trial, along, by_setting, read, results_file
 from evidence.training import Knobs, Recipe
 from ftp_optax import digrap
 
@@ -81,19 +81,24 @@ def test_grids_name_methods_that_exist_and_hold_their_own_baseline(task):
         assert {trial.method for trial in wanted} <= set(METHODS)
         assert {trial.seed for trial in wanted} == {0, 1}
         assert any(trial.method == "vanilla" for trial in wanted), name
-    axes = scale_axes(task)
-    assert {"learning rate", "epochs", "batch"} <= set(axes)
-    points = {Trial(task, "ftp", SCALE_KNOBS["ftp"], 0, **point) for along in axes.values() for point in along}
-    assert points <= set(QUESTIONS["scale"](task, [0]))
+    assert {"rate", "epochs", "batch"} <= set(AXES[task])
+    points = {trial for field in AXES[task] for trial in along(task, field, "ftp")}
+    assert points <= set(asked["scale"])
+    assert len(points) == sum(map(len, AXES[task].values())) - len(AXES[task]) + 1  # the axes cross in one point
 
 
 def test_seeds_of_one_setting_are_one():
-    first, other = Trial("digits", "ftp", 0.1, 0), Trial("digits", "ftp", 0.2, 1)
-    found = {first._replace(seed=seed): {} for seed in range(3)} | {other: {}}
-    assert settings(found) == [first, other._replace(seed=0)]
+    plain, method = Trial("digits", "vanilla", 0.0, 0), Trial("digits", "ftp", 0.1, 0, judge_every=4)
+    scores = dict.fromkeys((*ACCURACIES, "ood"), 0.5)
+    found = {one._replace(seed=seed): scores | {"drift": 2.0 - seed / 2} for seed in (0, 1) for one in (plain, method)}
+    found[method._replace(seed=1)]["drift"] = 0.3
+    grouped = by_setting(found)
+    assert list(grouped) == [plain, method]
+    assert [row["ratio"] for row in grouped[method]] == [1.0, pytest.approx(0.2)]
+    assert grouped[method][0]["id_accuracy"] == 50
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_no_two_methods_of_a_panel_share_a_colour(question):
-    labels = {trial.label.replace(" after adam", "") for trial in QUESTIONS[question]("digits", [0])}
+    labels = {trial.label.replace(" after adam", "") for trial in QUESTIONS[question].trials("digits", [0])}
     assert len({style.of(label)["color"] for label in labels}) == len(labels)

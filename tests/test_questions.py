@@ -20,12 +20,12 @@ ROUND = np.random.default_rng
 
 
 def scene(number, most=4):
-    artwork = digit_artwork("coloured", "train", 0, smallest=True)
+    artwork = digit_artwork("coloured", "train", 0)
     return compose(artwork, photographs("train"), (0, number), Composition(side=64, most=most))
 
 
 def thing(label, top, left, colour="red", size=10):
-    return Thing(label, 7, (top, left, top + size, left + size), 0, colour, 1.0)
+    return Thing(label, 7, (top, left, top + size, left + size), colour)
 
 
 def truth(question, scene, classes):

@@ -5,61 +5,45 @@ A tower is a vision network whose features, so many `channels`, are kept by plac
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from evidence.scene_nets import EfficientNetStages, SmallStages
 from evidence.wordings import LENGTH
-from vision.efficientnet import EfficientNetLite0
+from vision.efficientnet import TOP_CHANNELS, EfficientNetLite0
 
 _PLACES = 4  # rows and columns of cells
 _HEADS = 4
-_FINE_BLOCK = 10  # EfficientNet-Lite0's last block with a sixteenth of the resolution
-_FINE_CHANNELS, _TOP_CHANNELS = 112, 1280
 
 
-class EfficientNetTower(nnx.Module):
+class EfficientNetTower(EfficientNetStages):
     """EfficientNet-Lite0 headless: at 64 pixels 4x4 cells of 112 channels, and for each 2x2 of them one of 1280."""
 
+    channels = EfficientNetStages.widths[-2] + TOP_CHANNELS
+
     def __init__(self, network: EfficientNetLite0) -> None:
-        self.channels = _FINE_CHANNELS + _TOP_CHANNELS
-        self.stem, self.stem_norm, self.blocks = network.stem, network.stem_norm, network.blocks
+        super().__init__(network)
         self.top, self.top_norm = network.top, network.top_norm
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Cells `(n, 16, channels)` of uint8 images `(n, 64, 64, 3)`."""
-        x = fine = nnx.relu6(self.stem_norm(self.stem((images.astype(jnp.float32) - 127.0) / 128.0)))
-        for number, block in enumerate(self.blocks):
-            x = block(x)
-            fine = x if number == _FINE_BLOCK else fine
-        coarse = nnx.relu6(self.top_norm(self.top(x)))
+        *_, fine, last = self.stages(images)
+        coarse = nnx.relu6(self.top_norm(self.top(last)))
         return _cells(jnp.concatenate([fine, coarse.repeat(2, axis=1).repeat(2, axis=2)], axis=-1))
 
 
-class SmallTower(nnx.Module):
-    """Two strided convolutions, for runs of seconds: 8x8 places of 32-pixel images, averaged to 4x4 cells."""
+class SmallTower(SmallStages):
+    """For runs of seconds: 8x8 places of 32-pixel images, averaged to 4x4 cells."""
 
-    def __init__(self, seed: int) -> None:
-        self.channels, draw = 32, _Init(seed)
-        first, second = draw.kernel(9 * 3), draw.kernel(9 * 16)
-        self.conv1 = nnx.Conv(3, 16, (3, 3), strides=2, kernel_init=first, rngs=nnx.Rngs(0))
-        self.conv2 = nnx.Conv(16, self.channels, (3, 3), strides=2, kernel_init=second, rngs=nnx.Rngs(0))
+    channels = SmallStages.widths[-1]
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Cells `(n, 16, channels)` of uint8 images `(n, 32, 32, 3)`."""
-        x = nnx.relu(self.conv1(images.astype(jnp.float32) / 127.5 - 1))
-        return _cells(nnx.avg_pool(nnx.relu(self.conv2(x)), (2, 2), (2, 2)))
-
-
-class Embeddings(NamedTuple):
-    """What the network makes of pictures, `(n, channels)`, and of questions, `(n, questions, width)`."""
-
-    image: jax.Array  # the mean of the tower's cells
-    question: jax.Array  # the mean of the words that were read, before the picture is looked at
-    fused: jax.Array  # what the answer is read from
+        return _cells(nnx.avg_pool(self.stages(images)[-1], (2, 2), (2, 2)))
 
 
 class _Init:
@@ -109,30 +93,21 @@ class Answerer(nnx.Module):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.head = draw.linear(width, num_answers)
 
-    def embed(self, seen: Mapping[str, jax.Array]) -> Embeddings:
-        """What the network makes of `pixels` `(n, side, side, 3)` and `words` `(n, questions, LENGTH)`."""
-        cells = self.tower(seen["pixels"])
+    def __call__(self, seen: Mapping[str, jax.Array]) -> jax.Array:
+        """Logits `(n, questions, num_answers)` of `pixels` `(n, side, side, 3)`, `words` `(n, questions, LENGTH)`."""
         count, questions = seen["words"].shape[:2]
         tokens = seen["words"].reshape(count * questions, LENGTH)
         real = tokens > 0
         read = self.reader(self.words(tokens) + self.order[...], real)
-        viewed = jnp.repeat(self.look(cells) + self.places[...], questions, axis=0)
+        viewed = jnp.repeat(self.look(self.tower(seen["pixels"])) + self.places[...], questions, axis=0)
         both = jnp.concatenate([read, viewed], axis=1)
         valid = jnp.concatenate([real, jnp.ones(viewed.shape[:2], bool)], axis=1)
         for block in self.fusion:
             both = block(both, valid)
-        fused = _mean(self.norm(both[:, :LENGTH]), real)
-        apart = lambda x: x.reshape(count, questions, -1)
-        return Embeddings(cells.mean(1), apart(_mean(read, real)), apart(fused))
-
-    def __call__(self, seen: Mapping[str, jax.Array]) -> jax.Array:
-        """Logits of the answers, float32 `(n, questions, num_answers)`."""
-        return self.head(self.embed(seen).fused)
+        last = self.norm(both[:, :LENGTH])
+        fused = (last * real[..., None]).sum(1) / jnp.maximum(real.sum(1), 1)[:, None]  # the mean of the words
+        return self.head(fused.reshape(count, questions, -1))
 
 
 def _cells(features: jax.Array) -> jax.Array:
     return features.reshape(features.shape[0], _PLACES**2, features.shape[-1])
-
-
-def _mean(tokens: jax.Array, real: jax.Array) -> jax.Array:
-    return (tokens * real[..., None]).sum(1) / jnp.maximum(real.sum(1), 1)[:, None]

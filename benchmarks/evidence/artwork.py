@@ -1,21 +1,21 @@
 """What scenes are composed of: drawings with opacity, in one style; emoji by an artist, or the embedded digits."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 from sklearn.datasets import load_digits
 
-from evidence.emoji import HELD_OUT, SEEN, load_style
+from evidence.emoji import HELD_OUT, SEEN, load_style, on_white
 from evidence.emoji_table import CLASSES, emoji_table
 from evidence.emoji_task import SPLITS, identities
 
 OPAQUE = 128  # from this opacity on a pixel belongs to the drawing
 
 _DIGIT_SIZE = 32
-_DIGIT_SPLITS = {"pretrain": 800, "train": 300, "validation": 100, "test": 597}
+_DIGITS = 60  # in each split
 
 
 class Artwork(NamedTuple):
@@ -43,22 +43,18 @@ def stickers(rgba: np.ndarray) -> np.ndarray:
     shapes = rgba[..., 3] >= OPAQUE
     filled = np.array([ndimage.binary_fill_holes(one) for one in shapes], bool)
     inner = np.array([ndimage.binary_erosion(one) for one in filled], bool)  # the rim has the outline's own opacity
-    opacity = rgba[..., 3:].astype(np.float32) / 255
-    paper = np.round(rgba[..., :3] * opacity + 255 * (1 - opacity))
-    on_paper = np.concatenate([paper, np.full_like(opacity, 255)], axis=-1).astype(np.uint8)
+    on_paper = np.concatenate([on_white(rgba), np.full_like(rgba[..., :1], 255)], axis=-1)
     return np.where(inner[..., None], on_paper, rgba)
 
 
-def digit_artwork(style: str, split: str, seed: int, smallest: bool = False) -> Artwork:
-    """Handwritten digits as stickers; nothing to download. The split is by digit, shared by all styles."""
-    ink, labels = _digits()
-    order = np.random.default_rng(seed).permutation(len(labels))
-    parts = dict(zip(_DIGIT_SPLITS, np.split(order, np.cumsum(list(_DIGIT_SPLITS.values()))), strict=False))
-    chosen = np.sort(parts[split][: 60 if smallest else None])
-    rng = np.random.default_rng((seed, list(SPLITS).index(split), list(DIGIT_STYLES).index(style)))
-    opacity = ink[chosen]
-    colour = DIGIT_STYLES[style](opacity.shape, rng)
-    rgba = np.round(255 * np.concatenate([colour, opacity[..., None]], axis=-1)).astype(np.uint8)
+def digit_artwork(style: str, split: str, seed: int) -> Artwork:
+    """A few handwritten digits as stickers; nothing to download. The split is by digit, shared by all styles."""
+    (ink, labels), part = _digits(), list(SPLITS).index(split)
+    chosen = np.random.default_rng(seed).permutation(len(labels))[_DIGITS * part : _DIGITS * (part + 1)]
+    rng = np.random.default_rng((seed, part, list(DIGIT_STYLES).index(style)))
+    opacity = ink[chosen][..., None]
+    colour = rng.uniform(*DIGIT_STYLES[style], (_DIGITS, 1, 1, 3)) * np.ones_like(opacity)
+    rgba = np.round(255 * np.concatenate([colour, opacity], axis=-1)).astype(np.uint8)
     return Artwork(rgba, chosen.astype(np.int32), labels[chosen])
 
 
@@ -70,21 +66,8 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return np.clip(2 * np.asarray(large), 0, 1), labels.astype(np.int32)
 
 
-def _one_colour(low: float, high: float) -> Callable[[tuple[int, ...], np.random.Generator], np.ndarray]:
-    return lambda shape, rng: rng.uniform(low, high, (shape[0], 1, 1, 3)) * np.ones((*shape, 3))
-
-
-def _striped(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    colours = rng.uniform(0, 1, (2, shape[0], 1, 1, 3)) * np.ones((*shape, 3))
-    return np.where((np.arange(shape[1]) // 4 % 2 == 0)[None, :, None, None], *colours)
-
-
-DIGIT_STYLES = {
-    "bright": _one_colour(0.6, 1.0),
-    "coloured": _one_colour(0.0, 1.0),
-    "black": _one_colour(0.0, 0.0),
-    "striped": _striped,
-}  # by name: from the drawings' shape and a generator to their colours, in 0..1
+DIGIT_STYLES = {"bright": (0.6, 1.0), "coloured": (0.0, 1.0), "black": (0.0, 0.0), "dark": (0.0, 0.4)}
+"""By name the range of a digit's red, green and blue."""
 
 
 class World(NamedTuple):
@@ -100,8 +83,5 @@ class World(NamedTuple):
 
 WORLDS = {
     "emoji": World("emoji", CLASSES, "fluent-high-contrast", SEEN, HELD_OUT, cache(emoji_artwork)),
-    "digits": World(
-        "digits", tuple("0123456789"), "black", ("bright", "coloured"), ("striped",),
-        cache(partial(digit_artwork, smallest=True)),
-    ),
-}  # by name  # fmt: skip
+    "digits": World("digits", tuple("0123456789"), "black", ("bright", "coloured"), ("dark",), cache(digit_artwork)),
+}  # by name

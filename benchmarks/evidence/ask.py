@@ -1,7 +1,7 @@
 """Questions with true answers: everything that a layout lets one ask without doubt, and a choice among it."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +13,16 @@ COUNTS = ("one", "two", "three", "four")
 
 _CLEAR = 0.15  # of the picture's side: what is nearer to the middle, or to the next thing, has no clear place
 
-PRIORS = ("even", "skewed", "reversed")
-"""Of the answers to one kind of question: all alike; the first half of them in the vocabulary's order four times as
-likely as the second; the second half four times as likely as the first."""
+_SKEW = 4.0  # how much likelier one half of the answers is
 
-_SKEW = 4.0
+# The answers to one kind of question, in order; to the others the classes. Left before top and right before bottom:
+# halves of an axis must not be halves of the list.
+_ANSWERS = {
+    "presence": ("yes", "no"),
+    "count": COUNTS,
+    "colour": COLOURS,
+    "position": ("left", "top", "right", "bottom"),
+}
 
 
 class Question(NamedTuple):
@@ -71,23 +76,12 @@ def chosen(
 
 
 def _weight(answer: str, kind: str, prior: str, vocabulary: Sequence[str]) -> float:
+    """All `even`; or the first half of the answers likelier (`skewed`), or the second (`reversed`)."""
     if prior == "even":
         return 1.0
-    mine = _answers_of(kind, vocabulary)
+    mine = _ANSWERS.get(kind, vocabulary[: vocabulary.index("yes")])
     early = mine.index(answer) < len(mine) / 2
     return _SKEW if early == (prior == "skewed") else 1.0
-
-
-def _answers_of(kind: str, vocabulary: Sequence[str]) -> Sequence[str]:
-    """The answers to one kind of question, in the vocabulary's order."""
-    # Left before top and right before bottom: halves of an axis must not be halves of the list.
-    own = {
-        "presence": ("yes", "no"),
-        "count": COUNTS,
-        "colour": COLOURS,
-        "position": ("left", "top", "right", "bottom"),
-    }
-    return own.get(kind, vocabulary[: vocabulary.index("yes")])
 
 
 def _places(things: Sequence[Thing], classes: Sequence[str], side: int) -> Iterator[Question]:
@@ -96,11 +90,9 @@ def _places(things: Sequence[Thing], classes: Sequence[str], side: int) -> Itera
         yield from (Question("name", (), classes[thing.label]) for thing in things)
         return
     for where in SIDES:
-        across, sign = _axis(where)
-        ranked = sorted(things, key=lambda thing: sign * _centre(thing)[across], reverse=True)
-        first, second = (sign * _centre(thing)[across] for thing in ranked[:2])
-        if first - second >= _CLEAR * side:
-            yield Question("place", (where,), classes[ranked[0].label])
+        first, second, *_ = sorted(things, key=_towards(where), reverse=True)
+        if _towards(where)(first) - _towards(where)(second) >= _CLEAR * side:
+            yield Question("place", (where,), classes[first.label])
 
 
 def _presence(things: Sequence[Thing], classes: Sequence[str], asked_for: Sequence[int]) -> Iterator[Question]:
@@ -112,18 +104,12 @@ def _presence(things: Sequence[Thing], classes: Sequence[str], asked_for: Sequen
 def _where(thing: Thing, side: int) -> Iterator[tuple[tuple[str, str], str]]:
     """The axes along which a thing is clearly on one side of the middle, and on which."""
     for axis in (("left", "right"), ("top", "bottom")):
-        across, _ = _axis(axis[0])
-        gap = _centre(thing)[across] - side / 2
+        gap = _towards(axis[1])(thing) - side / 2
         if abs(gap) >= _CLEAR * side:
             yield axis, axis[int(gap > 0)]
 
 
-def _axis(where: str) -> tuple[int, int]:
-    """Which coordinate of a centre, and the sign that makes it grow towards a side."""
-    return (1 if where in ("left", "right") else 0), (1 if where in ("right", "bottom") else -1)
-
-
-def _centre(thing: Thing) -> tuple[float, float]:
-    """Row and column."""
-    top, left, bottom, right = thing.box
-    return (top + bottom) / 2, (left + right) / 2
+def _towards(where: str) -> Callable[[Thing], float]:
+    """How far the centre of a thing lies to a side, from a corner of the picture."""
+    first, sign = (1 if where in ("left", "right") else 0), (1 if where in ("right", "bottom") else -1)
+    return lambda thing: sign * (thing.box[first] + thing.box[first + 2]) / 2

@@ -39,7 +39,7 @@ class Look(NamedTuple):
 
     styles: tuple[str, ...]  # in turn, picture by picture
     wordings: str  # one of `evidence.wordings.WORDINGS`
-    prior: str  # one of `evidence.ask.PRIORS`
+    prior: str  # of the answers: even, skewed or reversed
     photos: tuple[int, ...]  # which of the two photographs are behind the things
     things: tuple[int, int]  # fewest and most in a scene
     labels: tuple[int, ...]  # classes in it

@@ -67,9 +67,7 @@ class Thing(NamedTuple):
     identity: int  # which drawing of that class; emoji's are positions in the table
     # first row, first column, last row and last column (both exclusive) of its opaque pixels, hidden ones too
     box: tuple[int, int, int, int]
-    depth: int  # its place from back (0) to front
-    colour: str  # its main colour, one of `evidence.composer.COLOURS`
-    visible: float  # the share of its opaque pixels that nothing hides
+    colour: str  # its main colour, one of `COLOURS`
 
 
 class Scene(NamedTuple):
@@ -77,7 +75,7 @@ class Scene(NamedTuple):
 
     image: np.ndarray  # uint8 `(side, side, 3)`
     mask: np.ndarray  # `BACKGROUND`, or a class's label plus one; uint8 `(side, side)`
-    instances: np.ndarray  # 0, or a thing's depth plus one; uint8 `(side, side)`
+    instances: np.ndarray  # 0, or a thing's place from back to front, from 1; uint8 `(side, side)`
     things: tuple[Thing, ...]  # from back to front
 
 
@@ -99,11 +97,8 @@ def photographs(split: str) -> tuple[np.ndarray, ...]:
     return tuple(parts)
 
 
-def compose(
-    artwork: Artwork, photos: Sequence[np.ndarray], seed: Sequence[int], how: Composition | None = None
-) -> Scene:
+def compose(artwork: Artwork, photos: Sequence[np.ndarray], seed: Sequence[int], how: Composition) -> Scene:
     """One scene."""
-    how = how or Composition()
     rng = np.random.default_rng(list(seed))
     canvas = _background(photos, how.side, rng)
     layers: list[_Layer] = []
@@ -113,11 +108,11 @@ def compose(
         if layer is not None:
             layers.append(layer)
     instances = np.zeros((how.side, how.side), np.uint8)
-    for depth, layer in enumerate(layers):
+    for place, layer in enumerate(layers, start=1):
         _paint(canvas, layer)
-        instances[layer.shape] = depth + 1
+        instances[layer.shape] = place
     labels = np.array([BACKGROUND, *(artwork.label[layer.drawing] + 1 for layer in layers)], np.uint8)
-    things = tuple(_described(artwork, layer, depth, instances) for depth, layer in enumerate(layers))
+    things = tuple(_described(artwork, layer) for layer in layers)
     return Scene(np.round(canvas).astype(np.uint8), labels[instances], instances, things)
 
 
@@ -178,13 +173,11 @@ def _paint(canvas: np.ndarray, layer: _Layer) -> None:
     place += opacity * (layer.tile[..., :3] - place)
 
 
-def _described(artwork: Artwork, layer: _Layer, depth: int, instances: np.ndarray) -> Thing:
+def _described(artwork: Artwork, layer: _Layer) -> Thing:
     rows, columns = (np.flatnonzero(layer.shape.any(axis)) for axis in (1, 0))
     return Thing(
         label=int(artwork.label[layer.drawing]),
         identity=int(artwork.identity[layer.drawing]),
         box=(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1),
-        depth=depth,
         colour=colour_of(layer.tile),
-        visible=float((instances == depth + 1).sum() / layer.shape.sum()),
     )

@@ -7,10 +7,11 @@ repeated; trials are in continual_trials.csv. examples/continual.py is the recip
 digits with little data, one seed and one setting.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -21,10 +22,10 @@ from evidence.emoji import SEEN as COLOUR_STYLES
 from evidence.emoji_task import emoji_task, joined
 from evidence.figures import legend
 from evidence.methods import METHODS, RATE
-from evidence.protocol import Study, main_study
+from evidence.protocol import Study
 from evidence.rows import KEY, File, Row
-from evidence.tasks import Settings, Start, Task, between, classification
-from evidence.training import Knobs, OnStep, Recipe, train
+from evidence.tasks import Classification, Settings, Start, between, classification
+from evidence.training import Knobs, OnStep
 from ftp_optax import reanchor
 from style import plt
 from vision.data import ArrayDomain, Domain, steps_in
@@ -82,16 +83,15 @@ class Options(Evidence):
     # Appearances of the embedded digits, or emoji in three artists' styles.
     experiment: Literal["digits", "emoji"] = "digits"
     methods: tuple[str, ...] = tuple(LEARNERS)  # Which methods.
-    trials: int = 3  # Settings tried for each method, on the first seed; 1 for what the main benchmark chose.
 
     def fill(self) -> None:
         task = classification(self.experiment, smallest=self.smallest)
-        study = InTurn(
-            task=replace(task, **LENGTHS[task.experiment] | ({"epochs": 1} if self.smallest else {})),
+        length = LENGTHS[task.experiment] | ({"epochs": 1} if self.smallest else {})
+        study = Study(
+            task=InTurn(**vars(replace(task, **length))),
             results=File(self.results / "continual.csv", COLUMNS),
-            tried=1 if self.smallest else self.trials,
+            tried=1 if self.smallest else 3,
             methods=LEARNERS,
-            like=main_study(task),
         )
         study.run_missing(self.methods, self.range(), stage)
 
@@ -103,83 +103,66 @@ class Options(Evidence):
 
 
 @dataclass(frozen=True, eq=False)
-class TaskSequence:
+class TaskSequence(Start):
     """A foundation model and what is to be learned after it; no task sees another one's images."""
 
-    start: Start
     train: Mapping[str, Domain]  # the images of each later task, in turn
     validation: Mapping[str, Domain]  # images of every task, the foundation model's first, to choose settings by
     test: Mapping[str, Domain]  # images of every task, for the report
 
 
 class Learned(NamedTuple):
-    """The models before the first task and after each, and the time that they took."""
+    """The models before the first task and after each, their validation score at the end, and the time they took."""
 
     models: list[Params]
+    validation: float
     seconds: float
+
+    def at(self, _: float) -> list[Params]:
+        """All of them: there is no path between a foundation model and one run."""
+        return self.models
+
+    def cost(self, _: float = 1.0) -> dict[str, float]:
+        """What a row says of the training."""
+        return {"seconds": self.seconds}
 
 
 @dataclass(frozen=True, kw_only=True)
-class InTurn(Study):
-    """Learning the tasks of one experiment in turn; its foundation model begins."""
-
-    def default(self, name: str) -> Settings:
-        """What the main benchmark chose, or the first of the settings that are other here."""
-        assert self.like is not None
-        learner = LEARNERS[name]
-        same = learner.values == METHODS[learner.method].values
-        return self.like.chosen(learner.method) | ({} if same else {learner.knob: learner.values[0]})
+class InTurn(Classification):
+    """The tasks of one experiment in turn; its foundation model begins."""
 
     def start(self, seed: int, on_step: OnStep | None = None) -> TaskSequence:
-        digits = self.task.experiment == "digits"
-        return digits_sequence(seed, self.task.smallest, on_step) if digits else emoji_sequence(seed, on_step)
+        digits = self.experiment == "digits"
+        return digits_sequence(seed, self.smallest, on_step) if digits else emoji_sequence(seed, on_step)
 
-    def train(self, origin: TaskSequence, name: str, knobs: Settings, seed: int, on_step: OnStep) -> Learned:
-        return learn(self.task, LEARNERS[name], knobs, origin, seed, on_step)
+    def columns(self, start: Any, params: Any) -> Row:
+        matrix = [[self.score(start, model, domain) for domain in start.test.values()] for model in params]
+        return {self.validation: self._judged(start, params[-1])} | metrics(np.array(matrix)) | {"accuracies": matrix}
 
-    def judged(self, origin: TaskSequence, run: Learned) -> Row:
-        found = [self.task.score(origin.start, run.models[-1], domain) for domain in origin.validation.values()]
-        return {"validation_accuracy": float(np.mean(found)), "seconds": run.seconds}
+    def tune(self, start: Any, method: Any, knobs: Settings, seed: int, on_step: OnStep | None = None) -> Any:
+        """Learns the tasks in turn, each for as many steps as the epochs over the longest take.
 
-    def measured(self, origin: TaskSequence, run: Learned, name: str, knobs: Settings, seed: int) -> Iterator[Row]:
-        matrix = np.array(
-            [[self.task.score(origin.start, model, domain) for domain in origin.test.values()] for model in run.models]
-        )
-        found = metrics(matrix) | {"accuracies": matrix.tolist()}
-        yield self.known(name, knobs, seed) | self.judged(origin, run) | found
+        The optimizer's state goes on through all.
+        """
+        learner, method, params, opt_state = method, METHODS[method.method], start.params, None
+        steps = steps_in(max(map(len, start.train.values())), self.batch_size, self.epochs)
+        numbers = Knobs(knobs[RATE], knobs.get(method.knob, 0.0))
+        models, seconds = [params], 0.0
+        for number, domain in enumerate(start.train.values()):
+            if number and learner.reanchored:
+                opt_state = reanchor(opt_state, params)
+            here = replace(start, params=params, data=replace(start.data, train=domain))
+            how: Any = {"opt_state": opt_state, "on_step": on_step}
+            done = self.train(here, method, numbers, 1000 * number + seed, steps, **how)
+            opt_state = done.opt_state
+            params = between(done.params, params, knobs["alpha"]) if learner.knob == "alpha" else done.params
+            models.append(params)
+            seconds += done.seconds
+        return Learned(models, self._judged(start, params), seconds)
 
-
-def learn(
-    task: Task, learner: Learner, knobs: Settings, tasks: TaskSequence, seed: int, on_step: OnStep | None = None
-) -> Learned:
-    """Learns the tasks in turn, each for as many steps as the epochs over the longest take.
-
-    The optimizer's state goes on through all.
-    """
-    params, opt_state, method = tasks.start.params, None, METHODS[learner.method]
-    longest = max(len(domain) for domain in tasks.train.values())
-    recipe = Recipe(method.build, steps_in(longest, task.batch_size, task.epochs))
-    models, seconds = [params], 0.0
-    for number, domain in enumerate(tasks.train.values()):
-        if number and learner.reanchored:
-            opt_state = reanchor(opt_state, params)
-        done = train(
-            tasks.start.network,
-            params,
-            recipe,
-            Knobs(knobs[RATE], knobs.get(method.knob, 0.0)),
-            domain,
-            batch_size=task.batch_size,
-            seed=1000 * number + seed,
-            augment=task.augment,
-            opt_state=opt_state,
-            on_step=on_step,
-        )
-        opt_state = done.opt_state
-        params = between(done.params, params, knobs["alpha"]) if learner.knob == "alpha" else done.params
-        models.append(params)
-        seconds += done.seconds
-    return Learned(models, seconds)
+    def _judged(self, start: TaskSequence, params: Params) -> float:
+        """The mean accuracy on validation images of all tasks."""
+        return fmean(self.score(start, params, domain) for domain in start.validation.values())
 
 
 def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
@@ -197,7 +180,9 @@ def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = 
     every = {**domains, "photo": task.train}
     validation = {name: domain.at(kept) for name, domain in domains.items()} | {"photo": task.validation}
     return TaskSequence(
-        Start(task, network, params),
+        task,
+        network,
+        params,
         train={name: every[name].at(np.arange(min(_IMAGES, len(every[name])))) for name in later},
         validation={name: validation[name] for name in (first, *later)},
         test={name: task.id_test if name == "photo" else task.ood[name] for name in (first, *later)},
@@ -210,7 +195,7 @@ def emoji_sequence(seed: int, on_step: OnStep | None = None) -> TaskSequence:
     tasks = {name: emoji_task(seed, name) for name in (*COLOUR_STYLES, *later)}
     mixed = lambda part: joined(first, [getattr(tasks[name], part) for name in COLOUR_STYLES])
     return TaskSequence(
-        classification("emoji", later[0]).start(seed, on_step),
+        **vars(classification("emoji", later[0]).start(seed, on_step)),
         train={name: tasks[name].train for name in later},
         validation={first: mixed("validation")} | {name: tasks[name].validation for name in later},
         test={first: mixed("id_test")} | {name: tasks[name].id_test for name in later},

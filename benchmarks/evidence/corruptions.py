@@ -53,23 +53,19 @@ def _defocus_blur(x: np.ndarray, radius: float, _: np.random.Generator) -> np.nd
 
 
 def _glass_blur(x: np.ndarray, reach: float, rng: np.random.Generator) -> np.ndarray:
-    shape = x.shape[:3]
-    moved = [rng.normal(0, reach * x.shape[1], shape) for _ in range(2)]
-    return _sampled(x, moved[0], moved[1])
+    return _sampled(x, *(rng.normal(0, reach * x.shape[1], x.shape[:3]) for _ in range(2)))
 
 
 def _motion_blur(x: np.ndarray, length: float, rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0, np.pi, (len(x), 1, 1))
     steps = np.linspace(-0.5, 0.5, 9) * length * x.shape[1]
-    ones = np.ones(x.shape[:3])
-    return np.mean([_sampled(x, s * np.sin(angle) * ones, s * np.cos(angle) * ones) for s in steps], axis=0)
+    return np.mean([_sampled(x, s * np.sin(angle), s * np.cos(angle)) for s in steps], axis=0)
 
 
 def _zoom_blur(x: np.ndarray, most: float, _: np.random.Generator) -> np.ndarray:
     rows, columns = (index - (x.shape[1] - 1) / 2 for index in np.indices(x.shape[1:3]))
-    ones = np.ones(x.shape[:3])
     factors = 1 / np.linspace(1, 1 + most, 7) - 1
-    return np.mean([_sampled(x, f * rows * ones, f * columns * ones) for f in factors], axis=0)
+    return np.mean([_sampled(x, f * rows, f * columns) for f in factors], axis=0)
 
 
 def _snow(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -90,8 +86,7 @@ def _fog(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray
 def _elastic(x: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     shape, side = x.shape[:3], x.shape[1]
     smooth = lambda: ndimage.gaussian_filter(rng.uniform(-1, 1, shape), (0, side / 16, side / 16))
-    moved = [field * strength * side / np.abs(field).max() for field in (smooth(), smooth())]
-    return _sampled(x, moved[0], moved[1])
+    return _sampled(x, *(field * strength * side / np.abs(field).max() for field in (smooth(), smooth())))
 
 
 def _pixelate(x: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray:
@@ -139,7 +134,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 
 
 def _sampled(x: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The images read off at places moved by `down` and `right` pixels, `(n, height, width)`."""
+    """The images read off at places moved by `down` and `right` pixels, which broadcast to `(n, height, width)`."""
     which, rows, columns = np.indices(x.shape[:3])
     places = [which, rows + down, columns + right]
     return np.stack([ndimage.map_coordinates(x[..., c], places, order=1, mode="nearest") for c in range(3)], axis=-1)

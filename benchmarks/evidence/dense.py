@@ -29,11 +29,11 @@ from evidence.emoji_task import emoji_task
 from evidence.figures import frontiers
 from evidence.foundation import cached, foundation
 from evidence.methods import METHODS
-from evidence.protocol import Study, main_study
+from evidence.protocol import Study
 from evidence.rows import KEY, File, Row
-from evidence.scene_nets import SceneNet, SmallSceneNet
+from evidence.scene_nets import EfficientNetStages, SceneNet, SmallStages
 from evidence.scenes import boundary_f, description, mean_iou, pretraining_scenes, scene_task
-from evidence.tasks import Run, Start, Task, classification
+from evidence.tasks import Run, Start, Task
 from evidence.training import OnStep, in_batches, predictions
 from style import plt
 from vision.cache import digest
@@ -67,20 +67,16 @@ class Options(Evidence):
 
     # Which methods; zero-shot and WiSE-FT's curve come with vanilla, one interpolation with every other.
     methods: tuple[str, ...] = ("vanilla", "ftp", "digrap", "ftp+digrap", "l2_sp", "spd", "mars_pgm", "ftp_exact")
-    # Settings tried for each method, on the first seed; 1 for those that the classification benchmark chose.
-    trials: int = 3
 
     def study(self) -> Study:
-        """The protocol, with the settings that classification chose where nothing is tried."""
-        world = "digits" if self.smallest else "emoji"
+        """The protocol."""
         return Study(
-            task=scenes_task(world),
+            task=scenes_task("digits" if self.smallest else "emoji"),
             results=File(self.results / "dense.csv", COLUMNS),
-            tried=1 if self.smallest else self.trials,
+            tried=1 if self.smallest else 3,
             methods={name: method for name, method in METHODS.items() if not method.probe_first},
             alphas=(0.3, 0.5, 0.7, 0.9),
             few_alphas=(0.7,),
-            like=main_study(classification(world)),
         )
 
     def fill(self) -> None:
@@ -134,11 +130,8 @@ class Scenes(Task):
 
     def _both(self, start: Start, params: Params, domain: Domain) -> tuple[float, float]:
         """Mean IoU of the classes, and F-score of the boundaries."""
-        predicted, classes = _predicted(start, params, domain), len(start.data.classes) + 1
-        return (
-            mean_iou(predicted[..., 0], domain.labels[..., 0], classes),
-            boundary_f(predicted[..., 1], domain.labels[..., 1]),
-        )
+        found, truth = _predicted(start, params, domain), domain.labels
+        return mean_iou(found[..., 0], truth[..., 0]), boundary_f(found[..., 1], truth[..., 1])
 
 
 def scenes_task(world: str) -> Scenes:
@@ -150,10 +143,12 @@ def scenes_task(world: str) -> Scenes:
 def _start(name: str, seed: int, on_step: OnStep | None) -> Start:
     """The backbone knows the classes already; the decoder learns to say where they are."""
     world = WORLDS[name]
-    network, params = split_model((SceneNet if name == "emoji" else SmallSceneNet)(len(world.classes) + 1, seed))
     if name == "emoji":
-        _, classifier = foundation(emoji_task(seed), seed, on_step)
-        params["backbone"] = {part: classifier[part] for part in params["backbone"]}
+        classifier, known = foundation(emoji_task(seed), seed, on_step)
+        backbone = EfficientNetStages(classifier.model(known))
+    else:
+        backbone = SmallStages(seed)
+    network, params = split_model(SceneNet(backbone, len(world.classes) + 1, seed))
     steps = FOUNDATION_STEPS[name]
     shapes = {path_of(path): np.array(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     key = f"scenes-foundation-{digest(shapes, json.dumps([_VERSION, description(world), seed, steps]))[:32]}"
@@ -169,7 +164,7 @@ def trained_decoder(
     Trained as a whole on the few scenes there are, the network found the objects but not their classes. The decoder
     asks for larger steps than the backbone would survive; what that sees does not change, and is computed once.
     """
-    see = jax.jit(lambda images: network.model(params).features(images))
+    see = jax.jit(lambda images: network.model(params).backbone.stages(images))
     seen, side = in_batches(see, scenes.images, 96), scenes.images.shape[1]
     rate = optax.warmup_cosine_decay_schedule(0.0, 5e-3, max(1, steps // 10), max(2, steps))
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.0))
@@ -204,11 +199,6 @@ def page(found: Sequence[Row]) -> str:
     parts = [
         "## Classes\n",
         tables.scores(lines, SCORES),
-        tables.figure(
-            "dense.png",
-            "Mean IoU in the style fine-tuned on against that elsewhere, by method.",
-            "Bars: 95 % intervals of the differences to `vanilla`, paired by seed.",
-        ),
         tables.curve(found, SCORES),
         tables.differences(lines, SCORES),
         "## Boundaries\n",
@@ -231,15 +221,14 @@ def _record(results: Path, method: str, seed: int, run: Run) -> None:
         return
     data, path = run.start.data, results / _SCENES_FILE
     shown: Any = [data.id_test, data.ood[data.ood_groups["seen"][0]], data.ood[data.ood_groups["held out"][-1]]]
-    predicted = lambda params: np.stack([_predicted(run.start, params, one)[:_SCENES] for one in shown]).astype(
-        np.uint8
-    )
+    stacked = lambda arrays: np.stack([array[:_SCENES] for array in arrays])
+    predicted = lambda params: stacked(_predicted(run.start, params, one) for one in shown).astype(np.uint8)
     kept = dict(np.load(path)) if path.exists() else {}
     kept |= {
         "styles": np.array([domain.name for domain in shown]),
         "classes": np.array(data.classes),
-        "images": np.stack([domain.images[:_SCENES] for domain in shown]),
-        "truth": np.stack([domain.labels[:_SCENES] for domain in shown]),
+        "images": stacked(domain.images for domain in shown),
+        "truth": stacked(domain.labels for domain in shown),
         method: predicted(run.trained.params),
     }
     if method == "vanilla":
@@ -252,21 +241,17 @@ def _draw_scenes(source: Path, path: Path) -> None:
     kept = dict(np.load(source))
     rows = {"scene": kept["images"], "truth": kept["truth"]}
     rows |= {name: kept[name] for name in ("zero_shot", *SHOWN) if name in kept}
-    each = kept["images"].shape[1]
-    count = len(kept["styles"]) * each
-    size = (1.5 * count + 0.8, 1.55 * len(rows) + 0.6)
-    figure, panels = plt.subplots(len(rows), count, figsize=size, layout="constrained", squeeze=False)
+    titles = np.repeat(kept["styles"], kept["images"].shape[1])
+    size = (1.5 * len(titles) + 0.8, 1.55 * len(rows) + 0.6)
+    bare = {"xticks": (), "yticks": (), "frame_on": False}
+    figure, panels = plt.subplots(len(rows), len(titles), figsize=size, layout="constrained", subplot_kw=bare)
     colours = plt.get_cmap("tab20")(np.linspace(0, 1, len(kept["classes"])))[:, :3]
     palette = np.concatenate([[[0.95, 0.95, 0.95]], colours])  # the background is nearly white
     coloured = lambda cell: np.where(cell[..., 1:] == 1, 0.0, palette[cell[..., 0]])
     for line, (name, cells) in zip(panels, rows.items(), strict=True):
-        for column, axes in enumerate(line):
-            cell = cells[divmod(column, each)]
+        for axes, cell, title in zip(line, np.concatenate(cells), titles, strict=True):
             axes.imshow(cell if name == "scene" else coloured(cell), interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-            if name == "scene":
-                axes.set_title(kept["styles"][column // each], fontsize=8)
+            axes.set_title(title if name == "scene" else "", fontsize=8)
         line[0].set_ylabel(name.replace("_", "-"), fontsize=9)
     named = [k for k in np.unique(kept["truth"][..., 0]) if k]
     marks = [Patch(color=tuple(palette[k]), label=kept["classes"][k - 1]) for k in named]

@@ -5,6 +5,7 @@ benchmarks/results/past_the_papers.csv; one that is there is not run again. (Tho
 random order.) --smallest: a few tiny runs.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,11 +54,6 @@ class Trial(NamedTuple):
     width: float = 1.0  # of the network, as a multiple
 
     @property
-    def setting(self) -> "Trial":
-        """The same, whatever the seed."""
-        return self._replace(seed=0)
-
-    @property
     def label(self) -> str:
         """The method as a table names it."""
         return f"{self.method}, held-out every {self.judge_every}" if self.judge_every else self.method
@@ -68,16 +64,15 @@ COLUMNS = (*Trial._fields, *ACCURACIES, "drift", "scalar", "seconds")
 """`drift`: the l2 norm of the whole displacement; `scalar`: the mean of the learned radii or strengths over layers and
 the second half of the run."""
 
-Found = Mapping[Trial, Row]
+Found = Mapping[Trial, Sequence[Row]]
+"""The rows of each setting, a trial at seed 0, seed by seed."""
 
 
 @dataclass(frozen=True)
 class Options(Evidence):
     """Measures what the papers leave open."""
 
-    # Which questions: do settings carry over, which hyper-gradient, when does DiGraP act. Of the emoji the first.
-    questions: tuple[Literal["scale", "judges", "strengths"], ...] = ("scale", "judges", "strengths")
-    # The embedded task, or the emoji benchmark, whose drawings npm fetches.
+    # The embedded task, or the emoji benchmark, whose drawings npm fetches: of the latter the first question alone.
     experiment: Literal["digits", "emoji"] = "digits"
     methods: tuple[str, ...] = tuple(METHODS)  # Which methods to run; the tables have all.
     seeds: int = 3  # Number of seeds, from 0.
@@ -91,49 +86,51 @@ class Options(Evidence):
 
     def trials(self) -> dict[str, list[Trial]]:
         """All of each question; smallest a few at the standard point."""
-        asked = self.questions if self.experiment == "digits" else ("scale",)
-        found = {question: list(QUESTIONS[question](self.experiment, range(self.seeds))) for question in asked}
+        asked = QUESTIONS if self.experiment == "digits" else ("scale",)
+        found = {name: list(QUESTIONS[name].trials(self.experiment, range(self.seeds))) for name in asked}
         if self.smallest:
             standard = lambda t: t == Trial(*t[:3], seed=0, judge_every=t.judge_every)
-            found = {question: list(filter(standard, trials))[:5] for question, trials in found.items()}
+            found = {name: list(filter(standard, trials))[:5] for name, trials in found.items()}
         return found
 
     def tell(self) -> None:
         there = read(self.results)
-        for question, wanted in self.trials().items():
+        for name, wanted in self.trials().items():
             if missing := [trial for trial in wanted if trial not in there]:
-                raise UserError(f"past_the_papers.csv lacks {len(missing)} of {len(wanted)} trials of {question}")
-            found, name = {trial: there[trial] for trial in wanted}, f"past_{question}_{self.experiment}"
-            self.write(name, _scale_table(found, self.experiment) if question == "scale" else _table(found))
-            style.save(FIGURES[question](found, self.experiment), self.results / f"{name}.png")
+                raise UserError(f"past_the_papers.csv lacks {len(missing)} of {len(wanted)} trials of {name}")
+            found = by_setting({trial: there[trial] for trial in wanted})
+            self.write(f"past_{name}_{self.experiment}", QUESTIONS[name].table(found, self.experiment))
+            figure = QUESTIONS[name].figure(found, self.experiment)
+            style.save(figure, self.results / f"past_{name}_{self.experiment}.png")
 
 
 # which trials answer which question
 
+AXES: dict[str, dict[str, tuple[float, ...]]] = {
+    "digits": {
+        "rate": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+        "epochs": (15 / 4, 15, 60),
+        "batch": (8, 32, 128),
+        "width": (0.5, 1.0, 2.0),
+    },
+    # pre-trained weights come in one width; a step on 128 images takes too long
+    "emoji": {"rate": (1e-4, 1e-3, 1e-2), "epochs": (2.5, 10), "batch": (8, 32)},
+}
+"""By task the fields of a trial that are varied, one at a time from the standard point."""
 
-def scale_axes(task: str) -> dict[str, list[dict[str, Any]]]:
-    """By axis, the points along it, in order: what differs from the standard point, which is the empty one."""
-    if task == "emoji":  # pre-trained weights come in one width; a step on 128 images takes too long
-        axes: dict[str, list[dict[str, Any]]] = {
-            "learning rate": [{"rate": 1e-4}, {}, {"rate": 1e-2}],
-            "epochs": [{"epochs": 2.5}, {"epochs": 10}],
-            "batch": [{"batch": 8}, {}],
-        }
-        return {name: [{"epochs": 10} | point for point in points] for name, points in axes.items()}
-    return {
-        "learning rate": [{"rate": 1e-4}, {"rate": 3e-4}, {}, {"rate": 3e-3}, {"rate": 1e-2}],
-        "epochs": [{"epochs": 15 / 4}, {}, {"epochs": 60}],
-        "batch": [{"batch": 8}, {}, {"batch": 128}],
-        "width": [{"width": 0.5}, {}, {"width": 2.0}],
-    }
+_EPOCHS = {"digits": 15, "emoji": 10}  # at the standard point
+
+
+def along(task: str, field: str, method: str, seed: int = 0) -> list[Trial]:
+    """A method's trials along an axis."""
+    standard = Trial(task, method, SCALE_KNOBS[method], seed, epochs=_EPOCHS[task])
+    return [standard._replace(**{field: value}) for value in AXES[task][field]]
 
 
 def _scale(task: str, seeds: Sequence[int]) -> Iterator[Trial]:
     """Does one setting mean the same for other learning rates, run lengths, batches and widths?"""
-    for seed in seeds:
-        for point in (point for points in scale_axes(task).values() for point in points):
-            for method, knob in SCALE_KNOBS.items():
-                yield Trial(task, method, knob, seed, **point)
+    for seed, field, method in itertools.product(seeds, AXES[task], SCALE_KNOBS):
+        yield from along(task, field, method, seed)
 
 
 def _judges(task: str, seeds: Sequence[int]) -> Iterator[Trial]:
@@ -147,14 +144,16 @@ def _judges(task: str, seeds: Sequence[int]) -> Iterator[Trial]:
                 yield Trial(task, "ftp", knob, seed, judge_every=every)
 
 
+LEARNED_STRENGTHS = ("digrap", "digrap from 1", "digrap after adam", "digrap after adam from 1", "digrap from 0.5")
+
+
 def _strengths(task: str, seeds: Sequence[int]) -> Iterator[Trial]:
     """When does DiGraP act, and does it help?"""
-    learned = ("digrap", "digrap from 1", "digrap after adam", "digrap after adam from 1", "digrap from 0.5")
     for seed in seeds:
         for epochs in (15, 60):
             yield Trial(task, "vanilla", 0.0, seed, epochs=epochs)
             for knob in (0.01, 0.1, 0.5, 2.0, 10.0):
-                for method in learned:
+                for method in LEARNED_STRENGTHS:
                     yield Trial(task, method, knob, seed, epochs=epochs)
             for method in ("digrap fixed", "digrap after adam fixed"):
                 for knob in (0.5, 1.0):
@@ -166,10 +165,6 @@ def _strengths(task: str, seeds: Sequence[int]) -> Iterator[Trial]:
         for knob in (0.01, 0.1):
             for method in ("ftp", "digrap+ftp"):
                 yield Trial(task, method, knob, seed)
-
-
-QUESTIONS = {"scale": _scale, "judges": _judges, "strengths": _strengths}
-"""By name, from a task and seeds to trials. Trials that two questions share are run once."""
 
 
 # one trial
@@ -208,100 +203,89 @@ def run(trial: Trial, smallest: bool, on_step: Any = None) -> Row:
 # tables and figures
 
 
-def settings(found: Found) -> list[Trial]:
-    """What was run, whatever the seed."""
-    return list(dict.fromkeys(trial.setting for trial in found))
+def by_setting(found: Mapping[Trial, Row]) -> dict[Trial, list[Row]]:
+    """The rows of each setting, accuracies in percent; `ratio`: the drift over plain fine-tuning's at that point."""
+    grouped: dict[Trial, list[Row]] = {}
+    for trial, row in found.items():
+        plain = found[trial._replace(method="vanilla", knob=0.0, judge_every=0)]
+        shown = {name: 100 * row[name] for name in (*ACCURACIES, "ood")} | {"ratio": row["drift"] / plain["drift"]}
+        grouped.setdefault(trial._replace(seed=0), []).append(row | shown)
+    return grouped
 
 
-def of_seeds(found: Found, setting: Trial, column: str) -> list[float]:
-    """One number of each seed of a setting."""
-    return [row[column] for trial, row in found.items() if trial.setting == setting]
+def mean(rows: Sequence[Row], column: str) -> float:
+    """Over the seeds."""
+    return fmean(row[column] for row in rows)
 
 
-def percent(found: Found, setting: Trial, column: str) -> float:
-    """An accuracy, the mean over seeds."""
-    return 100 * fmean(of_seeds(found, setting, column))
-
-
-def _ratios(found: Found, setting: Trial) -> list[float]:
-    """Each seed's distance over plain fine-tuning's at the same point."""
-    free = lambda trial: found[trial._replace(method="vanilla", knob=0.0)]
-    return [row["drift"] / free(trial)["drift"] for trial, row in found.items() if trial.setting == setting]
-
-
-def _shown(values: Sequence[float], digits: int) -> str:
+def _shown(rows: Sequence[Row], column: str, digits: int) -> str:
     """Mean and standard deviation over seeds; of one seed there is no spread to tell."""
-    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{fmean(values):.{digits}f}{spread}" if values else ""
+    spread = f" ± {stdev(row[column] for row in rows):.{digits}f}" if len(rows) > 1 else ""
+    return f"{mean(rows, column):.{digits}f}{spread}"
 
 
-def _table(found: Found) -> str:
+def _table(found: Found, _: str) -> str:
     """One line for each setting."""
     columns = {"knob": "knob", "lr": "rate", "epochs": "epochs"}
-    varied = {c: f for c, f in columns.items() if len({getattr(trial, f) for trial in found}) > 1}
+    varied = {c: f for c, f in columns.items() if len({getattr(one, f) for one in found}) > 1}
     lines = [
         [
             one.label,
             *(f"{getattr(one, field):g}" for field in varied.values()),
-            *(_shown([100 * value for value in of_seeds(found, one, name)], 1) for name in ACCURACIES),
-            f"{fmean(of_seeds(found, one, 'drift')):.2f}",
-            f"{fmean(of_seeds(found, one, 'scalar')):.3f}",
+            *(_shown(rows, name, 1) for name in ACCURACIES),
+            f"{mean(rows, 'drift'):.2f}",
+            f"{mean(rows, 'scalar'):.3f}",
         ]
-        for one in settings(found)
+        for one, rows in found.items()
     ]
     return markdown(("method", *varied, "validation", *SCORES, "drift", "radius or strength"), lines)
 
 
-def _along(found: Found, task: str, method: str, points: Sequence[dict[str, Any]]) -> list[Trial]:
-    """A method's settings along an axis, of those that were run."""
-    wanted = (Trial(task, method, SCALE_KNOBS[method], seed=0, **point) for point in points)
-    return [setting for setting in wanted if setting in settings(found)]
-
-
-def _place(axis: str, setting: Trial) -> float:
-    return setting.rate if axis == "learning rate" else getattr(setting, axis)
+def _axis(field: str) -> str:
+    return "learning rate" if field == "rate" else field
 
 
 def _scale_table(found: Found, task: str) -> str:
     """One line for each point of each axis: how far a run goes, over how far plain fine-tuning goes."""
     lines, constrained = [], [method for method in SCALE_KNOBS if method != "vanilla"]
-    for axis, points in scale_axes(task).items():
-        for same in zip(*(_along(found, task, method, points) for method in constrained), strict=True):
-            lines.append([axis, f"{_place(axis, same[0]):g}", *(_shown(_ratios(found, one), 2) for one in same)])
+    for field in AXES[task]:
+        for same in zip(*(along(task, field, method) for method in constrained), strict=True):
+            if found.keys() >= set(same):
+                cells = (_shown(found[one], "ratio", 2) for one in same)
+                lines.append([_axis(field), f"{getattr(same[0], field):g}", *cells])
     return markdown(("axis", "value", *constrained), lines)
+
+
+_PANELS = {
+    "ratio": "distance to the anchor\nover plain fine-tuning's",
+    "id_accuracy": "ID accuracy (%)",
+    "ood": "mean OOD accuracy (%)",
+}
 
 
 def _draw_scale(found: Found, task: str) -> Any:
     """Above: how far the constrained run goes, over how far plain fine-tuning goes. Below: what comes of it."""
-    axes_of = scale_axes(task)
-    size = (2.4 * len(axes_of), 7.4)
-    figure, grid = plt.subplots(3, len(axes_of), figsize=size, layout="constrained", sharex="col", sharey="row")
-    for (top, middle, bottom), (name, points) in zip(grid.T, axes_of.items(), strict=True):
-        x: list[float] = []
-        for method in SCALE_KNOBS:
-            along = _along(found, task, method, points)
-            x, look = [_place(name, one) for one in along], style.of(method)
-            if method != "vanilla":
-                ratios = [_ratios(found, one) for one in along]
-                top.plot(x, [fmean(r) for r in ratios], **look)
-                top.fill_between(
-                    x, [min(r) for r in ratios], [max(r) for r in ratios], color=look["color"], alpha=0.2, lw=0
-                )
-            middle.plot(x, [percent(found, one, "id_accuracy") for one in along], **look)
-            bottom.plot(x, [percent(found, one, "ood") for one in along], label=method, **look)
-        for axes in (top, middle, bottom):
+    size = (2.4 * len(AXES[task]), 7.4)
+    figure, grid = plt.subplots(3, len(AXES[task]), figsize=size, layout="constrained", sharex="col", sharey="row")
+    for line, (column, label) in zip(grid, _PANELS.items(), strict=True):
+        for axes, (field, values) in zip(line, AXES[task].items(), strict=True):
+            for method in list(SCALE_KNOBS)[column == "ratio" :]:
+                points = [one for one in along(task, field, method) if one in found]
+                x, look = [getattr(one, field) for one in points], style.of(method)
+                axes.plot(x, [mean(found[one], column) for one in points], label=method, **look)
+                if column == "ratio":
+                    range_of = [[pick(row[column] for row in found[one]) for one in points] for pick in (min, max)]
+                    axes.fill_between(x, *range_of, color=look["color"], alpha=0.2, lw=0)
             axes.set_xscale("log")
-            axes.set_xticks(x, [f"{tick:g}" if i % 2 == 0 or len(x) < 4 else "" for i, tick in enumerate(x)])
+            named = values[::2] if len(values) > 3 else values  # more names would overlap
+            axes.set_xticks(values, [f"{value:g}" if value in named else "" for value in values])
             axes.minorticks_off()
             axes.margins(x=0.1)
-            style.clean(axes)
-        top.set_ylim(0, 1.05)
-        bottom.set_xlabel(name)
-    grid[0, 0].set_ylabel("distance to the anchor\nover plain fine-tuning's")
-    grid[1, 0].set_ylabel("ID accuracy (%)")
-    grid[2, 0].set_ylabel("mean OOD accuracy (%)")
+            style.label(axes, _axis(field) if column == "ood" else "", label if axes is line[0] else "")
+    grid[0, 0].set_ylim(0, 1.05)
     figure.legend(*grid[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    shown = "lines: mean over seeds, bands: range" if len({trial.seed for trial in found}) > 1 else "one seed"
+    several = any(len(rows) > 1 for rows in found.values())
+    shown = "lines: mean over seeds, bands: range" if several else "one seed"
     figure.suptitle(f"One setting of each, {task}; {shown}", fontsize=10)
     return figure
 
@@ -311,15 +295,15 @@ def _draw_judges(found: Found, task: str) -> Any:
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     _frontier(axes, found)
     axes.set_title(f"Hyper-gradients, {task}: one point a learning rate of the radii", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False)
     return figure
 
 
 def _frontier(axes: Any, found: Found) -> None:
     """A line for each method over its knob."""
-    for name in dict.fromkeys(trial.label for trial in found):
-        along = sorted((one for one in settings(found) if one.label == name), key=lambda one: one.knob)
-        points = [[percent(found, one, column) for one in along] for column in ("id_accuracy", "ood")]
+    for name in dict.fromkeys(one.label for one in found):
+        by_knob = sorted((one for one in found if one.label == name), key=lambda one: one.knob)
+        points = [[mean(found[one], column) for one in by_knob] for column in ("id_accuracy", "ood")]
         axes.plot(*points, label=name.replace(_AFTER, ""), **style.of(name.replace(_AFTER, "")))
     style.label(axes, "ID test accuracy (%)", "mean OOD accuracy (%)")
 
@@ -330,20 +314,22 @@ _AFTER = " after adam"
 def _draw_strengths(found: Found, task: str) -> Any:
     """Above: how strong DiGraP gets. Below: what comes of it. Left: before the base optimizer. Right: after Adam."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained", sharey="row")
-    at_rate = {trial: row for trial, row in found.items() if trial.rate == 1e-3}
-    lengths = sorted({trial.epochs for trial in found})
+    lengths = sorted({one.epochs for one in found})
     for (top, bottom), after in zip(grid.T, (False, True), strict=True):
-        here = {t: row for t, row in at_rate.items() if t.method == "vanilla" or (_AFTER in t.method) == after}
-        learned = [t for t in settings(here) if t.method.startswith("digrap") and t.method not in _NOT_LEARNED]
+        here = [
+            one for one in found if one.rate == 1e-3 and (one.method == "vanilla" or (_AFTER in one.method) == after)
+        ]
+        learned = [one for one in here if one.method in LEARNED_STRENGTHS]
         for name in dict.fromkeys(one.method for one in learned):
             for length, dashes in zip(lengths, ("-", "--"), strict=False):
-                along = sorted((t for t in learned if (t.method, t.epochs) == (name, length)), key=lambda t: t.knob)
-                x, y = [one.knob for one in along], [fmean(of_seeds(found, one, "scalar")) for one in along]
+                same = (one for one in learned if (one.method, one.epochs) == (name, length))
+                by_knob = sorted(same, key=lambda one: one.knob)
+                x, y = [one.knob for one in by_knob], [mean(found[one], "scalar") for one in by_knob]
                 top.plot(x, y, dashes, **style.of(name.replace(_AFTER, "")))
         top.set_xscale("log")
         style.label(top, "mu, the learning rate of the strengths", "" if after else "mean strength in the second half")
         top.set_title("between Adam and the learning rate" if after else "before AdamW, as released", fontsize=10)
-        _frontier(bottom, {trial: row for trial, row in here.items() if trial.epochs == lengths[0]})
+        _frontier(bottom, {one: found[one] for one in here if one.epochs == lengths[0]})
     handles, names = grid[1, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     shown = ", ".join(f"{s}: {length:g} epochs" for s, length in zip(("solid", "dashed"), lengths, strict=False))
@@ -351,11 +337,17 @@ def _draw_strengths(found: Found, task: str) -> Any:
     return figure
 
 
-_NOT_LEARNED = ("digrap fixed", "digrap after adam fixed", "digrap+ftp")
+class Question(NamedTuple):
+    """What answers it; table and figure are of rows and a task."""
+
+    trials: Callable[[str, Sequence[int]], Iterator[Trial]]  # from a task and seeds
+    table: Callable[[Found, str], str]
+    figure: Callable[[Found, str], Any]
 
 
-FIGURES: dict[str, Callable[[Found, str], Any]] = {
-    "scale": _draw_scale,
-    "judges": _draw_judges,
-    "strengths": _draw_strengths,
-}  # by question
+QUESTIONS = {
+    "scale": Question(_scale, _scale_table, _draw_scale),
+    "judges": Question(_judges, _table, _draw_judges),
+    "strengths": Question(_strengths, _table, _draw_strengths),
+}
+"""By name. Trials that two questions share are run once."""

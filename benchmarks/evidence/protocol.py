@@ -1,6 +1,6 @@
 """The protocol: three trials a method on validation data of one seed, then every seed with the setting chosen."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -22,7 +22,7 @@ Stage = Callable[[str], AbstractContextManager[OnStep]]
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs of many methods and seeds on one task. A benchmark may say otherwise what a run is and what it measures."""
+    """Runs of many methods and seeds on one task."""
 
     task: Task
     results: File  # the final rows
@@ -44,30 +44,13 @@ class Study:
         own = {"method": name, "hyperparameters": knobs, "seed": seed}
         return {key: own[key] if key in own else getattr(self.task, key) for key in self.results.key}
 
-    def start(self, seed: int, on_step: OnStep | None = None) -> Any:
-        """What all runs of a seed start from."""
-        return self.task.start(seed, on_step)
-
-    def train(self, origin: Any, name: str, knobs: Settings, seed: int, on_step: OnStep) -> Any:
-        """One run of one method."""
-        return self.task.tune(origin, self.methods[name], knobs, seed, on_step)
-
-    def judged(self, origin: Any, run: Any) -> Row:
-        """What a trial's row adds: scores on validation data alone."""
-        return {self.task.validation: run.validation, **run.cost()}
-
-    def measured(self, origin: Any, run: Any, name: str, knobs: Settings, seed: int) -> Iterable[Row]:
-        """All rows of a run. Its own comes last: where that is, all the others are too."""
-        for label, settings, alpha in self.points(name, knobs):
-            yield self.known(label, settings, seed) | run.cost(alpha) | self.task.columns(origin, run.at(alpha))
-
     def points(self, name: str, knobs: Settings) -> Iterator[tuple[str, Settings, float]]:
         """The models of one run that are measured: each one's name, settings, and place between foundation and run.
 
-        With vanilla fine-tuning comes the foundation model.
+        With vanilla fine-tuning comes the foundation model, where the path to it is measured.
         """
         vanilla = name == "vanilla"
-        if vanilla:
+        if vanilla and self.alphas:
             yield "zero_shot", {}, 0.0
         for alpha in self.alphas if vanilla else self.few_alphas:
             yield "wise_ft" if vanilla else f"{name}+wise_ft", {**knobs, "alpha": alpha}, alpha
@@ -125,12 +108,12 @@ class Study:
         @cache  # made when the first run is missing, if any is
         def origin() -> Any:
             with stage(f"{self.task.title}, foundation model {seed}") as on_step:
-                return self.start(seed, on_step)
+                return self.task.start(seed, on_step)
 
         def trained(name: str, knobs: Settings, what: str) -> Any:
             start = origin()
             with stage(f"{self.task.title}, {name}, {what}") as on_step:
-                return self.train(start, name, knobs, seed, on_step)
+                return self.task.tune(start, self.methods[name], knobs, seed, on_step)
 
         for name in names:
             knob, values = self.methods[name].knob, self.methods[name].values
@@ -139,14 +122,16 @@ class Study:
                 knobs = self.chosen(name) | {knob: value}
                 row = self.known(name, knobs, seed)
                 if trials and row not in trials:
-                    runs[value] = trained(name, knobs, f"trial of {knob} {value:g}")
-                    trials.append(row | self.judged(origin(), runs[value]))
+                    run = runs[value] = trained(name, knobs, f"trial of {knob} {value:g}")
+                    trials.append(row | {self.task.validation: run.validation} | run.cost())
             knobs = self.chosen(name)
             if self.known(name, knobs, seed) not in self.results:
                 best = knobs[knob]
                 run = runs[best] if best in runs else trained(name, knobs, f"seed {seed}")
-                for row in self.measured(origin(), run, name, knobs, seed):
-                    self.results.append(row)
+                # the run's own row comes last: where that is, all the others are too
+                for label, settings, alpha in self.points(name, knobs):
+                    row = self.known(label, settings, seed) | run.cost(alpha)
+                    self.results.append(row | self.task.columns(origin(), run.at(alpha)))
                 on_done(name, seed, run)
 
 

@@ -7,11 +7,8 @@ from scipy import ndimage
 
 from evidence.artwork import World
 from evidence.composer import Composition, compose, photographs
-from evidence.emoji_task import joined
+from evidence.emoji_task import SPLITS, joined
 from vision.data import ArrayDomain, Task
-
-SPLITS = ("pretrain", "train", "validation", "test")
-
 
 COMPOSITIONS = {
     "emoji": Composition(side=48, most=3, smallest=0.5, largest=0.8),
@@ -32,7 +29,7 @@ def description(world: World) -> str:
 
 def scene_task(world: World, seed: int) -> Task:
     """Fine-tune on one style, test on all; the test scenes of all styles are the same but for the artwork."""
-    own = {split: _domain(world, world.id_style, split, seed) for split in SPLITS[1:]}
+    own = {split: _domain(world, world.id_style, split, seed) for split in ("train", "validation", "test")}
     return Task(
         name=world.name,
         classes=world.classes,
@@ -54,16 +51,17 @@ def pretraining_scenes(world: World, seed: int) -> ArrayDomain:
 def _domain(world: World, style: str, split: str, seed: int, variant: int = 0) -> ArrayDomain:
     """Scenes in one style; another variant has other layouts."""
     artwork, photos, how = world.artwork(style, split, seed), photographs(split), COMPOSITIONS[world.name]
-    words = (seed, SPLITS.index(split), variant)
+    words = (seed, list(SPLITS).index(split), variant)
     made = [compose(artwork, photos, (*words, i), how) for i in range(COUNTS[world.name][split])]
     labels = [np.stack([scene.mask, boundaries(scene.instances)], axis=-1) for scene in made]
     return ArrayDomain(style, np.stack([scene.image for scene in made]), np.stack(labels).astype(np.uint8))
 
 
-def mean_iou(predicted: np.ndarray, truth: np.ndarray, num_classes: int) -> float:
-    r"""The mean over classes of $|P_c \cap T_c| / |P_c \cup T_c|$, pixels of all images pooled."""
-    pairs = num_classes * truth.astype(np.int64).ravel() + predicted.astype(np.int64).ravel()
-    confusion = np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+def mean_iou(predicted: np.ndarray, truth: np.ndarray) -> float:
+    r"""The mean over the classes there are of $|P_c \cap T_c| / |P_c \cup T_c|$, pixels of all images pooled."""
+    size = 1 + int(max(predicted.max(), truth.max()))
+    pairs = size * truth.astype(np.int64).ravel() + predicted.ravel()
+    confusion = np.bincount(pairs, minlength=size**2).reshape(size, size)
     both = np.diag(confusion)
     either = confusion.sum(0) + confusion.sum(1) - both
     return float(np.mean(both[either > 0] / either[either > 0]))

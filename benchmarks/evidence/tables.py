@@ -10,10 +10,6 @@ from writer import markdown
 
 PEERS = ("vanilla", "wise_ft")  # what every method is compared with
 
-_UNEVEN = """Methods with fewer seeds are unfinished. Their means are over other splits: compare them by the paired
-differences below.
-"""
-
 Columns = Mapping[str, str]  # columns of the rows, by heading
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -25,16 +21,14 @@ def setting(line: Line) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in line.hyperparameters.items())
 
 
-def scores(lines: Sequence[Line], columns: Columns) -> str:
-    """Every method with its setting, its score on validation images, and its scores; a warning if seeds are missing."""
+def scores(lines: Sequence[Line], columns: Columns, cell: Callable[[Line, str], object] = Line.score) -> str:
+    """Every method with its setting, its score on validation images, and its scores."""
     body = [
         [f"`{line.method}`", setting(line), str(len(line.rows)), f"{100 * line.validation:.1f}"]
-        + [str(line.score(column)) for column in columns.values()]
+        + [str(cell(line, column)) for column in columns.values()]
         for line in lines
     ]
-    table = markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
-    even = len({tuple(sorted(line.rows)) for line in lines}) == 1
-    return table if even else f"{table}\n{_UNEVEN}"
+    return markdown(("method", "setting", "seeds", "validation", *columns), body, left=2)
 
 
 def differences(lines: Sequence[Line], columns: Columns) -> str:
@@ -66,12 +60,6 @@ def curve(found: Sequence[Row], columns: Columns) -> str:
         [f"{line.alpha:g}", *(str(line.score(column)) for column in columns.values())] for line in summary.curve(found)
     ]
     return f"WiSE-FT's curve:\n\n{markdown(('alpha', *columns), body, left=0)}" if body else ""
-
-
-def figure(name: str, alternative: str, caption: str = "") -> str:
-    """A figure of the results."""
-    told = f"\n{caption}\n" if caption else ""
-    return f"```{{figure}} ../benchmarks/results/{name}\n:class: on-white\n:alt: {alternative}\n{told}```\n"
 
 
 def values(found: Sequence[Row], scores: Callable[[Row], Mapping[str, float]]) -> Values:
