@@ -65,7 +65,12 @@ def origin(environment: dict[str, Any]) -> str:
     """The machine that figures were measured on, in a line."""
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("jax", "optax"))
     device = environment["processor"] if environment["backend"] == "cpu" else environment["device_kind"]
-    return f"On {device}, {environment['processor_cores']} cores; {versions}; float32.\n"
+    return f"On {device}, {counted(environment['processor_cores'], 'cores')}; {versions}; float32.\n"
+
+
+def counted(number: int, things: str) -> str:
+    """`1 core`, `2 cores`, `1,000 leaves`."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
 def write(path: Path, result: dict[str, Any]) -> None:

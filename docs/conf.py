@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from docutils import nodes
+
 import ftp_optax
 from ftp_optax import _averaged, _inspect, _tpgm, _units
 
@@ -58,6 +60,7 @@ autodoc_typehints = "none"  # `source_signature` has them, by their short names
 autosummary_generate = False  # the tables link to the pages that are there
 python_maximum_signature_line_length = 88
 default_role = "py:obj"
+smartquotes_action = "qe"  # a flag keeps its two hyphens
 
 # Where other libraries document their names. Without a network their names are no links, by an inventory that is empty.
 intersphinx_mapping = {
@@ -99,5 +102,13 @@ def source_signature(app, what, name, function, *_):
     return f"({shown(ast.unparse(node.args))})", shown(ast.unparse(node.returns))
 
 
+def mark_short_code(app, doctree):
+    """Marks the code whose words all fit a phone's line, so that site.css can keep them in one piece."""
+    for literal in doctree.findall(nodes.literal):
+        if all(len(word) <= 32 for word in literal.astext().split()):
+            literal["classes"].append("short")
+
+
 def setup(app):
     app.connect("autodoc-process-signature", source_signature)
+    app.connect("doctree-read", mark_short_code)

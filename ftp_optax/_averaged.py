@@ -94,7 +94,7 @@ def averaged(
       decay: beta of ``"ema"``, in [0, 1). The average covers about ``1 / (1 - decay)`` steps.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `AveragedState`. The updates are those of ``inner``.
+      An `optax.GradientTransformationExtraArgs` with an `AveragedState`. The updates are those of ``inner``.
 
     Raises:
       ValueError: for arguments out of range; in `update` without params, or if the trees do not fit each other.

@@ -76,25 +76,32 @@ def leaves(rule: str, path: Any, shape: Any) -> None:
 def transformations(method: str, **given: Any) -> None:
     """Raises TypeError for values that are not optax transformations."""
     for name, value in given.items():
-        if not (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
+        if not _is_transformation(value):
             raise TypeError(
                 f"{method}: {name} must be an optax transformation such as optax.adamw(1e-4), got {shown(value)}."
             )
 
 
-def no_base(make: Callable[_P, _T]) -> Callable[_P, _T]:
-    """A method that follows no base optimizer says where that goes, not Python's "takes 0 positional arguments"."""
+def _is_transformation(value: Any) -> bool:
+    return callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))
 
-    @functools.wraps(make)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if args or "inner" in kwargs:
-            raise TypeError(
-                "digrap takes no base optimizer and no positional argument: it stands in front of the base optimizer, "
-                "optax.chain(digrap(), optax.adamw(1e-4))."
-            )
-        return make(*args, **kwargs)
 
-    return checked
+def no_base(call: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """A method without a base optimizer says where that goes, in place of Python's error. `call` is an example."""
+
+    def decorate(make: Callable[_P, _T]) -> Callable[_P, _T]:
+        @functools.wraps(make)
+        def checked(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            if "inner" in kwargs or any(map(_is_transformation, args)):
+                raise TypeError(
+                    f"{make.__name__} takes no base optimizer: it stands in front of it, "
+                    f"optax.chain({call}, optax.adamw(1e-4))."
+                )
+            return make(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def choices(method: str, allowed: tuple[str, ...], **given: Any) -> None:

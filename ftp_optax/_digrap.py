@@ -85,7 +85,7 @@ def without_conflict(gradient: jax.Array, displacement: jax.Array, share: jax.Ar
     return jnp.where(share == 0, gradient, projected.astype(gradient.dtype))
 
 
-@_checks.no_base
+@_checks.no_base("digrap()")
 def digrap(
     *,
     hyper_optimizer: optax.GradientTransformation = optax.adam(0.5),
@@ -122,17 +122,19 @@ def digrap(
 
     Args:
       hyper_optimizer: updates the ``(n_strengths,)`` strengths; its learning rate is the paper's mu, 0.5 by default.
-      max_strength, initial_strength: the upper bound of the strengths, in (0, 1], and their initial value, in [0, 1].
+      max_strength: the upper bound of the strengths, in (0, 1].
+      initial_strength: their initial value, in [0, 1].
       unit_axes: ``(path, shape) -> axes``: the axes that index the fibers of a leaf, normalised one by one in the
         hyper-gradient. `flax_fibers` (default), `torch_fibers`, `whole_leaf` or your own.
       layer_axes: how many leading axes of a leaf index separate layers, as in `ftp`. Each layer has its own strength.
       mask: which leaves are constrained, as in `ftp`: a tree of booleans or a function that returns one; None for all.
-      anchor, anchor_dtype: the pre-trained parameters (None: the params given to `init`) and their dtype, as in `ftp`.
+      anchor: the pre-trained parameters, as in `ftp`. None: the params given to `init`.
+      anchor_dtype: the dtype of the stored anchor, as in `ftp`.
       memory: ``"exact"`` (default) keeps anchor and displacement. ``"lean"`` keeps the anchor, half the extra memory;
         :math:`p_{t-1}` then has the direction of :math:`c_t` and the sign of the last step.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
+      An `optax.GradientTransformationExtraArgs` with a `DiGraPState`. Gradients keep their dtypes. Projections,
       strengths and hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:

@@ -105,7 +105,7 @@ def ftp(
         units that were projected.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `FTPState`. Updates have the params' dtypes. Norms, radii and
+      An `optax.GradientTransformationExtraArgs` with an `FTPState`. Updates have the params' dtypes. Norms, radii and
       hyper-gradients are float32, or float64 for float64 leaves. Constrained leaves of less than 32 bits have float32
       master weights (anchor + displacement), so ``inner`` receives float32 gradients and parameters for them.
 

@@ -32,6 +32,7 @@ def pulled(gradient: jax.Array, param: jax.Array, anchor: jax.Array, strength: j
     return (gradient.astype(gap.dtype) + strength.astype(gap.dtype) * gap).astype(gradient.dtype)
 
 
+@_checks.no_base("add_decayed_anchor(0.01)")
 def add_decayed_anchor(
     strength: float | jax.Array | optax.Schedule,
     *,
@@ -58,12 +59,12 @@ def add_decayed_anchor(
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
+      An `optax.GradientTransformationExtraArgs` with an `AnchorDecayState`. Gradients keep their dtypes.
 
     Raises:
       ValueError: for a negative strength, a mask or anchor that does not fit the params or constrains nothing, or an
         update without params.
-      TypeError: for constrained leaves that are not real floating-point arrays.
+      TypeError: for constrained leaves that are not real floating-point arrays, or for a base optimizer.
 
     Example:
       >>> import jax.numpy as jnp, optax

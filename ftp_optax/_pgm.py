@@ -61,7 +61,7 @@ def pgm(
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates have the params' dtypes.
+      An `optax.GradientTransformationExtraArgs` with a `PGMState`. Updates have the params' dtypes.
 
     Raises:
       ValueError: for arguments out of range, a mask or anchor that does not fit the params or constrains nothing, or

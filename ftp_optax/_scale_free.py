@@ -51,7 +51,7 @@ def scale_free(
       per_layer: whether each layer has its own scale; False by default.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` for the argument ``hyper_optimizer`` of `ftp`, which passes the layers'
+      An `optax.GradientTransformationExtraArgs` for the argument ``hyper_optimizer`` of `ftp`, which passes the layers'
       step norms to it.
 
     Raises:

@@ -93,7 +93,7 @@ def spd(
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with an `SPDState`. Updates have the params' dtypes.
+      An `optax.GradientTransformationExtraArgs` with an `SPDState`. Updates have the params' dtypes.
 
     Raises:
       ValueError: for a negative strength or a constrained leaf without one, a mask or anchor that does not fit the

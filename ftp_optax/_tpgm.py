@@ -153,7 +153,7 @@ def tpgm(
       anchor_dtype: the dtype of the stored anchor; None (default) keeps each leaf's own dtype.
 
     Returns:
-      A `optax.GradientTransformationExtraArgs` with a `TPGMState`. Updates have the params' dtypes. Norms, radii and
+      An `optax.GradientTransformationExtraArgs` with a `TPGMState`. Updates have the params' dtypes. Norms, radii and
       hyper-gradients are float32, or float64 for float64 leaves.
 
     Raises:

@@ -112,6 +112,11 @@ def test_the_site_shows_what_was_recorded(part):
     assert f"results/{part.name}.md" in site
 
 
+@pytest.mark.parametrize(("number", "text"), [(1, "1 core"), (2, "2 cores"), (1000, "1,000 cores")])
+def test_one_thing_is_no_plural(number, text):
+    assert writer.counted(number, "cores") == text
+
+
 def test_the_page_says_how_ftp_compares_with_tpgm():
     rows = json.loads((writer.RESULTS / "train_step.json").read_text())["rows"]
     ratios = [row["over_tpgm"]["ratio"] for row in rows if row["method"] == "ftp"]

@@ -58,3 +58,19 @@ def test_bfloat16_keeps_its_dtype():
 def test_bad_strength(strength):
     with pytest.raises(ValueError, match="strength must be finite and not negative"):
         add_decayed_anchor(strength)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ((optax.adamw(1e-4),), {}),
+        ((optax.adamw(1e-4), 0.1), {}),
+        ((0.1, optax.adamw(1e-4)), {}),
+        ((optax.adamw(1e-4),), {"strength": 0.1}),
+        ((0.1,), {"inner": optax.adamw(1e-4)}),
+    ],
+)
+def test_a_base_optimizer_is_told_where_it_goes(given, named):
+    where = r"add_decayed_anchor takes no base optimizer.*optax\.chain\(add_decayed_anchor\(0\.01\), optax\.adamw"
+    with pytest.raises(TypeError, match=where):
+        add_decayed_anchor(*given, **named)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+import style
 from evidence.past import ACCURACIES, AXES, METHODS, QUESTIONS, Options, Trial, along, by_setting, read, results_file
 from evidence.training import Knobs, Recipe
 from ftp_optax import digrap
@@ -95,3 +96,9 @@ def test_seeds_of_one_setting_are_one():
     assert list(grouped) == [plain, method]
     assert [row["ratio"] for row in grouped[method]] == [1.0, pytest.approx(0.2)]
     assert grouped[method][0]["id_accuracy"] == 50
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_no_two_methods_of_a_panel_share_a_colour(question):
+    labels = {trial.label.replace(" after adam", "") for trial in QUESTIONS[question].trials("digits", [0])}
+    assert len({style.of(label)["color"] for label in labels}) == len(labels)

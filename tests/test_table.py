@@ -44,7 +44,7 @@ def trained(tx, params=PARAMS, steps=4):
 
 
 @pytest.mark.parametrize("memory", ["exact", "lean"])
-def test_rows_are_what_the_accessors_say_and_the_walls_are_where_the_units_are(memory):
+def test_rows_are_what_the_accessors_say_and_count_the_units_at_radius(memory):
     tx = optax.chain(digrap(mask=MASK), ftp(optax.sgd(0.1), mask=MASK, memory=memory))
     params, state = trained(tx)
     rows = {row.path: row for row in layer_table(state, params)}

@@ -20,6 +20,7 @@ from cost import compiled, methods, trees
 from cost.methods import MethodName
 from cost.part import Part, Row
 from style import plt
+from writer import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Options(Part):
     name = "scaling"
     at_smallest: ClassVar = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3}
     columns: ClassVar = {
-        "": lambda row: f"{row['value']:,} {row['axis']}: {row['method']}",
+        "": lambda row: f"{counted(row['value'], row['axis'])}: {row['method']}",
         "streams": lambda row: f"{row['streams']:.1f}",
         "temporary": lambda row: f"{row['temporary']:.3f}",
         "start, s": lambda row: f"{row['start_seconds']:.2f}",

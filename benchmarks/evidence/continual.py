@@ -224,7 +224,7 @@ def _draw(found: Sequence[Row], ends: tables.Values, path: Path) -> None:
 
     Bars are those of `summary.gap`: intervals of the differences to plain fine-tuning.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained")
     titles = "each task when learned", "all tasks at the end"
     for method, cells in ends.items():
         matrices = np.array([row["accuracies"] for row in found if row["method"] == method])
@@ -234,7 +234,7 @@ def _draw(found: Sequence[Row], ends: tables.Values, path: Path) -> None:
         x_bar, y_bar = (summary.gap(cells[title], ends["vanilla"][title]).half or 0.0 for title in titles)
         right.errorbar(x, y, xerr=x_bar, yerr=y_bar, lw=0.6, ls="", label=method, **look)
     names = SEQUENCES[found[0]["experiment"]]
-    left.set_xticks(range(len(names)), names, fontsize=8)
+    left.set_xticks(range(len(names)), names, fontsize=9)
     style.label(left, "after learning", f"accuracy on {names[0]} (%)")
     style.label(right, "accuracy on each task when learned, mean (%)", "accuracy on all tasks at the end, mean (%)")
     legend(right)

@@ -88,7 +88,7 @@ class Options(Evidence):
         titles = "styles of the foundation model", "styles held out", "corrupted"
         columns = zip(list(SCORES.values())[1:], titles, strict=True)
         ups = {column: f"mean IoU, {title} (%)" for column, title in columns}
-        figure = frontiers(found, (SCORES["ID"], "mean IoU, style fine-tuned on (%)"), ups, (13, 4.4))
+        figure = frontiers(found, (SCORES["ID"], "mean IoU, style fine-tuned on (%)"), ups, (9.5, 5))
         style.save(figure, self.results / "dense.png")
         if (self.results / _SCENES_FILE).exists():
             _draw_scenes(self.results / _SCENES_FILE, self.results / "dense_scenes.png")

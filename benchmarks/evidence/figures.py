@@ -56,5 +56,6 @@ def above_plain(axes: Any, values: Values, up: str) -> None:
 
 
 def legend(axes: Any) -> None:
-    """To the right of the last panel."""
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    """Below all panels: beside them it would take their width, and with it the size of the letters on the site."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 5), frameon=False)

@@ -68,7 +68,7 @@ def _share(row: Row, found: Sequence[Row]) -> str:
 
 def _draw(by_score: dict[str, tables.Values], path: Path) -> None:
     """Bars are those of `summary.gap`: intervals of the differences to plain fine-tuning."""
-    figure, panels = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 4.8), layout="constrained")
     for axes, (title, values) in zip(panels, by_score.items(), strict=True):
         places = tables.conditions(values)
         for i, (method, cells) in enumerate(values.items()):
@@ -79,7 +79,7 @@ def _draw(by_score: dict[str, tables.Values], path: Path) -> None:
             bars = [0.0] * len(x) if method == "zero_shot" else halves
             ls = ":" if method.startswith("wise_ft") else "-"
             axes.errorbar(x, means, bars, label=method, lw=1, elinewidth=0.6, ls=ls, **style.of(method))
-        axes.set_xticks(range(len(places)), [place.replace(" (", "\n(") for place in places], fontsize=8)
-        style.label(axes, "share of the labels (images)", f"accuracy, {title} (%)")
+        axes.set_xticks(range(len(places)), [place.partition(" (")[0] for place in places], fontsize=9)
+        style.label(axes, f"share of the {places[-1].partition('(')[2].rstrip(')')} labels", f"accuracy, {title} (%)")
     legend(panels[-1])
     style.save(figure, path)

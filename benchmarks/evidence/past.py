@@ -265,26 +265,25 @@ _PANELS = {
 
 def _draw_scale(found: Found, task: str) -> Any:
     """Above: how far the constrained run goes, over how far plain fine-tuning goes. Below: what comes of it."""
-    count = len(AXES[task])
-    figure, grid = plt.subplots(3, count, figsize=(3 * count, 7.4), layout="constrained", sharey="row")
+    size = (2.4 * len(AXES[task]), 7.4)
+    figure, grid = plt.subplots(3, len(AXES[task]), figsize=size, layout="constrained", sharex="col", sharey="row")
     for line, (column, label) in zip(grid, _PANELS.items(), strict=True):
         for axes, (field, values) in zip(line, AXES[task].items(), strict=True):
             for method in list(SCALE_KNOBS)[column == "ratio" :]:
                 points = [one for one in along(task, field, method) if one in found]
-                x, look = (
-                    [getattr(one, field) for one in points],
-                    style.of(method.replace(" scale-free", "_scale_free")),
-                )
+                x, look = [getattr(one, field) for one in points], style.of(method)
                 axes.plot(x, [mean(found[one], column) for one in points], label=method, **look)
                 if column == "ratio":
                     range_of = [[pick(row[column] for row in found[one]) for one in points] for pick in (min, max)]
                     axes.fill_between(x, *range_of, color=look["color"], alpha=0.2, lw=0)
             axes.set_xscale("log")
-            axes.set_xticks(values, [f"{value:g}" for value in values])
+            named = values[::2] if len(values) > 3 else values  # more names would overlap
+            axes.set_xticks(values, [f"{value:g}" if value in named else "" for value in values])
             axes.minorticks_off()
+            axes.margins(x=0.1)
             style.label(axes, _axis(field) if column == "ood" else "", label if axes is line[0] else "")
     grid[0, 0].set_ylim(0, 1.05)
-    grid[2, 0].legend(frameon=False, fontsize=8)
+    figure.legend(*grid[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     several = any(len(rows) > 1 for rows in found.values())
     shown = "lines: mean over seeds, bands: range" if several else "one seed"
     figure.suptitle(f"One setting of each, {task}; {shown}", fontsize=10)
@@ -293,43 +292,48 @@ def _draw_scale(found: Found, task: str) -> Any:
 
 def _draw_judges(found: Found, task: str) -> Any:
     """The frontier of each hyper-gradient over the radii's learning rate."""
-    figure, axes = plt.subplots(figsize=(6.5, 4.6), layout="constrained")
-    _frontier(axes, found, f"Hyper-gradients, {task}: one point a learning rate of the radii")
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    _frontier(axes, found)
+    axes.set_title(f"Hyper-gradients, {task}: one point a learning rate of the radii", fontsize=10)
+    axes.legend(frameon=False)
     return figure
 
 
-def _frontier(axes: Any, found: Found, title: str) -> None:
+def _frontier(axes: Any, found: Found) -> None:
     """A line for each method over its knob."""
     for name in dict.fromkeys(one.label for one in found):
         by_knob = sorted((one for one in found if one.label == name), key=lambda one: one.knob)
         points = [[mean(found[one], column) for one in by_knob] for column in ("id_accuracy", "ood")]
-        look = style.of(name) if name == "vanilla" else {"marker": "o", "ms": 5}
-        axes.plot(*points, label=name, **look)
-    style.label(axes, "ID test accuracy (%)", "mean of OOD seen and OOD held out (%)")
-    axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8)
+        axes.plot(*points, label=name.replace(_AFTER, ""), **style.of(name.replace(_AFTER, "")))
+    style.label(axes, "ID test accuracy (%)", "mean OOD accuracy (%)")
+
+
+_AFTER = " after adam"
 
 
 def _draw_strengths(found: Found, task: str) -> Any:
-    """Left: how strong DiGraP gets. Right: what comes of it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    at_rate = {one: rows for one, rows in found.items() if one.rate == 1e-3}
-    learned = [one for one in at_rate if one.method in LEARNED_STRENGTHS]
-    lengths, shortest = sorted({one.epochs for one in learned}), min(one.epochs for one in found)
-    for name, colour in zip(dict.fromkeys(one.method for one in learned), style.COLOURS, strict=False):
-        for length, dashes in zip(lengths, ("-", "--"), strict=False):
-            by_knob = sorted(
-                (one for one in learned if (one.method, one.epochs) == (name, length)), key=lambda t: t.knob
-            )
-            x, y = [one.knob for one in by_knob], [mean(found[one], "scalar") for one in by_knob]
-            left.plot(x, y, dashes, color=colour, marker="o", ms=4, label=f"{name}, {length:g} epochs")
-    left.set_xscale("log")
-    left.set_ylim(-0.02, 1.02)
-    style.label(left, "mu, the learning rate of the strengths", "mean strength in the second half")
-    left.legend(frameon=False, fontsize=7)
-    _frontier(
-        right, {one: rows for one, rows in at_rate.items() if one.epochs == shortest}, f"{task}, {shortest:g} epochs"
-    )
+    """Above: how strong DiGraP gets. Below: what comes of it. Left: before the base optimizer. Right: after Adam."""
+    figure, grid = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained", sharey="row")
+    lengths = sorted({one.epochs for one in found})
+    for (top, bottom), after in zip(grid.T, (False, True), strict=True):
+        here = [
+            one for one in found if one.rate == 1e-3 and (one.method == "vanilla" or (_AFTER in one.method) == after)
+        ]
+        learned = [one for one in here if one.method in LEARNED_STRENGTHS]
+        for name in dict.fromkeys(one.method for one in learned):
+            for length, dashes in zip(lengths, ("-", "--"), strict=False):
+                same = (one for one in learned if (one.method, one.epochs) == (name, length))
+                by_knob = sorted(same, key=lambda one: one.knob)
+                x, y = [one.knob for one in by_knob], [mean(found[one], "scalar") for one in by_knob]
+                top.plot(x, y, dashes, **style.of(name.replace(_AFTER, "")))
+        top.set_xscale("log")
+        style.label(top, "mu, the learning rate of the strengths", "" if after else "mean strength in the second half")
+        top.set_title("between Adam and the learning rate" if after else "before AdamW, as released", fontsize=10)
+        _frontier(bottom, {one: found[one] for one in here if one.epochs == lengths[0]})
+    handles, names = grid[1, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    shown = ", ".join(f"{s}: {length:g} epochs" for s, length in zip(("solid", "dashed"), lengths, strict=False))
+    figure.suptitle(f"DiGraP, {task}. Strengths, {shown}. Accuracies, {lengths[0]:g} epochs.", fontsize=10)
     return figure
 
 

@@ -238,7 +238,7 @@ def _strengths(found: Results) -> str:
 def draw(found: Results, path: Path) -> None:
     """ID against OOD, each minus the peer: open markers are last weights, filled ones averages; the line is the path of
     plain fine-tuning averaged and interpolated."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 5), layout="constrained", sharex=True)
+    figure, panels = plt.subplots(1, 2, figsize=(9.5, 5.4), layout="constrained", sharex=True)
     base = [fmean(found.mean(BASE, seed)[column] for seed in found.seeds) for column in range(3)]
     paths = [found.path(seed) for seed in found.seeds]
     for axes, column in zip(panels, (1, 2), strict=True):

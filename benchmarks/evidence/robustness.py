@@ -51,7 +51,7 @@ class Options(Evidence):
                 continue
             across = SCORES["ID"], "accuracy on the domain fine-tuned on (%)"
             ups = {SCORES[score]: f"mean accuracy, {score} (%)" for score in list(SCORES)[1:]}
-            figure = frontiers(rows, across, ups, (11, 4.8))
+            figure = frontiers(rows, across, ups, (9, 5.2))
             figure.suptitle(f"fine-tuned on {group.id_domain}", fontsize=10)
             style.save(figure, self.results / f"robustness-{group.name}.png")
             self.write(f"robustness-{group.name}", section(group, rows, trials.get(group, [])))
@@ -129,7 +129,7 @@ def of_network(found: Sequence[Row]) -> tables.Values:
 
 def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:
     """What each method adds to plain fine-tuning, paired by seed, network by network."""
-    figure, panels = plt.subplots(1, len(SCORES), figsize=(12, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, len(SCORES), figsize=(9.5, 4.4), layout="constrained")
     for axes, title in zip(panels, SCORES, strict=True):
         methods = next(iter(networks.values()))
         values = {method: {name: own[method][title] for name, own in networks.items()} for method in methods}

@@ -15,7 +15,7 @@ import style
 from evidence import summary, tables
 from evidence.command import Evidence, stage
 from evidence.corruptions import CORRUPTIONS, SEVERITIES, corrupted_domain
-from evidence.figures import above_plain
+from evidence.figures import above_plain, legend
 from evidence.protocol import Study, main_study
 from evidence.rows import KEY, File, Row
 from evidence.tasks import Classification, Start, classification
@@ -102,7 +102,7 @@ def by_family(found: Sequence[Row]) -> tables.Values:
 
 def _draw(found: Sequence[Row], path: Path) -> None:
     """Accuracy by severity; and what each method adds to plain fine-tuning, kind by kind, paired by seed."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained", width_ratios=(2, 3))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 5.4), layout="constrained", width_ratios=(2, 3))
     names = list(dict.fromkeys(row["method"] for row in found))
     for method in names:
         mine = [row for row in found if row["method"] == method]
@@ -114,7 +114,7 @@ def _draw(found: Sequence[Row], path: Path) -> None:
     by_kind = tables.values(found, lambda row: {kind: fmean(row["kinds"][kind]) for kind in kinds})
     above_plain(right, by_kind, "points above plain fine-tuning")
     names = [kind.replace("_", " ") for kind in kinds]
-    right.set_xticks(range(len(kinds)), names, fontsize=8, rotation=40, ha="right")
+    right.set_xticks(range(len(kinds)), names, fontsize=9, rotation=90)
     style.label(left, "severity, 0 for clean images", "accuracy, mean over kinds (%)")
-    left.legend(frameon=False, fontsize=8)
+    legend(left)
     style.save(figure, path)

@@ -86,7 +86,7 @@ class Options(Evidence):
         for name, text in pages(found).items():
             self.write(f"vqa-{name}", text)
         ups = {SCORES[degree]: f"mean accuracy under {degree} shifts (%)" for degree in ("near", "far")}
-        figure = frontiers(found, (SCORES["ID"], "accuracy in domain (%)"), ups, (11, 4.8))
+        figure = frontiers(found, (SCORES["ID"], "accuracy in domain (%)"), ups, (9, 5.2))
         style.save(figure, self.results / "vqa.png")
 
 

@@ -37,7 +37,7 @@ STYLES = {
     "vanilla_averaged": Style("#E69F00", "o", 14, hollow=True),
     "ftp": Style("#0072B2", "s"),
     "ftp_exact": Style("#56B4E9", "s", 14, hollow=True),
-    "ftp_scale_free": Style("#0072B2", "d"),
+    "ftp_scale_free": Style("#5D3A9B", "d"),
     "ftp_lean": Style("#56B4E9", "P"),
     "digrap": Style("#009E73", "^", 14, hollow=True),
     "ftp+digrap": Style("#CC79A7", "D", 14, hollow=True),
