@@ -143,7 +143,9 @@ def summary(found: Results) -> str:
     every = {"all": [*found.problems]} | families
     criteria = [[one.words, one.found, "yes" if one.holds else "no"] for one in found.criteria()]
     conditions = markdown(("condition of success", "found", "holds"), criteria, left=2)
-    by_family = _compared(found, {f"{name} ({len(tasks)})": tasks for name, tasks in every.items()})
+    by_family = _compared(
+        found, {f"{name}, {len(tasks)} task{'s' * (len(tasks) > 1)}": tasks for name, tasks in every.items()}
+    )
     return f"{by_family}\nThe recipe is `{found.choice.primary}`.\n\n{conditions}"
 
 
