@@ -6,7 +6,7 @@
     python benchmarks/cost.py memory         # bytes of optimizer state, counted on the live buffers
     python benchmarks/cost.py growth         # with parameters, leaves and devices
     python benchmarks/cost.py gpu            # an H100's program, compiled on a machine without one: half an hour
-    python benchmarks/cost.py paper          # 7B and 70B on up to 512 devices: arithmetic, checked against programs
+    python benchmarks/cost.py paper          # 7B and 70B on up to 512 devices, compiled from shapes alone
     python benchmarks/cost.py job-memory     # fine-tuning a ViT-B/16 with the main job
     python benchmarks/cost.py job-speed      # the main job's loop beside a plain one
     python benchmarks/cost.py step --help    # a part's options; --smallest takes seconds, --report measures nothing
@@ -23,14 +23,14 @@ PARTS = ("step", "train", "memory", "growth", "gpu", "paper", "job-memory", "job
 
 
 def main() -> None:
-    """Runs a part, or the first four, of which the first that fails is the last."""
+    """Runs a part, or the first four up to one that fails."""
     if sys.argv[1:2] and not (sys.argv[1].startswith("--") and sys.argv[1] != "--help"):
         writer.run_part("cost", {part: part.replace("-", "_") for part in PARTS}, __doc__)
         return
     for part in PARTS[:4]:
         print(f"--- {part}", flush=True)
         if status := subprocess.run([sys.executable, __file__, part, *sys.argv[1:]]).returncode:
-            raise SystemExit(f"{part} ended with status {status}; once that is mended, --resume goes on from there.")
+            raise SystemExit(f"{part} ended with status {status}.")
 
 
 if __name__ == "__main__":

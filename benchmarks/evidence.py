@@ -8,14 +8,13 @@ python benchmarks/evidence.py continual      # the same in one appearance or sty
 python benchmarks/evidence.py dense          # class and boundary of every pixel of emoji scenes
 python benchmarks/evidence.py vqa            # questions about emoji scenes
 python benchmarks/evidence.py past           # radii without a unit, other hyper-gradients, a DiGraP that acts
-python benchmarks/evidence.py overview       # all of these against plain fine-tuning, in one figure
 python benchmarks/evidence.py recipe         # one setting for all tasks, chosen on validation images
 python benchmarks/evidence.py dense --help   # a task's options; --smallest takes a minute, --report runs nothing
 """
 
 import writer
 
-PARTS = ("digits", "robustness", "corruptions", "low-label", "continual", "dense", "vqa", "past", "overview", "recipe")
+PARTS = ("digits", "robustness", "corruptions", "low-label", "continual", "dense", "vqa", "past", "recipe")
 MODULES = {part: part.replace("-", "_") for part in PARTS} | {"corruptions": "under_corruption"}
 
 if __name__ == "__main__":

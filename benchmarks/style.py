@@ -12,7 +12,8 @@ from matplotlib import pyplot as plt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
-from vision.style import GREY, STYLES, tidy
+from vision.style import GREY, STYLES
+from vision.style import tidy as clean
 
 # Okabe and Ito's, for lines that are no methods of the main job
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", "#000000")
@@ -42,15 +43,10 @@ def of(method: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "mfc": colour if family == name else "white", "ms": 7}
 
 
-def clean(axes: Any) -> None:
-    """A light grid behind the data, and no box."""
-    tidy(axes)
-
-
 def label(axes: Any, across: str, up: str) -> None:
     """Says what the axes are, and cleans."""
     axes.set(xlabel=across, ylabel=up)
-    tidy(axes)
+    clean(axes)
 
 
 def save(figure: Any, path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import jax
 import tyro
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -74,49 +73,17 @@ def counted(number: int, things: str) -> str:
     return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
 
 
-def progress() -> Progress:
-    """A progress bar that tells what is measured now."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-
-
 def write(path: Path, result: dict[str, Any]) -> None:
     """Writes the figures as JSON, to four significant digits."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rounded(result, 4), indent=1, ensure_ascii=False) + "\n")
 
 
-def write_page(path: Path, page: Callable[[dict[str, Any]], str]) -> dict[str, Any]:
-    """Prints and writes beside the JSON what the site shows of it; gives what was read back, which is rounded."""
-    result = json.loads(path.read_text())
-    show(path.with_suffix(".md"), page(result))
-    return result
-
-
 def show(path: Path, text: str) -> None:
     """Writes Markdown and prints it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
-    say(text)
-
-
-def say(text: str) -> None:
-    """Prints Markdown."""
     Console(width=None if sys.stdout.isatty() else 160).print(Markdown(text))
-
-
-def recorded(path: Path, resume: bool) -> list[dict[str, Any]]:
-    """The rows that an earlier run left in a file, to go on from; none unless asked for.
-
-    Raises:
-      SystemExit: if they come from another device or other versions, whose figures do not belong together.
-    """
-    if not resume or not path.exists():
-        return []
-    found = json.loads(path.read_text())
-    for key in ("device_kind", "processor", "driver", "versions"):
-        if found["environment"][key] != environment()[key]:
-            raise SystemExit(f"{path} was recorded with another {key}: leave out --resume, and all is measured anew.")
-    return found["rows"]
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -75,27 +75,31 @@ def _mix(param: Any, start: Any, alpha: float | jax.Array) -> jax.Array:
     return ((1 - weight) * jnp.asarray(start, wide) + weight * jnp.asarray(param, wide)).astype(jnp.result_type(param))
 
 
-def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int) -> float:
+def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int, *, errors: float = 1.0) -> float:
     r"""Chooses alpha for WiSE-FT on validation images, by the one-standard-error rule.
 
     .. math::
 
-      \min \Big\{ \alpha : s_\alpha \ge s^* - \sqrt{s^* (1 - s^*) / n} \Big\}, \qquad s^* = \max_\alpha s_\alpha
+      \min \Big\{ \alpha : s_\alpha \ge s^* - k \sqrt{s^* (1 - s^*) / n} \Big\}, \qquad s^* = \max_\alpha s_\alpha
 
-    :math:`s_\alpha` are the ``scores`` at the ``alphas`` and :math:`n` is the ``count``. The rule takes the smallest
-    alpha whose score is within one standard error of the best. It needs no out-of-distribution images. Smaller alphas
-    are nearer to the pre-trained weights and usually more robust.
+    :math:`s_\alpha` are the ``scores`` at the ``alphas``, :math:`n` is the ``count`` and :math:`k` is ``errors``. The
+    rule takes the smallest alpha whose score is within :math:`k` standard errors of the best. It needs no
+    out-of-distribution images. Smaller alphas are nearer to the pre-trained weights and usually more robust.
+
+    One standard error of 100 images is 4 to 5 points. ``errors=0`` takes the smallest alpha that has the best score. It
+    gives up less in-distribution accuracy if there are few images.
 
     Args:
       alphas: values of alpha, as `wise_ft` takes them.
       scores: the accuracy at each alpha on in-distribution validation images, in [0, 1].
       count: the number of validation images.
+      errors: k, the number of standard errors below the best score that are allowed. Not negative; 1 by default.
 
     Returns:
       One of the alphas.
 
     Raises:
-      ValueError: if there are no alphas, not one score for each, a score out of range, or no image.
+      ValueError: if there are no alphas, not one score for each, a score out of range, no image, or negative errors.
       TypeError: for values that are not numbers.
 
     Example:
@@ -111,6 +115,7 @@ def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int)
       3.4.3.
     """
     _checks.numbers("smallest_share", count=count)
+    _checks.numbers("smallest_share", "be finite and not negative", errors=errors)
     try:
         points = [*zip(map(float, alphas), map(float, scores), strict=True)]
     except TypeError:
@@ -120,5 +125,5 @@ def smallest_share(alphas: Sequence[float], scores: Sequence[float], count: int)
     if not points or not all(0 <= score <= 1 for _, score in points) or not count >= 1:
         raise ValueError("smallest_share: give alphas, scores in [0, 1] and a count of at least one image.")
     best = max(score for _, score in points)
-    error = math.sqrt(best * (1 - best) / count)
-    return min(alpha for alpha, score in points if score >= best - error)
+    level = best - errors * math.sqrt(best * (1 - best) / count)
+    return min(alpha for alpha, score in points if score >= level)

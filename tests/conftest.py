@@ -33,10 +33,19 @@ LIBRARY = {
 }
 
 
+def beyond_library(path):
+    return path.parent.name == "tests" and path.suffix == ".py" and path.stem not in LIBRARY
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Does not import what `pytest -m "not slow"` leaves out."""
+    return True if config.option.markexpr == "not slow" and beyond_library(collection_path) else None
+
+
 def pytest_collection_modifyitems(items):
     """Marks what is not the library's own answer; `pytest -m "not slow"` leaves it out."""
     for item in items:
-        if item.path.parent.name == "tests" and item.path.stem not in LIBRARY:
+        if beyond_library(item.path):
             item.add_marker(pytest.mark.slow)
 
 

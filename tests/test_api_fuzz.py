@@ -324,6 +324,8 @@ def test_smallest_share():
         refused(lambda w=wrong: smallest_share([0.0, 1.0], w, 10), "smallest_share", "score")
     for wrong in (3, None, "x", ["x", "y"], [], [0.5], [0.5, object()]):
         refused(lambda w=wrong: smallest_share(w, [0.5, 0.5], 10), "smallest_share", "alphas")
+    for wrong in [*NO_NUMBER.values(), -1.0, float("nan")]:
+        refused(lambda w=wrong: smallest_share([0.0, 1.0], [0.5, 0.5], 10, errors=w), "errors")
 
 
 def test_averaged():

@@ -100,8 +100,7 @@ def test_until_the_start_it_is_the_parameters_themselves():
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "kind"), [*((m, "uniform") for m in METHODS), *(("ftp", k) for k in KINDS[1:])])
 def test_the_run_is_the_one_without_it(method, kind):
     """State included, but for the rounding of loops that XLA fuses otherwise: only what is evaluated is another."""
     alone, expected = run(METHODS[method](), some_params())
@@ -112,8 +111,15 @@ def test_the_run_is_the_one_without_it(method, kind):
         assert (one <= np.max(along, 0) + 1e-6).all()
 
 
+@functools.cache
+def averaging(kind: str, start: int) -> tuple[Any, Any]:
+    """`init`, and the jitted `update`, of an average of what stands still."""
+    tx = averaged(optax.set_to_zero(), kind=kind, start=start)
+    return tx.init, jax.jit(tx.update)
+
+
 @hypothesis.given(
-    st.lists(st.floats(-1e3, 1e3, width=32, allow_subnormal=False), min_size=1, max_size=30),
+    st.lists(st.floats(-1e3, 1e3, width=32, allow_subnormal=False), min_size=8, max_size=8),
     st.sampled_from(KINDS),
     st.integers(0, 5),
 )
@@ -121,8 +127,8 @@ def test_the_run_is_the_one_without_it(method, kind):
 def test_a_parameter_that_stands_still_is_its_own_average(values, kind, start):
     """To the bit, however long: a frozen backbone stays what it is."""
     params = {"frozen": jnp.asarray(values, jnp.float32)}
-    tx = averaged(optax.set_to_zero(), kind=kind, start=start)
-    update, state = jax.jit(tx.update), tx.init(params)
+    init, update = averaging(kind, start)
+    state = init(params)
     for _ in range(8):
         _, state = update(params, state, params)
     chex.assert_trees_all_equal(averaged_params(state, params), params)
@@ -234,11 +240,11 @@ def test_the_average_of_an_ensemble_is_one_of_each_member():
     step = jax.jit(jax.vmap(lambda p, s: step_of(tx)(p, s, gradients(p, 0))))
     for _ in range(3):
         together, state = step(together, state)
-    found = jax.vmap(averaged_params)(state, together)
+    found, alone = jax.vmap(averaged_params)(state, together), jax.jit(step_of(tx))
     for i, member in enumerate(members):
         own = tx.init(member)
         for _ in range(3):
-            member, own = step_of(tx)(member, own, gradients(member, 0))
+            member, own = alone(member, own, gradients(member, 0))
         same(jax.tree.map(lambda x, i=i: x[i], found), averaged_params(own, member))
 
 

@@ -89,11 +89,14 @@ METHODS: dict[str, tuple[Callable[..., Any], optax.GradientTransformation]] = {
     "clip_digrap_ftp_adamw": (all_chain, optax.adamw(RATE, eps=1e-4)),
 }
 LEARNS = tuple(m for m in METHODS if m not in ("spd_adam", "pgm_adam", "l2_sp_adam"))
+# options and a chain of the others, left to the whole suite
+OPTIONS = ("ftp_lean", "ftp_exact", "ftp_scale_free", "digrap_lean", "clip_digrap_ftp_adamw")
+MARKED = {name: pytest.mark.slow if name in OPTIONS else () for name in METHODS}
 NEEDS_FLOAT32 = ("ftp_lean",)
 RECORDS = ("anchor", "displacement")  # what a state has in the shape of the params
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=[pytest.param(name, marks=marks) for name, marks in MARKED.items()])
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -388,7 +391,8 @@ def test_injected_hyper_parameters_are_read_at_every_step(case, setting, values)
     injected = lambda value: optax.inject_hyperparams(factory, static_args=STATIC)(**hyper, **{setting: value})
     constant, scheduled = injected(values[0]), injected(lambda count: jnp.where(count < 2, *values))
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
+    update = jax.jit(lambda tx, *args: tx.update(*args), static_argnums=0)
+
     def run(tx, switch_at=None):
         params = some_params()
         state = tx.init(params)
@@ -397,7 +401,7 @@ def test_injected_hyper_parameters_are_read_at_every_step(case, setting, values)
                 state.hyperparams[setting] = jnp.asarray(values[1], jnp.float32)
             # a large step out, then gradients that pull back and push on in turn
             grads = jax.tree.map(lambda x, i=i: jnp.full_like(x, 0.1 * (-1) ** i if i else -1.0), params)
-            updates, state = tx.update(grads, state, params)
+            updates, state = update(tx, grads, state, params)
             params = optax.apply_updates(params, updates if case == "ftp" else grads)
         return learned(state)
 
@@ -590,7 +594,14 @@ def test_derivatives_through_steps_agree_with_finite_differences(name, own_ancho
 DTYPES = ("float32", "bfloat16")
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(m, d) for m in METHODS for d in DTYPES[: 1 if m in NEEDS_FLOAT32 else 2]])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, marks=marks)
+        for name, marks in MARKED.items()
+        for dtype in DTYPES[: 1 if name in NEEDS_FLOAT32 else 2]
+    ],
+)
 def test_dtypes_are_converted_by_name(build, name, dtype):
     plain = optax.sgd(RATE, momentum=0.9)  # optax' Adam converts its count implicitly
     settings = {"hyper_optimizer": scale_free(plain) if "scale_free" in name else plain} if name in LEARNS else {}

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evidence import continual, dense, low_label, overview, past, robustness, under_corruption, vqa
-from evidence.overview import compared, verdict
+from evidence import continual, dense, low_label, past, recipe, robustness, under_corruption, vqa
 from evidence.robustness import several_networks
 from evidence.rows import File
 from evidence.summary import groups, lines
@@ -22,7 +21,7 @@ TASKS = {
     "continual-*": (continual, {}),
     "dense": (dense, {}),
     "vqa-*": (vqa, {}),
-    "overview": (overview, {}),
+    "recipe recipe_summary": (recipe, {}),
     "past_*_digits": (past, {}),
     "past_*_emoji": (past, {"experiment": "emoji", "seeds": 1}),
 }
@@ -30,7 +29,7 @@ TASKS = {
 
 @pytest.mark.parametrize("names", TASKS)
 def test_the_recorded_tables_are_those_of_the_recorded_rows(names, tmp_path):
-    for path in RESULTS.glob("*.csv"):
+    for path in (*RESULTS.glob("*.csv"), RESULTS / "recipe.jsonl"):
         shutil.copy(path, tmp_path)
     module, options = TASKS[names]
     module.Options(results=tmp_path, **options).tell()
@@ -48,18 +47,6 @@ def points(lines, method: str, peer: str, column: str) -> float:
     """The difference of two methods' means."""
     by_method = {line.method: line for line in lines}
     return by_method[method].score(column).mean - by_method[peer].score(column).mean
-
-
-def test_the_overview_says_what_the_figure_shows():
-    found = compared(RESULTS)
-    assert found.keys() == overview.TASKS.keys()
-    shown = verdict(found, "ftp")
-    assert shown.startswith(
-        "FTP against plain fine-tuning on 12 tasks\nID better on 2, worse on 0; OOD seen better on 6,"
-    )
-    assert "FTP helps out-of-distribution on half of the tasks" in PAGES["evidence"]
-    vit = found["emoji, ViT"].gains["ftp"][0]
-    assert f"{-vit.mean:.0f} points lower" in PAGES["evidence"]
 
 
 def test_the_points_of_the_page_are_those_of_the_rows():

@@ -123,6 +123,13 @@ def test_radii_follow_their_own_schedule(run):
     assert scores["ftp"][0] < scores["pre-trained"][0]
 
 
+def test_the_recipe_learns_what_is_far_from_what_the_network_knows(run):
+    """Where FTP at its defaults learns nothing, and the average of a short run lags behind."""
+    rows = numbers(run("robust")["Accuracy, inverted learned"])
+    assert rows["pre-trained"][0] < 0.1 < 0.9 < rows["pre-trained"][1]
+    assert rows["the recipe"][0] > max(0.8, rows["AdamW"][0] - 0.05)
+
+
 def test_parts_have_settings_of_their_own(run):
     shown = run("partition")
     scores = numbers(shown["Fine-tuned on photo"])

@@ -505,7 +505,7 @@ def test_predict_errors_are_one_line(
         (("--methods", ","), "at least one method"),
         (("--epochs", "0"), "--epochs 0: out of range"),
         (("--lr", "nan"), "--lr nan: out of range; give a number above 0"),
-        (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, or auto"),
+        (("--wise-alpha", "1.5"), "--wise-alpha 1.5: out of range; give a number in 0..1, auto or best"),
         (
             ("--average", "ema", "--batch-norm", "live"),
             "--average ema: live statistics .*; leave it or --batch-norm live out",
@@ -642,7 +642,7 @@ def test_help_breaks_lines_only_where_they_are_full(
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
         parse_config(("--help",))
-    texts = [re.findall(r"^(?:│ {19}| {20})(\S.*?) *│?$", line) for line in capsys.readouterr().out.splitlines()]
+    texts = [re.findall(r"^(?:│ {19,20}| {20,21})(\S.*?) *│?$", line) for line in capsys.readouterr().out.splitlines()]
     pairs = [(*one, *two) for one, two in itertools.pairwise(texts) if one and two]
     assert len(pairs) > 50
     for line, following in pairs:

@@ -478,6 +478,7 @@ def test_held_out_gradients_that_do_not_fit():
         tx.update(grads, state, PARAMS, held_out_grads=wrong)
 
 
+@pytest.mark.slow
 def test_lean_memory_stays_near_exact_over_3000_steps_of_a_real_training_run():
     """Handwritten digits, AdamW, a network of two layers: the same gradients to both, since rounding, fed back through
     the loss, would make any two runs part. In units of the distance to the anchor."""

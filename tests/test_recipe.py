@@ -32,6 +32,7 @@ from evidence.recipe_choice import (
     family_weights,
     finalists,
     nearest,
+    reported_methods,
     settings,
 )
 from evidence.recipe_results import BASE, Results, above_the_frontier
@@ -280,6 +281,15 @@ def test_the_primary_is_the_nearest_to_the_start_of_those_level_with_the_best():
     assert len(choice.scores) == (4 + 4 + 2) + (2 + 2 + 2)
 
 
+def test_of_the_forms_of_one_method_two_are_reported():
+    """One by its last weights, one by the best point of any; a method without other forms always is."""
+    scores = dict.fromkeys(candidates(METHODS), 0.5)
+    scores[Candidate("ftp_exact", "last", "none")] = scores[Candidate("ftp", "any", "best")] = 0.6
+    scores[Candidate("digrap_window", "last", "none")] = scores[Candidate("digrap_window", "any", "best")] = 0.6
+    assert reported_methods(scores, METHODS) == [PEER, "ftp", "ftp_exact", "l2_sp", "tpgm", "digrap_window"]
+    assert reported_methods(scores, SMALLEST) == list(SMALLEST)
+
+
 def test_test_scores_choose_nothing():
     found = made(lambda setting, kind, share: 0.6 + 0.1 * setting.decay)
     blind = {key: replace(row, test={}) for key, row in found.items()}
@@ -298,7 +308,7 @@ def test_differences_are_of_means_over_tasks_and_paired_by_seed():
     results = Results(found, TWO, choice, (3, 4))
     own = Candidate("l2_sp", "last", "none")
     assert results.difference(own, 0).mean == pytest.approx(2.0)
-    assert results.difference(own, 2, "one").mean == pytest.approx(-2.0)
+    assert results.difference(own, 2, ["one"]).mean == pytest.approx(-2.0)
     assert results.difference(BASE, 1).mean == 0.0
     assert results.share(own) == (1.0, 1.0)
 

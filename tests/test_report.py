@@ -104,9 +104,9 @@ def test_methods_say_how_they_were_trained(report):
     assert [point["id"] for point in ftp["wise_path"]] == [0.25, 0.5]
 
 
-def automatic(validation: dict[float, list[int]], test: dict[float, list[int]]) -> dict[str, Any]:
+def automatic(validation: dict[float, list[int]], test: dict[float, list[int]], rule: str = "auto") -> dict[str, Any]:
     """The report of a run in which these are predicted on its path; the validation images are of the classes 0, 1."""
-    config = dataclasses.replace(FOLDERS, methods="ftp", wise_alpha="auto")
+    config = dataclasses.replace(FOLDERS, methods="ftp", wise_alpha=rule)
     said = {Candidate("ftp", alpha): {"validation": labels} for alpha, labels in validation.items()}
     for alpha, labels in test.items():
         said[Candidate("ftp", alpha)]["id"] = labels
@@ -118,6 +118,8 @@ def test_validation_images_choose_the_point_of_the_path():
     wrong = {alpha / 10: [2, 2] for alpha in range(11)}
     one, both = [0, 2], [0, 1]
     assert automatic(wrong | {0.4: one, 0.8: one}, {})["methods"]["ftp"]["wise_alpha"] == 0.4
+    nearer = wrong | {0.4: one, 0.6: both, 0.8: both}
+    assert automatic(nearer, {}, rule="best")["methods"]["ftp"]["wise_alpha"] == 0.6
     report = automatic(wrong | {0.4: one, 0.8: both, 0.9: both}, {0.8: [0, 0, 0, 0]})
     assert report["methods"]["ftp"]["wise_alpha"] == 0.8
     row = report["rows"][-1]

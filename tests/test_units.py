@@ -376,7 +376,7 @@ def test_every_stacked_layer_has_a_radius(name):
         tree = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 6)))["params"]
         assert set(tree) == {name, "head"}
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), tree)
-    learned = radii(ftp(optax.sgd(0.1), layer_axes=stacked_layers).init(params), params)
+    learned = radii(jax.jit(ftp(optax.sgd(0.1), layer_axes=stacked_layers).init)(params), params)
     assert len(learned) == 14 + 2 * (name == "nnx")
     assert all(jnp.shape(radius) == (() if "head" in path else (12,)) for path, radius in learned.items())
 
@@ -427,10 +427,10 @@ def test_leaves_without_elements():
         assert layers.join(sums, _layers.largest).tolist() == [0.0]
     params = {"empty": [{"kernel": jnp.zeros(shape)} for shape in shapes], "full": {"kernel": jnp.ones((2, 3))}}
     for tx in (ftp(optax.sgd(0.1)), digrap()):
-        state = tx.init(params)
+        state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
         updates = params
         for _ in range(3):
-            updates, state = tx.update(params, state, params)
+            updates, state = update(params, state, params)
         assert [leaf["kernel"].shape for leaf in updates["empty"]] == shapes
         assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((updates, state)))
 

@@ -221,6 +221,12 @@ def test_the_smallest_share_within_one_standard_error_of_the_best(scores, count,
     assert backwards == expected, "whatever the order"
 
 
+def test_without_an_error_the_smallest_of_the_best_is_taken():
+    scores = (0.6, 0.61, 0.7, 0.7, 0.69)
+    found = [smallest_share(ALPHAS, scores, 100, errors=errors) for errors in (0.0, 1.0, 2.0)]
+    assert found == [0.5, 0.5, 0.25], "an error is 0.046"
+
+
 def test_more_images_never_go_further_back():
     rng = np.random.default_rng(1)
     for _ in range(50):

@@ -59,24 +59,14 @@ def compiled(tx: optax.GradientTransformationExtraArgs, params: Any, *, cold: bo
     return Step(tx, params, state, program, time.process_time() - start)
 
 
-def over_base(
-    shapes: Any, base: methods.BaseName, names: Sequence[str], runs: int, limit: float, compiles: int = 1
-) -> list[dict[str, Any]]:
+def over_base(shapes: Any, base: methods.BaseName, names: Sequence[str], runs: int) -> list[dict[str, Any]]:
     """One row for the base optimizer and one for each method round it: what a step costs, alone and over the base's.
 
-    They are compiled in turn so many times, and run in turn if both fit into `limit` bytes.
+    A method and its base are run so many times in turn if both fit into memory.
     """
     compiled(methods.method(methods.BASE), trees.dense(10**4, 2))  # the first compilation of a process is slow
-    steps: dict[str, Step] = {}
-    starts: dict[str, list[float]] = {name: [] for name in (methods.BASE, *names)}
-    for _ in range(compiles):
-        for name, seconds in starts.items():
-            steps[name] = compiled(methods.method(name, base), shapes, cold=True)
-            seconds.append(steps[name].start_seconds)
-    start = {name: statistics.median(seconds) for name, seconds in starts.items()}
-    alone, parameters = steps[methods.BASE], trees.count(shapes)
-    sharding = jax.tree.leaves(shapes)[0].sharding
-    size = trees.size(shapes) / (1 if sharding is None else len(sharding.device_set))
+    steps = {name: compiled(methods.method(name, base), shapes, cold=True) for name in (methods.BASE, *names)}
+    alone, parameters, size = steps[methods.BASE], trees.count(shapes), trees.size(shapes)
     return [
         {
             "method": name,
@@ -88,10 +78,10 @@ def over_base(
             "temporary": step.memory.temp_size_in_bytes / size,
             "flops_per_parameter": step.program.cost_analysis()["flops"] / parameters,
             "collectives": {kind: len(sizes) for kind, sizes in hlo.collectives(step.program.as_text()).items()},
-            "start_seconds": start[name],
-            "start_over_base": start[name] / start[methods.BASE],
+            "start_seconds": step.start_seconds,
+            "start_over_base": step.start_seconds / alone.start_seconds,
             "bytes_over_base": step.bytes_accessed / alone.bytes_accessed,
-            "time_over_base": _compared(alone, step, runs) if needed(alone, step) <= limit else None,
+            "time_over_base": _compared(alone, step, runs) if runs and needed(alone, step) <= memory_limit() else None,
         }
         for name, step in steps.items()
     ]

@@ -34,11 +34,8 @@ class Options(Part):
     # Numbers of devices, at most 8, that 12 leaves of 4 M parameters in all are sharded over.
     devices: tuple[int, ...] = (1, 2, 4, 8)
     runs: int = 20  # Rounds; each runs adamw and the method once.
-    # How often the steps for each number of leaves up to 600 are compiled, in turn; for more leaves once.
-    compiles: int = 3
 
     name = "scaling"
-    key = ("axis", "value")
     at_smallest: ClassVar = {"parameters": (10**4, 10**5), "leaves": (4, 12), "devices": (1, 2), "runs": 3}
     columns: ClassVar = {
         "": lambda row: f"{counted(row['value'], row['axis'])}: {row['method']}",
@@ -62,9 +59,7 @@ class Options(Part):
             "leaves": lambda: trees.dense(fixed, value),
             "devices": lambda: _sharded(trees.dense(4 * fixed // 10, 12), value),
         }[axis]()
-        compiles = self.compiles if axis == "leaves" and value <= 600 else 1
-        limit = 0.0 if axis == "devices" else compiled.memory_limit()
-        rows = compiled.over_base(shapes, "adamw", self.methods, self.runs, limit, compiles)
+        rows = compiled.over_base(shapes, "adamw", self.methods, runs=0 if axis == "devices" else self.runs)
         return [{"axis": axis, "value": value} | row for row in rows]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -77,38 +72,20 @@ class Options(Part):
 
     @staticmethod
     def draw(result: dict[str, Any], path: Path) -> None:
-        """A panel for each quantity; both axes logarithmic, but for the collectives."""
-        rows = result["rows"]
-        # times may not have been measured
-        shown = [quantity for quantity in QUANTITIES if _series(rows, *quantity[1:3])]
-        columns = (len(shown) + 1) // 2
-        figure, panels = plt.subplots(2, columns, figsize=(3.5 * columns, 6), squeeze=False)
-        for panel in panels.flat[len(shown) :]:
-            panel.set_visible(False)
-        for panel, (name, axis, read, title, scale) in zip(panels.flat, shown, strict=False):
-            series = {m: (xs, [scale * y for y in ys]) for m, (xs, ys) in _series(rows, axis, read).items()}
+        """A panel for each quantity, both axes logarithmic."""
+        figure, panels = plt.subplots(2, 2, figsize=(8, 6), layout="constrained")
+        for panel, (_, axis, read, title, scale) in zip(panels.flat, QUANTITIES, strict=True):
+            series = _series(result["rows"], axis, read)
             for method, (xs, ys) in series.items():
-                panel.plot(xs, ys, lw=1.2, label=methods.label(method), **style.of(method))
-            if axis != "devices":
-                xs, ys = next(iter(series.values()))
-                panel.plot(xs, [ys[0] * x / xs[0] for x in xs], color="#888888", lw=0.8, ls=":", label="linear")
-            panel.set_xscale("log")
-            panel.xaxis.set_minor_formatter(NullFormatter())
-            if axis != "parameters":
-                ticks = next(iter(series.values()))[0]
-                crowded = [before > tick / 1.8 for before, tick in zip([0.0, *ticks], ticks, strict=False)]
-                labels = ["" if close else f"{tick:g}" for close, tick in zip(crowded, ticks, strict=True)]
-                panel.set_xticks(ticks, labels, fontsize=8)
-            if name != "collectives":
-                panel.set_yscale("log")
-                panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-                panel.yaxis.set_minor_formatter(NullFormatter())
-            panel.set_xlabel(axis)
+                panel.loglog(xs, scale * np.asarray(ys), lw=1.2, label=methods.label(method), **style.of(method))
+            xs, ys = series[methods.BASE]
+            panel.loglog(xs, scale * ys[0] * np.divide(xs, xs[0]), color="#888888", lw=0.8, ls=":", label="linear")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            panel.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            panel.yaxis.set_minor_formatter(NullFormatter())
             panel.set_title(title, fontsize=10)
-            style.clean(panel)
+            style.label(panel, axis, "")
         figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-        figure.set_layout_engine("constrained")
         style.save(figure, path)
 
 
@@ -122,14 +99,11 @@ def _sharded(shapes: Any, count: int) -> Any:
 _bytes = lambda row: row["bytes_accessed"]
 _seconds = lambda row: row["time_over_base"] and row["time_over_base"]["seconds"]
 _start = lambda row: row["start_seconds"]
-_collectives = lambda row: sum(row["collectives"].values())
-QUANTITIES = (  # what grows, with what, how a row says it, and the figure's title and scale
+QUANTITIES = (  # what grows, with what, how a row says it, and its title and scale in the figure
     ("bytes", "parameters", _bytes, "MB accessed in a step", 1e-6),
     ("time", "parameters", _seconds, "ms a step", 1e3),
     ("time", "leaves", _seconds, "ms a step", 1e3),
     ("start", "leaves", _start, "CPU seconds to trace and compile", 1),
-    ("bytes", "devices", _bytes, "MB accessed in a step, each device", 1e-6),
-    ("collectives", "devices", _collectives, "collectives in a step, each device", 1),
 )
 
 
@@ -147,7 +121,7 @@ def _series(rows: Sequence[dict[str, Any]], axis: str, read: Any) -> dict[str, t
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The least-squares exponents of power laws, by quantity and method."""
     found: dict[str, dict[str, float]] = {}
-    for name, axis, read, *_ in QUANTITIES[:-1]:
+    for name, axis, read, *_ in QUANTITIES:
         for method, (xs, ys) in _series(rows, axis, read).items():
             if len(xs) > 1:
                 found.setdefault(f"{name} against {axis}", {})[method] = float(np.polyfit(np.log(xs), np.log(ys), 1)[0])

@@ -39,7 +39,6 @@ class Options(Part):
     batch_size: int = 32  # Images in a step.
 
     name = "job_memory"
-    key = ("precision",)
     at_smallest: ClassVar = {"methods": ("vanilla", "ftp")}
 
     def plan(self) -> Iterable[tuple[str, ...]]:
@@ -47,15 +46,15 @@ class Options(Part):
 
     def measure(self, precision: str) -> list[Row]:
         config = Config(batch_size=self.batch_size, **PRECISIONS[precision])
-        width, depth, heads, image_size = (48, 1, 3, 32) if self.smallest else (768, 12, 12, 224)
-        model = networks.classifier(width, depth, heads, image_size, 1000, dtype=jnp.dtype(config.dtype))
+        name, image_size = ("vit-tiny", 32) if self.smallest else ("vit-base", 224)
+        model = networks.network(name, image_size, 1000, dtype=jnp.dtype(config.dtype))
         network, params = split_model(model, compute_dtype=config.compute_dtype, remat=config.remat)
         kept = kept_bytes(config, network, params, image_size)
         shared = {"precision": precision, "parameter_bytes": size(params), "kept_bytes": kept}
         return [
-            {**shared, "method": name, "state_bytes": state_bytes(name, config, params)}
-            for name in self.methods
-            if (config.dtype, name) != ("bfloat16", "ftp_lean")  # refused by ftp
+            {**shared, "method": method, "state_bytes": state_bytes(method, config, params)}
+            for method in self.methods
+            if (config.dtype, method) != ("bfloat16", "ftp_lean")  # refused by ftp
         ]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -4,20 +4,16 @@ The plain loop holds one batch in memory and does nothing but the jitted adamw s
 files and keeps a history; its checkpoint comes at the end of a round. All run in turn, round by round, in one process.
 Told are ratios of medians over the plain loop, with the 10th and 90th percentile of the ratios round by round. Where
 decoding is the bottleneck, the share of the time that is spent waiting for input says so.
-
-Besides, what a checkpoint of a ViT-B/16 with FTP holds up: how long training waits of the time that it takes to write.
 """
 
 import dataclasses
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -28,7 +24,6 @@ from cost import compiled, methods, networks
 from cost.part import Part, Row, spread
 from cost.train import training
 from vision.cache import keep_compiled_programs
-from vision.checkpoints import checkpoint_manager, save
 from vision.config import Config
 from vision.data import Task
 from vision.devices import Devices
@@ -45,13 +40,11 @@ class Options(Part):
     """Measures the main job's loop against a plain one; smallest is a tiny transformer, one method, two rounds."""
 
     methods: tuple[str, ...] = ("vanilla", "ftp")  # Methods of the main job.
-    workers: int = 0  # Processes that decode; 0 decodes in threads.
     batch_size: int = 16  # Images in a step.
     steps: int = 9  # Steps in a round.
     rounds: int = 4  # Rounds, each with every loop once.
 
     name = "job_speed"
-    key = ("model",)
     at_smallest: ClassVar = {"methods": ("ftp",), "batch_size": 8, "steps": 3, "rounds": 2}
     columns: ClassVar = {
         "model": lambda row: row["model"],
@@ -70,26 +63,20 @@ class Options(Part):
         return [("tiny ViT" if self.smallest else "ViT-S/16, 64 px",)]
 
     def measure(self, model: str) -> list[Row]:
-        sizes = (48, 1, 3, 32) if self.smallest else (384, 12, 6, 64)
+        name, image_size = ("vit-tiny", 32) if self.smallest else ("vit-small", 64)
         with tempfile.TemporaryDirectory() as scratch:
-            task = photographs(Path(scratch), sizes[-1])
-            network, params = split_model(networks.classifier(*sizes, CLASSES))
+            task = photographs(Path(scratch), image_size)
+            network, params = split_model(networks.network(name, image_size, CLASSES))
             return [{"model": model} | row for row in measured(task, network, params, self, Path(scratch))]
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return {"workers": self.workers, "batch": self.batch_size, "checkpoint": checkpoint(self.smallest)}
+        return {"batch": self.batch_size}
 
     @classmethod
     def page(cls, result: dict[str, Any]) -> str:
-        """A row a loop, and what a checkpoint holds up."""
-        how = f"{result['workers']} worker processes" if result["workers"] else "threads"
-        saved = result["checkpoint"]
-        return (
-            f"{cls.table(result['rows'], left=2)}\nBatches of {result['batch']}, decoded in {how}. "
-            f"A checkpoint of a ViT-B/16 with FTP has {saved['bytes'] / 1e9:.1f} GB; training waits for "
-            f"{saved['held_up'] / saved['written']:.0%} of the time that it takes to write, {saved['held_up']:.1f} s "
-            f"here. {writer.origin(result['environment'])}"
-        )
+        """A row a loop."""
+        caption = f"Batches of {result['batch']}, decoded in threads. {writer.origin(result['environment'])}"
+        return f"{cls.table(result['rows'], left=2)}\n{caption}"
 
 
 def photographs(root: Path, size: int) -> Task:
@@ -108,7 +95,6 @@ def photographs(root: Path, size: int) -> Task:
 
 def measured(task: Task, network: Network, params: Params, options: Options, scratch: Path) -> list[dict[str, Any]]:
     """One row for the plain loop and one for each method in the main job's."""
-    runs = iter(range(1 << 30))
     waiting: dict[str, list[float]] = {}
 
     def job(name: str) -> float:
@@ -117,10 +103,9 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
             epochs=-(-options.steps * options.batch_size // len(task.train)),
             validate_every=0,
             save_every=options.steps,  # an epoch of these few images is no measure
-            workers=options.workers,
         )
         method = networks.method(name, config, params)
-        folder = scratch / f"run-{next(runs)}"
+        folder = Path(tempfile.mkdtemp(dir=scratch))
         trained = fine_tune(
             name, method, network, params, task, config, devices=Devices.of(config), checkpoints=folder / "all",
             best_checkpoints=folder / "best", on_step=lambda *_: None,
@@ -131,7 +116,7 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
 
     examples = [task.train[i % len(task.train)] for i in range(options.batch_size)]
     batch = tuple(jnp.asarray(np.stack([example[key] for example in examples])) for key in ("image", "label"))
-    step = training(methods.BASE, network.logits, params, batch)
+    step = training(methods.BASE, network, params, batch)
     plain = lambda: statistics.mean(step() for _ in range(options.steps))
     loops: dict[str, Callable[[], float]] = {PLAIN: plain} | {name: partial(job, name) for name in options.methods}
     seconds = compiled.in_turn(loops, options.rounds, warm_up=0)
@@ -144,20 +129,3 @@ def measured(task: Task, network: Network, params: Params, options: Options, scr
         }
         for name, taken in seconds.items()
     ]
-
-
-def checkpoint(smallest: bool) -> dict[str, float]:
-    """Bytes of a checkpoint, seconds that training waits for it, and seconds until it is written."""
-    sizes = (48, 1, 3, 32) if smallest else (768, 12, 12, 224)
-    _, params = split_model(networks.classifier(*sizes, 1000))
-    state = networks.method("ftp", Config(), params).tx.init(params)
-    content = jax.block_until_ready({"params": params, "opt_state": state})
-    held_up, written = 0.0, 0.0
-    with tempfile.TemporaryDirectory() as scratch, checkpoint_manager(Path(scratch) / "ftp") as manager:
-        for step in (1, 2):  # the first compiles
-            started = time.perf_counter()
-            save(manager, step, content)
-            held_up = time.perf_counter() - started
-            manager.wait_until_finished()
-            written = time.perf_counter() - started
-    return {"bytes": float(sum(x.nbytes for x in jax.tree.leaves(content))), "held_up": held_up, "written": written}

@@ -9,19 +9,16 @@ import dataclasses
 import gc
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-import style
 import writer
 from cost import compiled, methods, trees
 from cost.methods import BASES, BaseName
-from cost.part import Part, Row, distinct
-from style import plt
+from cost.part import Part, Row
 
 OPTIONS: tuple[tuple[str, str, Any, Any], ...] = (  # name, method, the parameters' and the anchor's dtype
     *((name, name, jnp.float32, None) for name in (methods.BASE, *methods.METHODS)),
@@ -40,7 +37,6 @@ class Options(Part):
     bases: tuple[BaseName, ...] = tuple(BASES)  # Base optimizers.
 
     name = "memory"
-    key = ("base",)
 
     def prepare(self) -> None:
         # what is alive after a step has nothing to do with how fast it is: compiled in a tenth of the time
@@ -62,7 +58,7 @@ class Options(Part):
 
     def shapes(self, dtype: Any = jnp.float32) -> Any:
         """The parameters' shapes: of ViT-B/16 two blocks, which are enough to count on."""
-        return trees.vit(*((192, 1, 3) if self.smallest else (768, 2, 12)), dtype)
+        return trees.cast(trees.vit(*((192, 1, 3) if self.smallest else (768, 2, 12))), dtype)
 
     @classmethod
     def page(cls, result: dict[str, Any]) -> str:
@@ -70,30 +66,6 @@ class Options(Part):
         found = {(row["option"], row["base"]): f"{row['shapes']:.1f}" for row in result["rows"]}
         options, bases = (list(dict.fromkeys(key)) for key in zip(*found, strict=True))
         return writer.markdown(("", *bases), [[option, *(found[option, base] for base in bases)] for option in options])
-
-    @staticmethod
-    def draw(result: dict[str, Any], path: Path) -> None:
-        """One bar for each option: the base's own state for parameters of that dtype, and what the method adds."""
-        rows, names = result["rows"], [option[0] for option in OPTIONS][::-1]
-        bases = distinct(rows, "base")
-        size = (3.4 + 2.2 * len(bases), 4.6)
-        figure, panels = plt.subplots(1, len(bases), figsize=size, sharey=True, sharex=True, squeeze=False)
-        for panel, base in zip(panels[0], bases, strict=True):
-            mine = [row for row in rows if row["base"] == base]
-            own = {row["parameters_dtype"]: row["shapes"] for row in mine if row["method"] == methods.BASE}
-            for row in mine:
-                place, total, start = names.index(row["option"]), row["shapes"], own[row["parameters_dtype"]]
-                panel.barh(place, start, color="#bbbbbb")
-                panel.barh(place, total - start, left=start, color="#0072B2")
-                panel.text(total + 0.3, place, f"{total:.1f}", va="center", fontsize=8)
-            panel.set_title(base, fontsize=10)
-            panel.set_yticks(range(len(names)), names)
-            style.clean(panel)
-        panels[0][0].set_xlim(0, 1.15 * max(row["shapes"] for row in rows))
-        panels[0][len(bases) // 2].set_xlabel("bytes of state a parameter")
-        figure.suptitle(f"{result['tree']}: grey the base optimizer's state, blue what the method adds", fontsize=10)
-        figure.set_layout_engine("constrained")
-        style.save(figure, path)
 
 
 def _bytes_per_parameter(tx: optax.GradientTransformationExtraArgs, shapes: Any) -> dict[str, float]:

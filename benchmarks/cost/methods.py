@@ -18,11 +18,6 @@ BASES: dict[BaseName, optax.GradientTransformation] = {  # what they are set to 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 BASE = "base"  # the row of the base optimizer alone
 
-HELD_OUT = (
-    "tpgm's held-out loss is a quadratic in the parameters here, nearly free; its real cost, one more forward and "
-    "backward pass in every step, is not in these figures."
-)
-
 
 def label(method: str, base: str = "adamw") -> str:
     """What tables call a method: the base optimizer alone by its own name."""

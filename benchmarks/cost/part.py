@@ -1,6 +1,7 @@
 """What all parts share: they measure case by case, record the rows, and make a table and a figure of them."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,7 @@ Row = dict[str, Any]
 class Part(writer.Recorded):
     """One part of the cost: a subclass says what its cases are, and measures one of them."""
 
-    resume: bool = False  # Keep the cases that an earlier run on this machine left, and add what is missing.
-
     name: ClassVar[str]  # of its files
-    key: ClassVar[tuple[str, ...]]  # the columns that tell the cases apart
     at_smallest: ClassVar[dict[str, Any]] = {}  # the options that `smallest` sets
     columns: ClassVar[Mapping[str, Callable[[Row], str]]]  # how a cell is written, by its column's title
     measure: ClassVar[Callable[..., list[Row]]]  # the rows of one case
@@ -27,25 +25,24 @@ class Part(writer.Recorded):
         path = self.results / f"{self.name}.json"
         if not self.report:
             (dataclasses.replace(self, **self.at_smallest) if self.smallest else self).record(path)
-        result = writer.write_page(path, self.page)
+        result = json.loads(path.read_text())  # which is rounded
+        writer.show(path.with_suffix(".md"), self.page(result))
         self.draw(result, path.with_suffix(".png"))
 
     def record(self, path: Path) -> None:
-        """Adds what is missing to the rows, and writes them after every case."""
+        """Measures case by case, and writes the rows."""
         self.prepare()
-        rows = writer.recorded(path, self.resume)
-        done = {tuple(row[column] for column in self.key) for row in rows}
-        with writer.progress() as progress:
-            for case in progress.track([case for case in self.plan() if case not in done]):
-                progress.print(*case)
-                rows += self.measure(*case)
-                writer.write(path, {"environment": writer.environment(), **self.facts(rows), "rows": rows})
+        rows, cases = [], list(self.plan())
+        for number, case in enumerate(cases, 1):
+            print(f"{number} of {len(cases)}:", *case, flush=True)
+            rows += self.measure(*case)
+        writer.write(path, {"environment": writer.environment(), **self.facts(rows), "rows": rows})
 
     def prepare(self) -> None:
         """Sets up JAX, before it is used."""
 
     def plan(self) -> Iterable[tuple[Any, ...]]:
-        """The values of the columns in `key`, of every case."""
+        """The arguments of `measure`, case by case."""
         raise NotImplementedError
 
     def facts(self, rows: Sequence[Row]) -> dict[str, Any]:

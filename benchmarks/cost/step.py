@@ -7,7 +7,7 @@ twice is compiled and analysed, but not run. On an accelerator the same command 
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +31,6 @@ class Options(Part):
     runs: int = 30  # Rounds; each runs the base and the method once.
 
     name = "step_time"
-    key = ("tree", "base")
     at_smallest: ClassVar = {"runs": 3}
     columns: ClassVar = {
         "parameters": lambda row: row["tree"],
@@ -50,11 +49,8 @@ class Options(Part):
 
     def measure(self, tree: TreeName, base: BaseName) -> list[Row]:
         shapes = trees.tree(tree, smallest=self.smallest)
-        rows = compiled.over_base(shapes, base, self.methods, self.runs, compiled.memory_limit())
+        rows = compiled.over_base(shapes, base, self.methods, self.runs)
         return [{"tree": tree, "base": base} | row for row in rows]
-
-    def facts(self, rows: Sequence[Row]) -> dict[str, Any]:
-        return {"held_out_loss": methods.HELD_OUT}
 
     @staticmethod
     def draw(result: dict[str, Any], path: Path) -> None:

@@ -7,7 +7,7 @@ activations and gradients included.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,8 +21,10 @@ from cost import compiled, methods, networks, trees
 from cost.methods import MethodName
 from cost.part import Part, Row, distinct, spread
 from style import plt
+from vision.networks import Network, Params, split_model
 
 CASES = ("vit-small:64:16", "vit-small:96:32", "vit-base:64:16", "efficientnet-lite0:64:16", "efficientnet-lite0:96:32")
+CLASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,6 @@ class Options(Part):
     runs: int = 20  # Rounds; each runs every step of a case once.
 
     name = "train_step"
-    key = ("case",)
     at_smallest: ClassVar = {"cases": ("vit-tiny:32:2",), "runs": 3}
     columns: ClassVar = {
         "network": lambda row: row["case"],
@@ -53,13 +54,13 @@ class Options(Part):
         return ((case,) for case in self.cases)
 
     def measure(self, case: str) -> list[Row]:
-        network, image_size, batch_size = case.split(":")
+        name, image_size, batch_size = case.split(":")
         size, examples = int(image_size), int(batch_size)
-        run, params = networks.network(network, size)
+        network, params = split_model(networks.network(name, size, CLASSES))
         draw = np.random.default_rng(0)
         images = jnp.asarray(draw.uniform(0, 255, (examples, size, size, 3)), jnp.float32)
-        batch = images, jnp.asarray(draw.integers(networks.CLASSES, size=examples))
-        trainings = {name: training(name, run, params, batch) for name in (methods.BASE, *self.methods)}
+        batch = images, jnp.asarray(draw.integers(CLASSES, size=examples))
+        trainings = {name: training(name, network, params, batch) for name in (methods.BASE, *self.methods)}
         times = compiled.in_turn(trainings, self.runs)
         over = lambda other, name: compiled.ratio(times[other], times[name]) if other in times else None
         flops = {name: training.program.cost_analysis()["flops"] for name, training in trainings.items()}
@@ -99,11 +100,11 @@ class Options(Part):
         style.save(figure, path)
 
 
-def training(name: str, run: Callable[..., jax.Array], params: Any, batch: Any) -> compiled.Runner:
+def training(name: str, network: Network, params: Params, batch: Any) -> compiled.Runner:
     """A compiled training step with a method round adamw, and what it works on."""
     tx, params = methods.method(name), jax.tree.map(jnp.array, params)
     loss = lambda params, images, labels: jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(run(params, images), labels)
+        optax.softmax_cross_entropy_with_integer_labels(network.logits(params, images), labels)
     )
 
     # parameters and state first: XLA pairs donated arguments with results of the same shape one after the other

@@ -6,6 +6,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from cost import networks
 
 TreeName: TypeAlias = Literal["vit-b16", "resnet50", "vit-l16", "decoder-1b"]
 TREES: tuple[TreeName, ...] = get_args(TreeName)
@@ -20,13 +23,18 @@ def tree(name: TreeName, *, smallest: bool = False, dtype: Any = jnp.float32) ->
         "decoder-1b": (decoder, (2048, 16, 8192, 32, 8, 128256), (128, 2, 256, 4, 2, 512)),
     }
     make, full, small = models[name]
-    return make(*(small if smallest else full), dtype=dtype)
+    return cast(make(*(small if smallest else full)), dtype)
+
+
+def cast(shapes: Any, dtype: Any) -> Any:
+    """The same shapes in another dtype."""
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, dtype), shapes)
 
 
 def dense(parameters: int, leaves: int) -> Any:
     """A tree of that many leaves and about that many parameters: equal square kernels, each with its bias."""
     width = max(8, 8 * round(math.sqrt(2 * parameters / leaves) / 8))  # a multiple of 8 shards over 8 devices
-    return _shapes({f"layer{i:04}": _layer((width, width)) for i in range(leaves // 2)}, jnp.float32)
+    return _shapes({f"layer{i:04}": {"kernel": (width, width), "bias": (width,)} for i in range(leaves // 2)})
 
 
 def layer_axes(path: str, shape: tuple[int, ...]) -> int:
@@ -41,33 +49,17 @@ def count(shapes: Any) -> int:
 
 
 def size(shapes: Any) -> int:
-    """The bytes of all arrays. For parameters, one *stream* is that many bytes read or written."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    """The bytes of all arrays, on each device. For parameters, one *stream* is that many bytes read or written."""
+    part = lambda leaf: leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return sum(math.prod(part(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def vit(width: int, depth: int, heads: int, dtype: Any = jnp.float32) -> Any:
-    """A vision transformer for patches of 16x16 in images of 224x224, 1,000 classes, as Flax keeps it."""
-    dim = width // heads
-    block = {
-        "norm1": _norm(width),
-        **{name: {"kernel": (width, heads, dim), "bias": (heads, dim)} for name in ("query", "key", "value")},
-        "out": {"kernel": (heads, dim, width), "bias": (width,)},
-        "norm2": _norm(width),
-        "up": _layer((width, 4 * width)),
-        "down": _layer((4 * width, width)),
-    }
-    model = {
-        "patches": _layer((16, 16, 3, width)),
-        "cls": (1, 1, width),
-        "pos_embedding": (1, 197, width),
-        **{f"block{i:02}": block for i in range(depth)},
-        "norm": _norm(width),
-        "head": _layer((width, 1000)),
-    }
-    return _shapes(model, dtype)
+def vit(width: int, depth: int, heads: int) -> Any:
+    """A vision transformer for patches of 16x16 in images of 224x224, 1,000 classes."""
+    return _parameters(lambda: networks.vit(width, depth, heads))
 
 
-def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int, dtype: Any = jnp.float32) -> Any:
+def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens: int) -> Any:
     """A language model with tied embeddings, grouped queries and gated layers, all layers stacked in front."""
     dim = width // heads
     kernels = {
@@ -82,33 +74,16 @@ def decoder(width: int, depth: int, hidden: int, heads: int, shared: int, tokens
     layers = {name: {"kernel": (depth, *kernel)} for name, kernel in kernels.items()}
     norms = {name: {"scale": (depth, width)} for name in ("norm1", "norm2")}
     embedding = {"embedding": (tokens, width)}
-    return _shapes({"tokens": embedding, "scanned": {**layers, **norms}, "norm": {"scale": (width,)}}, dtype)
+    return _shapes({"tokens": embedding, "scanned": {**layers, **norms}, "norm": {"scale": (width,)}})
 
 
-def _resnet(width: int, depths: tuple[int, ...], dtype: Any) -> Any:
-    """A residual network of bottleneck blocks, 1,000 classes."""
-    model: dict[str, Any] = {"stem": {"kernel": (7, 7, 3, width)}, "stem_norm": _norm(width)}
-    channels = width
-    for stage, depth in enumerate(depths):
-        inside = width * 2**stage
-        for i in range(depth):
-            kernels = {"conv1": (1, 1, channels, inside), "conv2": (3, 3, inside, inside)}
-            kernels["conv3"] = (1, 1, inside, 4 * inside)
-            if i == 0:
-                kernels["shortcut"] = (1, 1, channels, 4 * inside)
-            norms = {f"{name}_norm": _norm(kernel[-1]) for name, kernel in kernels.items()}
-            model[f"stage{stage}_block{i}"] = {**{name: {"kernel": k} for name, k in kernels.items()}, **norms}
-            channels = 4 * inside
-    return _shapes({**model, "head": _layer((channels, 1000))}, dtype)
+def _resnet(stem: int, depths: tuple[int, ...]) -> Any:
+    return _parameters(lambda: networks.resnet(stem, depths))
 
 
-def _shapes(plain: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, dtype), plain, is_leaf=lambda s: isinstance(s, tuple))
+def _parameters(make: Callable[[], nnx.Module]) -> Any:
+    return nnx.to_pure_dict(nnx.state(nnx.eval_shape(make), nnx.Param))
 
 
-def _layer(kernel: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    return {"kernel": kernel, "bias": kernel[-1:]}
-
-
-def _norm(width: int) -> dict[str, tuple[int, ...]]:
-    return {"scale": (width,), "bias": (width,)}
+def _shapes(plain: Any) -> Any:
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s, jnp.float32), plain, is_leaf=lambda s: isinstance(s, tuple))

@@ -28,7 +28,7 @@ from evidence.tasks import Classification, Settings, Start, between, classificat
 from evidence.training import Knobs, OnStep
 from ftp_optax import reanchor
 from style import plt
-from vision.data import ArrayDomain, Domain, steps_in
+from vision.data import Domain, steps_in
 from vision.digits import SEEN, digits_task
 from vision.foundation import pretrained_digits_model
 from vision.networks import Params, split_model
@@ -97,9 +97,13 @@ class Options(Evidence):
 
     def tell(self) -> None:
         for group, found in summary.groups(self.read("continual.csv", COLUMNS)).items():
-            texts = [tables.by_condition(values) for values in (scores(found), final(found))]
-            self.write(f"continual-{group.experiment}", "\n".join(texts))
-            _draw(found, self.results / f"continual-{group.experiment}.png")
+            names, name = SEQUENCES[group.experiment], f"continual-{group.experiment}"
+            ends = tables.values(found, lambda row: {title: row[column] for title, column in _SCORES.items()})
+            by_task = tables.values(
+                found, lambda row, names=names: dict(zip(names, row["accuracies"][-1], strict=True))
+            )
+            self.write(name, f"{tables.by_condition(ends)}\n{tables.by_condition(by_task)}")
+            _draw(found, ends, self.results / f"{name}.png")
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +172,11 @@ class InTurn(Classification):
 def digits_sequence(seed: int, smallest: bool = False, on_step: OnStep | None = None) -> TaskSequence:
     """A small network that knows clean digits, then a hundred images each of four other appearances."""
     task = digits_task(seed, smallest=smallest)
-    assert isinstance(task.pretrain, ArrayDomain)
-    images, labels = (np.split(part, len(SEEN)) for part in (task.pretrain.images, task.pretrain.labels))
-    domains = {name: ArrayDomain(name, *pair) for name, *pair in zip(SEEN, images, labels, strict=True)}
-    digits = np.arange(len(labels[0]))
+    assert task.pretrain is not None, "the digits have it"
+    places = np.split(np.arange(len(task.pretrain)), len(SEEN))
+    domains = {name: task.pretrain.at(own) for name, own in zip(SEEN, places, strict=True)}
     # the last quarter of the digits, the same ones in each appearance, is for validation
-    learned, kept = np.split(digits, [len(digits) - len(digits) // 4])
+    learned, kept = np.split(places[0], [len(places[0]) - len(places[0]) // 4])
     first, *later = SEQUENCES["digits"]
     task = replace(task, pretrain=domains[first].at(learned))
     network, params = split_model(pretrained_digits_model(task, seed, on_step=on_step))
@@ -216,24 +219,13 @@ def metrics(matrix: np.ndarray) -> dict[str, float]:
     }
 
 
-def scores(found: Sequence[Row]) -> tables.Values:
-    """The summary numbers by method and seed."""
-    return tables.values(found, lambda row: {title: row[column] for title, column in _SCORES.items()})
-
-
-def final(found: Sequence[Row]) -> tables.Values:
-    """Accuracy on each task after the last one."""
-    names = SEQUENCES[found[0]["experiment"]]
-    return tables.values(found, lambda row: dict(zip(names, row["accuracies"][-1], strict=True)))
-
-
-def _draw(found: Sequence[Row], path: Path) -> None:
+def _draw(found: Sequence[Row], ends: tables.Values, path: Path) -> None:
     """What is left of the first task after each one, and what each method ends with for what it learns.
 
     Bars are those of `summary.gap`: intervals of the differences to plain fine-tuning.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained")
-    ends, titles = scores(found), ("each task when learned", "all tasks at the end")
+    titles = "each task when learned", "all tasks at the end"
     for method, cells in ends.items():
         matrices = np.array([row["accuracies"] for row in found if row["method"] == method])
         look = style.of(method)

@@ -159,6 +159,8 @@ class Options(Evidence):
             study = self.study()
             found = study.results(study.choice())
             self.write("recipe", recipe_results.tables(found))
+            self.write("recipe_summary", recipe_results.summary(found))
+            recipe_results.draw_tasks(found, self.results / "recipe_tasks.png")
             recipe_results.draw(found, self.results / "recipe.png")
 
 

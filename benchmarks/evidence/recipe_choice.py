@@ -36,6 +36,11 @@ GRID: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "digrap_held_out": (_ONE, (0.05,)),
 }  # by method: peak learning rates, and values of the one knob, a single 0 where there is none
 
+FORMS = (
+    ("ftp", "ftp_exact", "ftp_scale_free", "ftp_layer_scale"),
+    ("digrap_from_1", "digrap_fixed", "digrap_window", "digrap_held_out"),
+)  # of one method; two of each are reported
+
 SMALLEST = (PEER, "ftp", "digrap_held_out")
 
 
@@ -159,7 +164,7 @@ class Candidate(NamedTuple):
 class Choice:
     """What was chosen."""
 
-    # by method and weights: its setting, and the kind of weights that is best at share 1
+    # by method and weights, of what is reported: its setting, and the kind of weights that is best at share 1
     settings: Mapping[tuple[str, str], tuple[Setting, str]]
     shares: Mapping[str, float]  # the peer's `fixed` share, by weights: no other has that rule
     scores: Mapping[Candidate, float]  # the mean validation score of every candidate
@@ -235,10 +240,26 @@ def choose(runs: Runs, problems: Mapping[str, Any], seeds: Sequence[int], method
     shares = {weights: _fixed_share(mean, *found[PEER, weights]) for weights in WEIGHTS}
     chosen = Choice(found, shares, {}, Candidate(PEER, "last", "none"))
     every = [_Standing(chosen, one, mean) for one in candidates(methods)]
+    scores = {one.candidate: one.score for one in every}
+    reported = reported_methods(scores, methods)
     best = max(every, key=lambda one: one.score)
-    level = [one for one in every if one.score >= best.score - best.error]
+    level = [one for one in every if one.score >= best.score - best.error and one.candidate.method in reported]
     primary = min(level, key=lambda one: one.distance).candidate
-    return Choice(found, shares, {one.candidate: one.score for one in every}, primary)
+    return Choice({key: found[key] for key in found if key[0] in reported}, shares, scores, primary)
+
+
+def reported_methods(scores: Mapping[Candidate, float], methods: Iterable[str]) -> list[str]:
+    """The methods of the report: of several forms of one, that with the best last weights, and that with the best
+    point of any weights."""
+    dropped: set[str] = set()
+    for forms in FORMS:
+        own = [form for form in forms if form in methods]
+        for_last, for_any = (
+            max(own, key=lambda form: scores[Candidate(form, *rest)], default=None)
+            for rest in (("last", "none"), ("any", "best"))
+        )
+        dropped |= set(own) - {for_last, for_any}
+    return [method for method in methods if method not in dropped]
 
 
 def family_weights(problems: Mapping[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What the seeds of the report say: differences to plain fine-tuning, which criteria hold; tables and a figure."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -64,14 +64,14 @@ class Results:
         ]
         return min(found), max(found)
 
-    def mean(self, candidate: Candidate, seed: int) -> Scores:
-        """Over tasks, every family counting alike."""
-        return self._mean({task: self.scores(candidate, task, seed) for task in self.problems})
+    def mean(self, candidate: Candidate, seed: int, tasks: Iterable[str] = ()) -> Scores:
+        """Over some tasks, all by default, every family counting alike."""
+        return self._mean({task: self.scores(candidate, task, seed) for task in tasks or self.problems})
 
-    def difference(self, candidate: Candidate, column: int, task: str | None = None) -> Estimate:
-        """To the peer in points, paired by seed: on one task, or on the mean over all."""
-        of = lambda one, seed: self.mean(one, seed) if task is None else self.scores(one, task, seed)
-        return estimate([of(candidate, seed)[column] - of(BASE, seed)[column] for seed in self.seeds])
+    def difference(self, candidate: Candidate, column: int, tasks: Iterable[str] = ()) -> Estimate:
+        """To the peer in points, paired by seed: of the mean over some tasks, all by default."""
+        of = lambda one, seed: self.mean(one, seed, tasks)[column]
+        return estimate([of(candidate, seed) - of(BASE, seed) for seed in self.seeds])
 
     def path(self, seed: int) -> list[Scores]:
         """Plain fine-tuning averaged and interpolated, from the foundation model on; means over tasks."""
@@ -90,7 +90,7 @@ class Results:
         means = [self.difference(own, column) for column in range(3)]
         gaps = [self.gap(own, column) for column in (1, 2)]
         on_tasks = {
-            (task, title): self.difference(own, column, task).mean
+            (task, title): self.difference(own, column, [task]).mean
             for task in self.problems
             for column, title in enumerate(COLUMNS)
         }
@@ -108,7 +108,7 @@ class Results:
         ]
 
     def _mean(self, of: Mapping[str, Scores]) -> Scores:
-        weights = family_weights(self.problems)
+        weights = family_weights({task: self.problems[task] for task in of})
         first, second, third = (sum(weights[task] * scores[i] for task, scores in of.items()) for i in range(3))
         return first, second, third
 
@@ -125,7 +125,71 @@ def above_the_frontier(scores: Scores, path: Sequence[Scores], column: int) -> f
     return scores[column] - best
 
 
-# tables and figure
+# tables and figures
+
+FREE = Candidate(PEER, "any", "best")  # what is best without any optimizer of this library
+
+
+def compared(found: Results) -> dict[str, Candidate]:
+    """What the page compares with plain fine-tuning, by name: the recipe, and what is to be had for nothing."""
+    return {"the recipe": found.choice.primary, "plain fine-tuning, averaged and interpolated": FREE}
+
+
+def parts(found: Results) -> dict[str, list[str]]:
+    """Tasks by name of their family, all of them first."""
+    families = {problem.family: [] for problem in found.problems.values()}
+    for task, problem in found.problems.items():
+        families[problem.family].append(task)
+    return {"all": list(found.problems)} | families
+
+
+def summary(found: Results) -> str:
+    """The recipe and its peer: on all tasks and in each family."""
+    head = ["tasks", *(f"{name}: {column}" for name in compared(found) for column in COLUMNS)]
+    cells = lambda tasks: [
+        _shown(found, found.difference(one, column, tasks)) for one in compared(found).values() for column in range(3)
+    ]
+    return markdown(head, [[f"{name} ({len(tasks)})", *cells(tasks)] for name, tasks in parts(found).items()])
+
+
+def draw_tasks(found: Results, path: Path) -> None:
+    """A forest plot: the mean over all tasks and each task in a row, a panel for each score."""
+    rows = {"mean over tasks": list(found.problems)} | {task: [task] for task in found.problems}
+    figure, panels = plt.subplots(1, 3, figsize=(9.5, 0.42 * len(rows) + 1.9), layout="constrained", sharey=True)
+    for column, axes in enumerate(panels):
+        for offset, (name, one) in zip((-0.14, 0.14), compared(found).items(), strict=True):
+            gaps = [found.difference(one, column, tasks) for tasks in rows.values()]
+            look = style.of(one.method) | {"ms": 6}
+            places = [place + offset for place in range(len(rows))]
+            axes.errorbar(
+                [gap.mean for gap in gaps],
+                places,
+                xerr=[gap.half or 0 for gap in gaps],
+                lw=1.4,
+                ls="",
+                label=name,
+                **look,
+            )
+        axes.axvline(0, color="#444444", lw=1)
+        axes.axhline(0.5, color="#bbbbbb", lw=0.7)
+        axes.set_title(COLUMNS[column], fontsize=11)
+        axes.set_xlabel("points above plain fine-tuning")
+        style.clean(axes)
+    panels[0].set_yticks(range(len(rows)), list(rows))
+    panels[0].invert_yaxis()
+    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    figure.suptitle(verdict(found), fontsize=11)
+    style.save(figure, path)
+
+
+def verdict(found: Results) -> str:
+    """On how many tasks the recipe is measurably above plain fine-tuning, and below it, by score."""
+    gaps = [[found.difference(found.choice.primary, column, [task]) for task in found.problems] for column in range(3)]
+    count = lambda own, sign: sum(gap.clear and sign * gap.mean > 0 for gap in own)
+    told = [
+        f"{name} better on {count(own, 1)}, worse on {count(own, -1)}" for name, own in zip(COLUMNS, gaps, strict=True)
+    ]
+    return f"The recipe against plain fine-tuning on {len(found.problems)} tasks\n{'; '.join(told)}"
 
 
 def tables(found: Results) -> str:
@@ -171,7 +235,7 @@ def _all(found: Results, every: list[Candidate]) -> tuple[list[str], list[list[s
         least, most = found.share(one)
         gaps = [found.difference(one, column) for column in range(3)]
         worst = min(
-            (found.difference(one, c, task).mean, task, COLUMNS[c]) for task in found.problems for c in range(3)
+            (found.difference(one, c, [task]).mean, task, COLUMNS[c]) for task in found.problems for c in range(3)
         )
         above = [found.gap(one, column) for column in (1, 2)]
         share, validation = f"{least:g}" if least == most else f"{least:g} to {most:g}", found.choice.scores[one]
@@ -184,7 +248,7 @@ def _all(found: Results, every: list[Candidate]) -> tuple[list[str], list[list[s
 
 def _by_task(found: Results, one: Candidate) -> str:
     lines = [
-        [f"`{task}`", *(_shown(found, found.difference(one, column, task)) for column in range(3))]
+        [f"`{task}`", *(_shown(found, found.difference(one, column, [task])) for column in range(3))]
         for task in found.problems
     ]
     return f"`{one}`:\n\n{markdown(('task', *COLUMNS), lines)}"

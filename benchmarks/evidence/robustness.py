@@ -57,7 +57,11 @@ class Options(Evidence):
             self.write(f"robustness-{group.name}", section(group, rows, trials.get(group, [])))
         for experiment, groups in several_networks(found).items():
             networks = {name: of_network(rows) for name, rows in groups.items()}
-            self.write(f"backbones-{experiment}", backbones(networks))
+            texts = (
+                f"{name}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}"
+                for name, values in networks.items()
+            )
+            self.write(f"backbones-{experiment}", "\n".join(texts))
             _draw_backbones(networks, self.results / f"backbones-{experiment}.png")
 
 
@@ -121,14 +125,6 @@ def of_network(found: Sequence[Row]) -> tables.Values:
         for method in NETWORKS_METHODS
         if method in lines
     }
-
-
-def backbones(networks: dict[str, tables.Values]) -> str:
-    """A table for each network."""
-    return "\n".join(
-        f"{name}, {len(values['vanilla']['ID'])} seeds:\n\n{tables.by_condition(values)}"
-        for name, values in networks.items()
-    )
 
 
 def _draw_backbones(networks: dict[str, tables.Values], path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.monitoring
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from rich.console import Console
 from sklearn.datasets import load_digits
 
-from ftp_optax import digrap, ftp, radii
+from ftp_optax import digrap, ftp
 
 LAST = np.iinfo(np.int32).max
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -92,7 +92,15 @@ def _memory() -> tuple[int, int]:
     return live, int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def train(dtype: Any, steps: int, chunk: int, *, sharded: bool = False, counters: int = 0) -> dict[str, Any]:
+class Run(NamedTuple):
+    """What a run has come to, what it started from, and what is recorded of it."""
+
+    params: Any
+    anchor: Any
+    found: dict[str, Any]
+
+
+def train(dtype: Any, steps: int, chunk: int, *, sharded: bool = False, counters: int = 0) -> Run:
     """One run, so many steps in each call of the compiled program; the state's counters start where they are told."""
     params, images, labels = _start(dtype)
     params = _placed(params) if sharded else params
@@ -108,45 +116,38 @@ def train(dtype: Any, steps: int, chunk: int, *, sharded: bool = False, counters
         memory.append(_memory())
         if len(losses) == 2:  # on a mesh the second call compiles once more: new states lie where XLA put them
             compilations.clear()
-    found = len(compilations)
+    compiled = len(compilations)
     jax.monitoring.unregister_event_duration_listener(count)
-    third = min(2, len(memory) - 1)
-    return {
-        "params": jax.device_get(params),
-        "anchor": anchor,
-        "radii": radii(state, params),
+    found = {
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "accuracy": float((network(params, images).argmax(-1) == labels).mean()),
-        "compilations_after_the_second_chunk": found,
-        "live_bytes_grown": memory[-1][0] - memory[third][0],
-        "process_bytes_grown": memory[-1][1] - memory[third][1],
+        "compilations_after_the_second_chunk": compiled,
+        "live_bytes_grown": memory[-1][0] - memory[2][0],
+        "process_bytes_grown": memory[-1][1] - memory[2][1],
         "counters": sorted({int(x) for x in jax.tree.leaves(state) if x.dtype == jnp.int32 and x.ndim == 0}),
         "finite": all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((params, state))),
     }
+    return Run(jax.device_get(params), anchor, found)
 
 
 def compare(dtype: Any, steps: int, chunk: int) -> dict[str, Any]:
     """The same run on one device and on two, as one row of the report."""
     alone, sharded = (train(dtype, steps, chunk, sharded=on_two) for on_two in (False, True))
     distance = lambda a, b: optax.tree.norm(optax.tree.sub(*(optax.tree.cast(tree, jnp.float32) for tree in (a, b))))
-    apart = distance(alone["params"], sharded["params"]) / distance(alone["params"], alone["anchor"])
-    kept = ("first_loss", "last_loss", "accuracy", "finite", "live_bytes_grown", "process_bytes_grown")
-    kept += ("compilations_after_the_second_chunk",)
+    apart = distance(alone.params, sharded.params) / distance(alone.params, alone.anchor)
     return {
         "dtype": jnp.dtype(dtype).name,
         "steps": steps,
         "apart_over_distance_from_anchor": float(apart),
-        "radii_apart": max(abs(alone["radii"][p] / sharded["radii"][p] - 1) for p in alone["radii"]),
-        "one_device": {key: alone[key] for key in kept},
-        "two_devices": {key: sharded[key] for key in kept},
+        "one_device": alone.found,
+        "two_devices": sharded.found,
     }
 
 
 def past_the_last_count(chunk: int = 200) -> dict[str, Any]:
     """A run whose step counters all start just below the last int32, and reach it in the first chunk."""
-    end = train(jnp.float32, 3 * chunk, chunk, counters=LAST - chunk // 2)
-    return {key: end[key] for key in ("counters", "finite", "first_loss", "last_loss")}
+    return train(jnp.float32, 3 * chunk, chunk, counters=LAST - chunk // 2).found
 
 
 # How far apart one device and two may end, over the distance from the anchor. They sum in another order, and every step

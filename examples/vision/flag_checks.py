@@ -61,7 +61,7 @@ def _check_ranges(config: "Config") -> None:
             not_negative,
         ),
         "kappa": share,
-        "wise_alpha": ((lambda value: value == "auto" or 0 <= value <= 1), "a number in 0..1, or auto"),
+        "wise_alpha": ((lambda value: value in ("auto", "best") or 0 <= value <= 1), "a number in 0..1, auto or best"),
         "warmup": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
         "label_smoothing": ((lambda value: 0 <= value < 1), "a number from 0 on, below 1"),
         "layer_decay": ((lambda value: 0 < value <= 1), "a number above 0, up to 1"),

@@ -178,10 +178,10 @@ class TrainingOptions:
     accumulate: int = 1
     """Number of batches whose mean gradient makes one optimizer step."""
 
-    average: Literal["none", "uniform", "ema"] = "none"
-    """Weights to validate, report and write. none: the last ones. uniform: the mean over all steps. ema: their
-    exponential moving average, over about 1,000 steps. The training does not change. Batch-norm statistics are
-    frozen."""
+    average: Literal["none", "uniform", "polynomial", "ema"] = "none"
+    """Weights to validate, report and write. none: the last ones. uniform: the mean over all steps. polynomial: the
+    same with smaller weights for early steps. ema: their exponential moving average, over about 1,000 steps. The
+    training does not change. Batch-norm statistics are frozen."""
 
     layer_decay: float = 1.0
     """Ratio of the learning rate of a block to that of the next block. 0.65 to 0.9 is usual for transformers."""
@@ -225,9 +225,10 @@ class MethodOptions:
     project_steps: int = 200
     """Number of validation batches on which tpgm_project learns its radii after the training."""
 
-    wise_alpha: float | Literal["auto"] = 0.5
-    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned. auto: the smallest of
-    eleven values whose validation accuracy is within one standard error of the best, for each method."""
+    wise_alpha: float | Literal["auto", "best"] = 0.5
+    """Weight of the fine-tuned model in the WiSE-FT rows: 0 is pre-trained, 1 is fine-tuned. best: the smallest
+    of the eleven values 0, 0.1 to 1 with the best validation accuracy, for each method. auto: the smallest whose
+    validation accuracy is within one standard error of the best."""
 
     wise_path: bool = False
     """Evaluate each method at the WiSE-FT weights 0, 0.25, 0.5, 0.75 and 1, for the figure of ID and OOD accuracy."""

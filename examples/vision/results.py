@@ -43,8 +43,11 @@ START = Candidate(PRETRAINED, 1.0)
 WISE_PATH = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where on the line from the pre-trained to the fine-tuned weights the figure has its points."""
 
+AUTO = {"auto": 1.0, "best": 0.0}
+"""What `--wise-alpha` may be besides a number: how many standard errors below the best score are allowed."""
+
 AUTO_PATH = tuple(tenths / 10 for tenths in range(11))
-"""Where `--wise-alpha auto` looks for its own."""
+"""Where they look."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +90,7 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
 def candidates(config: Config, head: Head) -> list[Candidate]:
     """The weights to evaluate: the start's if it has a head for the task, and of every method what the report shows."""
     path = WISE_PATH if config.wise_path else ()
-    wise = AUTO_PATH if config.wise_alpha == "auto" else (config.wise_alpha,)
+    wise = AUTO_PATH if config.wise_alpha in AUTO else (config.wise_alpha,)
     alphas = sorted({*path, *wise, 1.0})
     start = [] if head == "new" else [START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
@@ -96,7 +99,7 @@ def candidates(config: Config, head: Head) -> list[Candidate]:
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
     """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
     names, asked = results.config.method_names, results.config.wise_alpha
-    shown = asked if asked == "auto" else f"{asked:g}"  # the same for every seed
+    shown = asked if asked in AUTO else f"{asked:g}"  # the same for every seed
     return [
         *([] if results.head == "new" else [(results.head, START)]),
         *((name, Candidate(name, 1.0)) for name in names),
@@ -110,10 +113,11 @@ def wise_alpha(results: Results, method: str) -> float:
     Where there is no validation set of its own they are the ID test images, as for all that is chosen.
     """
     asked = results.config.wise_alpha
-    if asked != "auto":
+    if asked not in AUTO:
         return asked
     images = VALIDATION if VALIDATION in test_sets(results.task) else ID
     labels, predictions = test_sets(results.task)[images].labels, results.predictions
     counted = next(iter(predictions.values()))[images].counted
     predicted = [predictions[Candidate(method, alpha)][images].labels[counted] for alpha in AUTO_PATH]
-    return smallest_share(AUTO_PATH, [accuracy(one, labels[counted]) for one in predicted], int(counted.sum()))
+    scores = [accuracy(one, labels[counted]) for one in predicted]
+    return smallest_share(AUTO_PATH, scores, int(counted.sum()), errors=AUTO[asked])

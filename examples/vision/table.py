@@ -132,9 +132,10 @@ def _several_seeds(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def _wise_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the interpolated rows are; where validation images chose it, which point of each method's path."""
-    chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(" + WiSE auto")]
-    auto = f"; auto is chosen on validation images: {', '.join(chosen)}" if chosen else ""
-    return f"WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones{auto}."
+    named = next((row["name"].split()[-1] for row in rows if row["name"].endswith((" auto", " best"))), None)
+    chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(f" + WiSE {named}")]
+    which = f"; {named} is chosen on validation images: {', '.join(chosen)}" if chosen else ""
+    return f"WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones{which}."
 
 
 def _alphas(alpha: float | Sequence[float]) -> str:
