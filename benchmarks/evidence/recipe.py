@@ -1,6 +1,6 @@
 """One recipe for all tasks? Every candidate with one setting, chosen on validation images, on twelve tasks.
 
-Seven hours of two cores, resumable at any moment. What is asked, what chooses and what counts as success was written
+A working day of two cores, resumable at any moment. What is asked, what chooses and what counts as success was written
 down before: benchmarks/results/recipe_plan.md. Each run is a line of benchmarks/results/recipe.jsonl, and is not
 repeated; two may run side by side with other --tasks, on one file. The emoji come from npm, the clothes from Debian's
 package dataset-fashion-mnist. --smallest: the digits with little data, three methods, three seeds; a minute.
