@@ -195,6 +195,6 @@ def test_recording_takes_as_long_as_the_rows_say():
         seconds = [value for key, value in took.items() if (key[0], key[1], key[3]) in which]
         assert f"| {title} | {len(seconds)} | {sum(seconds) / 3600:.1f} |" in text
     assert f"{len(took)} runs and {sum(took.values()) / 3600:.0f} hours" in text
-    rows = [row for row in recipe_choice.read(ROOT / "benchmarks/results/recipe.jsonl") if row.setting.rate]
-    hours = sum(row.seconds for row in rows) / 3600
-    assert f"`recipe` has another {len(rows):,} runs and {hours:.0f} hours" in text
+    runs = [row for row in recipe_choice.read(ROOT / "benchmarks/results/recipe.jsonl") if row.setting.rate]
+    hours = sum(run.seconds for run in runs) / 3600
+    assert f"`recipe` has another {len(runs):,} runs and {hours:.0f} hours" in text
