@@ -132,7 +132,7 @@ def above_the_frontier(scores: Scores, path: Sequence[Scores], column: int) -> f
 
 def compared(found: Results) -> dict[str, Candidate]:
     """What the page compares with plain fine-tuning, by name."""
-    return {"the recipe": found.choice.primary, "the same without FTP": Candidate(PEER, "any", "best")}
+    return {"recipe": found.choice.primary, "without FTP": Candidate(PEER, "any", "best")}
 
 
 def summary(found: Results) -> str:
@@ -143,9 +143,7 @@ def summary(found: Results) -> str:
     every = {"all": [*found.problems]} | families
     criteria = [[one.words, one.found, "yes" if one.holds else "no"] for one in found.criteria()]
     conditions = markdown(("condition of success", "found", "holds"), criteria, left=2)
-    by_family = _compared(
-        found, {f"{name}, {len(tasks)} task{'s' * (len(tasks) > 1)}": tasks for name, tasks in every.items()}
-    )
+    by_family = _compared(found, {f"{name} ({len(tasks)})": tasks for name, tasks in every.items()})
     return f"{by_family}\nThe recipe is `{found.choice.primary}`.\n\n{conditions}"
 
 
@@ -259,9 +257,5 @@ def draw(found: Results, path: Path) -> None:
         axes.axvline(0, color="#bbbbbb", lw=0.7)
         style.label(axes, f"ID, points above {BASE}", f"{COLUMNS[column]}, points above {BASE}")
     legend(panels[1])
-    figure.suptitle(
-        f"One setting for all tasks, {len(found.seeds)} seeds. White: last weights, filled: averaged, grey: any. "
-        f"WiSE-FT's rule, from small to large: {', '.join(_SIZES)}",
-        fontsize=10,
-    )
+    figure.suptitle(f"One setting for all tasks, {len(found.seeds)} seeds", fontsize=11)
     style.save(figure, path)
