@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from evidence import continual, dense, low_label, past, recipe, robustness, under_corruption, vqa
+from evidence.recipe_choice import Candidate
+from evidence.recipe_results import all_candidates, compared
 from evidence.robustness import several_networks
 from evidence.rows import File
 from evidence.summary import groups, lines
@@ -72,6 +74,32 @@ def test_the_readme_has_the_lines_of_the_study():
     recorded = (RESULTS / "recipe_summary.md").read_text().splitlines()[2:8]
     shown = re.findall(r"^\| .* ± .* \|$", readme, flags=re.MULTILINE)
     assert shown == [" | ".join(line.split(" | ")[:4]) + " |" for line in recorded]
+
+
+def test_the_page_says_what_the_study_found():
+    study = recipe.Options(results=RESULTS).study()
+    found = study.results(study.choice())
+    means = lambda one: [found.difference(one, column).mean for column in range(3)]
+    told = lambda one: "{:+.1f}, {:+.1f} and {:+.1f} points".format(*means(one))
+    text, own = " ".join(PAGES["evidence"].split()), found.choice.primary
+    assert min(means(own)) > 0
+    assert f"The recipe raises all three scores on the mean over tasks**: by {told(own)}" in text
+    assert [one.holds for one in found.criteria()[:4]] == [True, False, False, False]
+    worst = min((found.difference(own, c, [task]).mean, task) for task in found.problems for c in range(3))
+    assert f"below plain fine-tuning, most of all on `{worst[1]}`" in text
+    assert found.choice.shares["last"] == 0.7
+    assert (
+        f"`wise_ft` at a share of 0.7, the same for all runs, then gains {told(Candidate('plain', 'last', 'fixed'))}"
+        in text
+    )
+    without = found.difference(compared(found)["without FTP"], 0).mean
+    assert f"{means(own)[0]:+.1f} points against {without:+.1f} without it" in text
+    assert f"TPGM has the best last weights out-of-distribution**: {told(Candidate('tpgm', 'last', 'none'))}" in text
+    lasts = {one: means(one) for one in all_candidates(found) if one[1:] == ("last", "none")}
+    assert (
+        max(lasts, key=lambda one: lasts[one][1]).method == max(lasts, key=lambda one: lasts[one][2]).method == "tpgm"
+    )
+    assert all(max(lasts[one]) < 0 for one in lasts if "digrap" in one.method)
 
 
 def test_networks_are_compared_where_there_are_several_of_one_experiment():

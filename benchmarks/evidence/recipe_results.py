@@ -187,7 +187,7 @@ def verdict(found: Results) -> str:
 
 def tables(found: Results) -> str:
     """All candidates; then the recipe and its peer by task."""
-    head, lines = _all(found, _candidates(found))
+    head, lines = _all(found, all_candidates(found))
     parts = [
         f"Seeds {', '.join(map(str, found.seeds))}. Points above `{BASE}` on the mean over tasks, paired by seed. "
         "*Worst*: the task and score\non which a candidate is worst.\n",
@@ -199,7 +199,8 @@ def tables(found: Results) -> str:
     return "\n".join(parts)
 
 
-def _candidates(found: Results) -> list[Candidate]:
+def all_candidates(found: Results) -> list[Candidate]:
+    """Those of the methods that are reported."""
     return candidates(dict.fromkeys(method for method, _ in found.choice.settings))
 
 
@@ -245,7 +246,7 @@ def draw(found: Results, path: Path) -> None:
         at = lambda point, column: 100 * (fmean(own[point][column] for own in paths) - base[column])
         points = range(1, len(paths[0]))  # without the foundation model, which is far away
         axes.plot([at(p, 0) for p in points], [at(p, column) for p in points], "-", color="#444444", lw=1)
-        for one in _candidates(found):
+        for one in all_candidates(found):
             look = style.of(one.method)
             across, up = (found.difference(one, c) for c in (0, column))
             bars = {"xerr": across.half, "yerr": up.half} if one == found.choice.primary and up.half else {}
