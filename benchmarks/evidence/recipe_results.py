@@ -144,7 +144,7 @@ def summary(found: Results) -> str:
     criteria = [[one.words, one.found, "yes" if one.holds else "no"] for one in found.criteria()]
     conditions = markdown(("condition of success", "found", "holds"), criteria, left=2)
     by_family = _compared(found, {f"{name} ({len(tasks)})": tasks for name, tasks in every.items()})
-    return f"{by_family}\nThe recipe is `{found.choice.primary}`.\n\n{conditions}"
+    return f"{by_family}\nThe recipe is `{found.choice.primary}`, over {len(found.seeds)} seeds.\n\n{conditions}"
 
 
 def _compared(found: Results, rows: Mapping[str, Iterable[str]]) -> str:
@@ -182,7 +182,8 @@ def verdict(found: Results) -> str:
     gaps = [[found.difference(found.choice.primary, column, [task]) for task in found.problems] for column in range(3)]
     count = lambda own, sign: sum(gap.clear and sign * gap.mean > 0 for gap in own)
     told = [f"{name} better on {count(g, 1)}, worse on {count(g, -1)}" for name, g in zip(COLUMNS, gaps, strict=True)]
-    return f"The recipe against plain fine-tuning on {len(found.problems)} tasks\n{'; '.join(told)}"
+    counts = f"{len(found.problems)} tasks, {len(found.seeds)} seeds"
+    return f"The recipe against plain fine-tuning on {counts}\n{'; '.join(told)}"
 
 
 def tables(found: Results) -> str:
