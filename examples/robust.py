@@ -17,7 +17,7 @@ from flax import nnx
 from ftp_optax import averaged, averaged_params, ftp, scale_free, wise_ft
 from recipes import show
 from recipes.digits import Digits, train
-from vision.data import ArrayDomain, eval_batches
+from vision.data import ArrayDomain, Domain, eval_batches
 from vision.models import SmallCNN
 from vision.networks import Params, split_model
 
@@ -57,7 +57,7 @@ def main(*, smallest: bool = False) -> None:
     def predictions(params: Params, images: jax.Array) -> jax.Array:
         return network.logits(params, images).argmax(-1)
 
-    def accuracy(params: Params, domain: ArrayDomain) -> float:
+    def accuracy(params: Params, domain: Domain) -> float:
         everything = next(eval_batches(domain, len(domain)))
         return float(np.mean(predictions(params, everything["image"]) == everything["label"]))
 

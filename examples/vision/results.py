@@ -90,7 +90,7 @@ def allowed_classes(task: Task) -> dict[str, np.ndarray]:
 def candidates(config: Config, head: Head) -> list[Candidate]:
     """The weights to evaluate: the start's if it has a head for the task, and of every method what the report shows."""
     path = WISE_PATH if config.wise_path else ()
-    wise = AUTO_PATH if config.wise_alpha in AUTO else (config.wise_alpha,)
+    wise = AUTO_PATH if isinstance(config.wise_alpha, str) else (config.wise_alpha,)
     alphas = sorted({*path, *wise, 1.0})
     start = [] if head == "new" else [START]
     return start + [Candidate(method, alpha) for method in config.method_names for alpha in alphas]
@@ -99,7 +99,7 @@ def candidates(config: Config, head: Head) -> list[Candidate]:
 def result_rows(results: Results) -> list[tuple[str, Candidate]]:
     """The rows of the table: the start if it has a head for the task, each method, each interpolated."""
     names, asked = results.config.method_names, results.config.wise_alpha
-    shown = asked if asked in AUTO else f"{asked:g}"  # the same for every seed
+    shown = asked if isinstance(asked, str) else f"{asked:g}"  # the same for every seed
     return [
         *([] if results.head == "new" else [(results.head, START)]),
         *((name, Candidate(name, 1.0)) for name in names),
@@ -113,7 +113,7 @@ def wise_alpha(results: Results, method: str) -> float:
     Where there is no validation set of its own they are the ID test images, as for all that is chosen.
     """
     asked = results.config.wise_alpha
-    if asked not in AUTO:
+    if not isinstance(asked, str):
         return asked
     images = VALIDATION if VALIDATION in test_sets(results.task) else ID
     labels, predictions = test_sets(results.task)[images].labels, results.predictions
