@@ -7,6 +7,7 @@ weights. Validation images of the new task choose the learning rate of the radii
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,8 +17,8 @@ from flax import nnx
 
 from ftp_optax import averaged, averaged_params, ftp, scale_free, wise_ft
 from recipes import show
-from recipes.digits import Digits, train
-from vision.data import ArrayDomain, Domain, eval_batches
+from recipes.digits import Digits, accuracy, train
+from vision.data import ArrayDomain
 from vision.models import SmallCNN
 from vision.networks import Params, split_model
 
@@ -53,16 +54,10 @@ def main(*, smallest: bool = False) -> None:
     pretrained, _ = train(network, optax.adam(2e-3), start, digits.batches(clean.at(known), steps=150))
     steps, few = (100, slice(2, 3)) if smallest else (300, slice(None))
 
-    @jax.jit
-    def predictions(params: Params, images: jax.Array) -> jax.Array:
-        return network.logits(params, images).argmax(-1)
-
-    def accuracy(params: Params, domain: Domain) -> float:
-        everything = next(eval_batches(domain, len(domain)))
-        return float(np.mean(predictions(params, everything["image"]) == everything["label"]))
+    logits = jax.jit(network.logits)
 
     def validation(params: Params) -> float:
-        return accuracy(params, inverted.at(unseen))
+        return accuracy(partial(logits, params), inverted.at(unseen))
 
     def fine_tuned(tx: optax.GradientTransformation) -> tuple[Params, optax.OptState]:
         return train(network, tx, pretrained, digits.batches(inverted.at(new), steps=steps))
@@ -79,8 +74,9 @@ def main(*, smallest: bool = False) -> None:
         "AdamW": max(plain, key=validation),
         "the recipe": max(points, key=validation),  # of equals the first
     }
-    rows = [(name, *(accuracy(w, digits.task.ood[d]) for d in ("inverted", "clean"))) for name, w in weights.items()]
-    show.table("Accuracy, inverted learned", ("weights", "inverted", "clean"), rows)
+    domains = ("inverted", "clean")
+    rows = [(name, *digits.accuracies(partial(logits, found), domains)) for name, found in weights.items()]
+    show.table("Accuracy, inverted learned", ("weights", *domains), rows)
 
 
 if __name__ == "__main__":

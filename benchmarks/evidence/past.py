@@ -16,6 +16,7 @@ import numpy as np
 
 import style
 from evidence.command import Evidence, stage
+from evidence.figures import legend
 from evidence.methods import ALL
 from evidence.rows import File, Row
 from evidence.summary import SCORES
@@ -283,7 +284,7 @@ def _draw_scale(found: Found, task: str) -> Any:
             axes.margins(x=0.1)
             style.label(axes, _axis(field) if column == "ood" else "", label if axes is line[0] else "")
     grid[0, 0].set_ylim(0, 1.05)
-    figure.legend(*grid[2, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    legend(grid[2, 0])
     several = any(len(rows) > 1 for rows in found.values())
     shown = "lines: mean over seeds, bands: range" if several else "one seed"
     figure.suptitle(f"One setting of each, {task}; {shown}", fontsize=10)

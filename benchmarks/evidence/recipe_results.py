@@ -172,7 +172,7 @@ def draw_tasks(found: Results, path: Path) -> None:
         style.clean(axes)
     panels[0].set_yticks(range(len(rows)), list(rows))
     panels[0].invert_yaxis()
-    figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    legend(panels[0])
     figure.suptitle(verdict(found), fontsize=11)
     style.save(figure, path)
 

@@ -15,7 +15,7 @@ from vision.digits import SEEN, digits_task
 from vision.foundation import pretrained_digits_model
 from vision.networks import Network, Params, split_model
 
-__all__ = ["Digits", "Scores", "pixels", "train"]
+__all__ = ["Digits", "Scores", "accuracy", "pixels", "train"]
 
 BATCH_SIZE = 64
 
@@ -79,12 +79,12 @@ class Digits:
         outputs, labels = _run(jitted, self.task.train)
         loss = np.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, labels))
         seen = self.accuracies(jitted, SEEN)
-        return Scores(float(loss), _accuracy(jitted, self.task.id_test), sum(seen) / len(seen))
+        return Scores(float(loss), accuracy(jitted, self.task.id_test), sum(seen) / len(seen))
 
     def accuracies(self, logits: Callable[[jax.Array], jax.Array], names: Sequence[str]) -> list[float]:
         """A network's accuracy on the test images of the named domains."""
         jitted = jax.jit(lambda images: logits(images))
-        return [_accuracy(jitted, self.task.ood[name]) for name in names]
+        return [accuracy(jitted, self.task.ood[name]) for name in names]
 
 
 def train(
@@ -114,7 +114,8 @@ def pixels(images: jax.Array) -> jax.Array:
     return images.reshape(len(images), -1).astype(jnp.float32) / 127.5 - 1
 
 
-def _accuracy(logits: Callable[[jax.Array], jax.Array], domain: Domain) -> float:
+def accuracy(logits: Callable[[jax.Array], jax.Array], domain: Domain) -> float:
+    """A network's accuracy on the images of a domain."""
     outputs, labels = _run(logits, domain)
     return float(np.mean(np.argmax(outputs, -1) == labels))
 

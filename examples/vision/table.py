@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vision.conclusion import conclusion, gain_shown, labels_shown
+from vision.results import AUTO
 from vision.summary import BASE, summarise
 
 __all__ = ["print_report"]
@@ -132,7 +133,7 @@ def _several_seeds(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 def _wise_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the interpolated rows are; where validation images chose it, which point of each method's path."""
-    named = next((row["name"].split()[-1] for row in rows if row["name"].endswith((" auto", " best"))), None)
+    named = next((rule for rule in AUTO for row in rows if row["name"].endswith(f" + WiSE {rule}")), None)
     chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(f" + WiSE {named}")]
     which = f"; {named} is chosen on validation images: {', '.join(chosen)}" if chosen else ""
     return f"WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones{which}."
