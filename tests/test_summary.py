@@ -113,6 +113,10 @@ def test_every_seed_has_the_point_of_the_path_that_it_chose():
     assert [one["alpha"] for one in summary["rows"]] == [1.0, 1.0, 1.0, [0.4, 0.7, 0.4]]
     assert "auto is chosen on validation images: ftp 0.4, 0.7, 0.4." in " ".join(printed(summary).split())
     assert summarise([chose(one, 0.4) for one in REPORTS])["rows"][-1]["alpha"] == 0.4
+    few = summarise([chose(report(seed, 0.8, 0.9, labels="30"), 0.2) for seed in (0, 1)])
+    told = " ".join(printed(few, summary).split())
+    assert "auto is chosen on validation images: 30 labels: ftp 0.2; all 300 labels: ftp 0.4, 0.7, 0.4." in told
+    assert told.count("WiSE a: ") == 1
 
 
 def printed(*summaries: dict[str, Any], width: int = 200) -> str:

@@ -116,7 +116,7 @@ def _one_seed(report: Mapping[str, Any]) -> str:
     error = 50 / math.sqrt(max(1, min(counts)))
     return (
         f"One seed ({report['config']['seed']}); {images} test images per domain; standard error of a number up to "
-        f"{error:.1f} points. {_wise_note(report['rows'])}{_subsets(task)}{_left_out(task)}"
+        f"{error:.1f} points. {_wise_note({'': report['rows']})}{_subsets(task)}{_left_out(task)}"
     )
 
 
@@ -127,15 +127,20 @@ def _several_seeds(summaries: Sequence[Mapping[str, Any]]) -> str:
     if len(seeds) > 1:
         paired = "; differences are paired by seed" if any("difference" in row for row in first["rows"]) else ""
         notes.append(f"± is half of the 95 % t-interval over seeds{paired}.")
-    notes += dict.fromkeys(_wise_note(summary["rows"]) for summary in summaries)
+    parts = {labels_shown(summary): summary["rows"] for summary in summaries}
+    notes.append(_wise_note(parts if len(parts) > 1 else {"": first["rows"]}))
     return " ".join(notes) + _subsets(first["task"]) + _left_out(first["task"])
 
 
-def _wise_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the interpolated rows are; where validation images chose it, which point of each method's path."""
-    named = next((rule for rule in AUTO for row in rows if row["name"].endswith(f" + WiSE {rule}")), None)
-    chosen = [f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(f" + WiSE {named}")]
-    which = f"; {named} is chosen on validation images: {', '.join(chosen)}" if chosen else ""
+def _wise_note(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What the interpolated rows are; by part, which point of each method's path validation images chose."""
+    names = [row["name"] for rows in parts.values() for row in rows]
+    named = next((rule for rule in AUTO for name in names if name.endswith(f" + WiSE {rule}")), None)
+    chosen = []
+    for title, rows in parts.items():
+        own = (f"{row['method']} {_alphas(row['alpha'])}" for row in rows if row["name"].endswith(f" + WiSE {named}"))
+        chosen.append(f"{title}: {', '.join(own)}" if title else ", ".join(own))
+    which = f"; {named} is chosen on validation images: {'; '.join(chosen)}" if named else ""
     return f"WiSE a: (1 - a) times the pre-trained weights plus a times the fine-tuned ones{which}."
 
 
