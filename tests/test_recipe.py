@@ -24,7 +24,9 @@ from evidence.recipe_choice import (
     SHARES,
     SMALLEST,
     START,
+    WEIGHTS,
     Candidate,
+    Choice,
     Row,
     Setting,
     candidates,
@@ -281,6 +283,18 @@ def test_the_primary_is_the_nearest_to_the_start_of_those_level_with_the_best():
     assert len(choice.scores) == (4 + 4 + 2) + (2 + 2 + 2)
 
 
+def test_what_is_recommended_has_the_best_validation_score_of_what_is_reported():
+    """However far it goes; the rows of its method and of the peer are enough."""
+    score = lambda setting, kind, share: 0.69 + 0.01 * (setting.method == PEER) - 0.3 * (1 - share)
+    near = lambda setting, kind: 0.5 if setting.method == "l2_sp" else 2.0
+    choice = choose(made(score, near), TWO, (0,), SOME)
+    assert choice.primary.method == "l2_sp"
+    assert choice.recommended().primary.method == PEER
+    assert {method for method, _ in choice.recommended().settings} == {PEER}
+    unreported = replace(choice, settings={key: own for key, own in choice.settings.items() if key[0] == "l2_sp"})
+    assert unreported.recommended().primary.method == "l2_sp"
+
+
 def test_of_the_forms_of_one_method_two_are_reported():
     """One by its last weights, one by the best point of any; a method without other forms always is."""
     scores = dict.fromkeys(candidates(METHODS), 0.5)
@@ -310,7 +324,6 @@ def test_differences_are_of_means_over_tasks_and_paired_by_seed():
     assert results.difference(own, 0).mean == pytest.approx(2.0)
     assert results.difference(own, 2, ["one"]).mean == pytest.approx(-2.0)
     assert results.difference(BASE, 1).mean == 0.0
-    assert results.share(own) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +353,21 @@ def test_the_peers_whole_path_is_measured_and_of_others_what_a_candidate_takes()
             assert shares == (set(SHARES) if setting.method == PEER else {0.3, 1.0})
 
 
+def test_digrap_also_runs_at_the_setting_of_plain_fine_tuning_and_so_differs_by_the_method_alone():
+    peer, own = Setting(PEER, 3e-4, 0.0, 0.0), Setting("digrap_window", 1e-3, 1.0, 0.95)
+    choice = Choice({(one.method, w): (one, "last") for one in (peer, own) for w in WEIGHTS}, {"last": 1.0}, {}, BASE)
+    same = own._replace(rate=3e-4, decay=0.0)
+    assert choice.at_the_peers_rate() == [same]
+    seen = {START: 0.7, peer: 0.6, same: 0.63}
+    rows = {
+        (task, seed, one): Row(task, seed, one, 9, {"last": 1.0}, {}, {"last": {1.0: (0.7, seen[one], 0.5)}})
+        for task, seed, one in itertools.product(TWO, (3, 4), seen)
+    }
+    assert choice.wanted(rows["one", 3, peer], rows["one", 3, same]) == {"last": {1.0}}
+    gaps = [Results(rows, TWO, choice, (3, 4)).last(same, column).mean for column in range(3)]
+    assert gaps == pytest.approx([0.0, 3.0, 0.0])
+
+
 # rows
 
 
@@ -355,24 +383,27 @@ def test_rows_come_back_as_they_were_and_a_line_cut_short_is_none(tmp_path):
 
 
 def test_the_choice_says_what_it_waits_for(tmp_path):
-    study = Study(TWO, SOME, (0,), (3,), tmp_path / "rows.jsonl")
+    study = Study(TWO, SOME, (0,), (3, 4), (4,), tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match=r"over all tasks, and 22 rows are missing, such as start on one, seed 0"):
         study.choice()
     for row in made(lambda *_: 0.5).values():
         recipe_choice.append(study.file, row)
     choice = study.choice()
-    with pytest.raises(UserError, match="no seed of the report has the rows of all tasks"):
-        study.results(choice)
+    with pytest.raises(UserError, match=r"no seed of \[3\] has the rows of all tasks; run --stage report"):
+        study.report(choice)
 
 
 def test_the_command_runs_once_and_reports(tmp_path):
     command = [sys.executable, BENCHMARKS / "evidence.py", "recipe", "--smallest", "--results", tmp_path]
     subprocess.run(command, check=True, capture_output=True)
     found = recipe_choice.read(tmp_path / "recipe.jsonl")
-    by_seed = {seed: [row for row in found if row.seed == seed] for seed in (0, 1, 2)}
+    by_seed = {seed: [row for row in found if row.seed == seed] for seed in (0, 1, 2, 3)}
     assert len(by_seed[0]) == 1 + len(settings(SMALLEST))
     assert not any(row.test for row in by_seed[0]), "no test image is looked at where something is chosen"
-    assert all(row.test for seed in (1, 2) for row in by_seed[seed])
+    assert all(row.test for seed in (1, 2, 3) for row in by_seed[seed])
+    assert {row.setting.method for row in by_seed[3]} < {row.setting.method for row in by_seed[1]}, (
+        "on the judging seed"
+    )
     lines = (tmp_path / "recipe.jsonl").read_text()
     done = subprocess.run([*command, "--report"], check=True, capture_output=True, text=True)
     subprocess.run(command, check=True, capture_output=True)
@@ -381,7 +412,12 @@ def test_the_command_runs_once_and_reports(tmp_path):
     page, summary = ((tmp_path / f"{name}.md").read_text() for name in ("recipe", "recipe_summary"))
     for one in candidates(SMALLEST):
         assert f"| `{one}` |" in page
-    assert summary.count("| yes |") + summary.count("| no |") == 5
+    at_the_peers = [row for row in by_seed[1] if row.setting.method == "digrap_held_out"]
+    plain = next(row.setting for row in by_seed[1] if row.setting.method == PEER)
+    assert any(row.setting[1:3] == plain[1:3] and row.test["last"].keys() >= {1.0} for row in at_the_peers)
+    assert page.count("| `digrap_held_out` |") == 1 + len(at_the_peers)
+    assert summary.count(": yes |") + summary.count(": no |") == 3 * 5
+    assert "| recipe, seeds 3 to 3 | recipe, seeds 1 to 3 | plan's candidate, seeds 1 to 2 |" in summary
     assert all((tmp_path / name).stat().st_size > 10_000 for name in ("recipe.png", "recipe_tasks.png"))
     unknown = subprocess.run([*command[:3], "--tasks", "x"], check=False, capture_output=True, text=True)
     assert unknown.returncode == 2

@@ -38,6 +38,7 @@ METHODS |= {
 SCALE_KNOBS = {"vanilla": 0.0, "ftp": 0.03, "ftp scale-free": 1.0}
 """Settings of about the same strength at the standard point; the question is whether it stays the same elsewhere."""
 
+_AFTER = " after adam"
 _BATCH = 32  # whatever the batch, a run takes the steps of so many images each
 
 
@@ -307,9 +308,6 @@ def _frontier(axes: Any, found: Found) -> None:
         points = [[mean(found[one], column) for one in by_knob] for column in ("id_accuracy", "ood")]
         axes.plot(*points, label=name.replace(_AFTER, ""), **style.of(name.replace(_AFTER, "")))
     style.label(axes, "ID test accuracy (%)", "mean OOD accuracy (%)")
-
-
-_AFTER = " after adam"
 
 
 def _draw_strengths(found: Found, task: str) -> Any:

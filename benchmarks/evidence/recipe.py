@@ -126,8 +126,8 @@ class Options(Evidence):
     methods: tuple[str, ...] = tuple(GRID)  # What is compared.
     # choose runs the grid on the seeds that choose, and tabulates nothing; report runs what they chose on others.
     stage: Literal["all", "choose", "report"] = "all"
-    # Seeds of the report. 0 to 2 choose.
-    seeds: tuple[int, ...] = (3, 4, 5, 6, 7, 8, 9)  # pyright: ignore[reportIncompatibleVariableOverride]
+    # Seeds of the report. 0 to 2 choose; 10 to 13 judge what is recommended.
+    seeds: tuple[int, ...] = tuple(range(3, 14))  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def study(self) -> "Study":
         """What is run, and where its rows are."""
@@ -136,7 +136,8 @@ class Options(Evidence):
             SMALLEST_PROBLEMS if small else PROBLEMS,
             SMALLEST if small else self.methods,
             choosing=(0,) if small else (0, 1, 2),
-            reporting=(1, 2) if small else self.seeds,
+            reporting=(1, 2, 3) if small else self.seeds,
+            judging=(3,) if small else (10, 11, 12, 13),
             file=self.results / "recipe.jsonl",
         )
 
@@ -157,17 +158,15 @@ class Options(Evidence):
     def tell(self) -> None:
         if self.stage != "choose":
             study = self.study()
-            found = study.results(study.choice())
-            self.write("recipe", recipe_results.tables(found))
-            self.write("recipe_summary", recipe_results.summary(found))
-            recipe_results.draw_tasks(found, self.results / "recipe_tasks.png")
+            found, judged, both = study.report(study.choice())
+            self.write("recipe", recipe_results.tables(found, both))
+            self.write("recipe_summary", recipe_results.summary(found, judged, both))
+            recipe_results.draw_tasks(both, self.results / "recipe_tasks.png")
             recipe_results.draw(found, self.results / "recipe.png")
 
 
 OnRow = Callable[[int, int, Row], None]  # called with runs done, runs in all, and the last row
-
 Key = tuple[str, int, Setting]
-
 Wanted = Callable[[Row], Mapping[str, Iterable[float]]]
 """From a run's validation scores to the shares, by kind of weights, that test images score."""
 
@@ -180,6 +179,7 @@ class Study:
     methods: tuple[str, ...]
     choosing: Sequence[int]  # seeds
     reporting: Sequence[int]
+    judging: Sequence[int]  # of the seeds that report, those of what is recommended alone
     file: Path
 
     def run_grid(self, tasks: Sequence[str], on_row: OnRow) -> None:
@@ -205,21 +205,27 @@ class Study:
 
     def run_chosen(self, choice: Choice, tasks: Sequence[str], on_row: OnRow) -> None:
         """Runs what the report lacks on some tasks."""
-        found = self._runs()
-        wanted = [(t, s, setting) for s in self.reporting for t in tasks for setting in _chosen(choice)]
+        found, own = self._runs(), lambda seed: choice.recommended() if seed in self.judging else choice
+        wanted = [(t, s, setting) for s in self.reporting for t in tasks for setting in _chosen(own(s))]
         self._run([key for key in wanted if not _measured(found, choice, key)], choice, on_row)
 
-    def results(self, choice: Choice) -> Results:
-        """The report of the seeds that have all runs of all tasks.
+    def report(self, choice: Choice) -> tuple[Results, Results, Results]:
+        """All candidates; what is recommended, on the seeds that judge it; the same on all seeds.
 
         Raises:
-            UserError: There is no such seed.
+            UserError: There is no seed with the runs of all tasks.
         """
+        judging, own = set(self.judging), choice.recommended()
+        first = [seed for seed in self.reporting if seed not in judging]
+        last = [seed for seed in self.reporting if seed in judging]
+        return self._results(choice, first), self._results(own, last), self._results(own, self.reporting)
+
+    def _results(self, choice: Choice, among: Iterable[int]) -> Results:
         found, chosen = self._runs(), _chosen(choice)
         whole = lambda seed: all(_measured(found, choice, (t, seed, own)) for t in self.problems for own in chosen)
-        seeds = [seed for seed in self.reporting if whole(seed)]
+        seeds = [seed for seed in among if whole(seed)]
         if not seeds:
-            raise UserError(f"{self.file}: no seed of the report has the rows of all tasks; run --stage report")
+            raise UserError(f"{self.file}: no seed of {among} has the rows of all tasks; run --stage report")
         return Results(found, self.problems, choice, seeds)
 
     def _grid(self, tasks: Iterable[str]) -> list[Key]:
@@ -264,7 +270,7 @@ def _missing(found: Runs, keys: Iterable[Key]) -> list[Key]:
 
 def _chosen(choice: Choice) -> list[Setting]:
     """What is run for the report: several candidates share a run."""
-    return [START, *dict.fromkeys(setting for setting, _ in choice.settings.values())]
+    return [START, *dict.fromkeys([*(setting for setting, _ in choice.settings.values()), *choice.at_the_peers_rate()])]
 
 
 def _measured(found: Runs, choice: Choice, key: Key) -> bool:
@@ -286,16 +292,9 @@ def run(name: str, task: Task, start: Start, setting: Setting, seed: int, wanted
     at = lambda kind, share: between(ends[kind], start.params, share)
     found: Points = {k: {s: task.score(start, at(k, s), validation) for s in SHARES} for k in KINDS}
     learned = [rows[len(rows) // 2 :].mean() for rows in trained.scalars.values()]
-    row = Row(
-        task=name,
-        seed=seed,
-        setting=setting,
-        images=len(validation),
-        drift={kind: distance(params, start.params) for kind, params in ends.items()},
-        validation=found,
-        strength=float(np.mean(learned)) if learned else None,
-        seconds=round(trained.seconds, 1),
-    )
+    drift = {kind: distance(params, start.params) for kind, params in ends.items()}
+    strength, seconds = float(np.mean(learned)) if learned else None, round(trained.seconds, 1)
+    row = Row(name, seed, setting, len(validation), drift, found, strength=strength, seconds=seconds)
     test: Any = {
         kind: {share: test_scores(task, start, at(kind, share)) for share in sorted(shares)}
         for kind, shares in wanted(row).items()

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -14,26 +14,22 @@ from evidence.rows import rounded
 from ftp_optax import averaged
 
 SHARES = (0.3, 0.5, 0.7, 0.9, 1.0)  # where on the way from the foundation model to a run's weights they are measured
-
 AVERAGES = ("uniform", "polynomial")
 KINDS = ("last", *AVERAGES)  # the weights that one run gives
-
 PEER = "plain"
-_BOTH = (1e-3, 3e-3)
-_ONE = (1e-3,)
 
 GRID: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     PEER: ((3e-4, 1e-3, 3e-3), (0.0,)),
-    "ftp": (_BOTH, (0.01, 0.03, 0.1)),
-    "ftp_exact": (_BOTH, (0.03,)),
-    "ftp_scale_free": (_BOTH, (0.3, 1.0)),
-    "ftp_layer_scale": (_BOTH, (0.1, 0.3)),
-    "l2_sp": (_ONE, (0.01, 0.1)),
-    "tpgm": (_ONE, (0.01,)),
-    "digrap_from_1": (_ONE, (0.01,)),
-    "digrap_fixed": (_ONE, (0.5,)),
-    "digrap_window": (_ONE, (0.95,)),
-    "digrap_held_out": (_ONE, (0.05,)),
+    "ftp": ((1e-3, 3e-3), (0.01, 0.03, 0.1)),
+    "ftp_exact": ((1e-3, 3e-3), (0.03,)),
+    "ftp_scale_free": ((1e-3, 3e-3), (0.3, 1.0)),
+    "ftp_layer_scale": ((1e-3, 3e-3), (0.1, 0.3)),
+    "l2_sp": ((1e-3,), (0.01, 0.1)),
+    "tpgm": ((1e-3,), (0.01,)),
+    "digrap_from_1": ((1e-3,), (0.01,)),
+    "digrap_fixed": ((1e-3,), (0.5,)),
+    "digrap_window": ((1e-3,), (0.95,)),
+    "digrap_held_out": ((1e-3,), (0.05,)),
 }  # by method: peak learning rates, and values of the one knob, a single 0 where there is none
 
 FORMS = (
@@ -170,6 +166,12 @@ class Choice:
     scores: Mapping[Candidate, float]  # the mean validation score of every candidate
     primary: Candidate  # the candidate on which success is judged
 
+    def recommended(self) -> "Choice":
+        """The same of the candidate with the best validation score and the peer alone: seeds of their own judge it."""
+        best = max((one for one in self.scores if one[:2] in self.settings), key=self.scores.__getitem__)
+        own = {key: self.settings[key] for key in self.settings if key[0] in (PEER, best.method)}
+        return replace(self, settings=own, primary=best)
+
     def at(self, candidate: Candidate, start: Row, row: Row) -> tuple[str, float]:
         """The kind of a run's weights that a candidate takes, and its share; 0 is the foundation model."""
         method, weights, rule = candidate
@@ -178,9 +180,14 @@ class Choice:
             return nearest(start, row, WEIGHTS[weights] if weights == "any" else (kind,), ERRORS[rule])
         return kind, 1.0 if rule == "none" else self.shares[weights]
 
+    def at_the_peers_rate(self) -> list[Setting]:
+        """DiGraP, its first form, at the rate and decay of plain fine-tuning: what does the method itself do?"""
+        peer, own = self.settings[PEER, "last"][0], dict.fromkeys(setting for setting, _ in self.settings.values())
+        return [one._replace(rate=peer.rate, decay=peer.decay) for one in own if one.method in FORMS[1]][:1]
+
     def wanted(self, start: Row, row: Row) -> dict[str, set[float]]:
         """The shares, by kind of weights, at which a run of the report is measured; for the peer its whole path."""
-        found: dict[str, set[float]] = {}
+        found: dict[str, set[float]] = {"last": {1.0}} if row.setting in self.at_the_peers_rate() else {}
         for one in candidates([row.setting.method]):
             own, kind = self.settings[one[:2]]
             if own == row.setting:
@@ -192,14 +199,7 @@ class Choice:
 def candidates(methods: Iterable[str]) -> list[Candidate]:
     """All of them: the peer with all weights and rules; of the others, what a user would compare with it."""
     peers = [(weights, rule) for weights in WEIGHTS for rule in RULES if weights != "any" or rule in ERRORS]
-    others = [
-        ("last", "none"),
-        ("last", "best"),
-        ("averaged", "none"),
-        ("averaged", "best"),
-        ("any", "own"),
-        ("any", "best"),
-    ]
+    others = [(weights, rule) for weights in WEIGHTS for rule in ("own" if weights == "any" else "none", "best")]
     return [Candidate(method, *own) for method in methods for own in (peers if method == PEER else others)]
 
 
