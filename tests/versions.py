@@ -70,7 +70,7 @@ VERSIONS = {
         extra="",
     ),
     "oldest": Versions(
-        ("jax==0.7.2", "jaxlib==0.7.2", "optax==0.2.8", *floors()),
+        ("jax==0.8.1", "jaxlib==0.8.1", "optax==0.2.8", *floors()),
         ("ftp_optax", "tests"),
         OF_COMPILER + OF_BENCHMARKS,
     ),
