@@ -215,13 +215,14 @@ class Study:
         Raises:
             UserError: There is no seed with the runs of all tasks.
         """
-        judging, own = set(self.judging), choice.recommended()
-        first = [seed for seed in self.reporting if seed not in judging]
-        last = [seed for seed in self.reporting if seed in judging]
-        return self._results(choice, first), self._results(own, last), self._results(own, self.reporting)
+        found, own = self._runs(), choice.recommended()
+        first = [seed for seed in self.reporting if seed not in self.judging]
+        last = [seed for seed in self.reporting if seed in self.judging]
+        over = lambda choice, seeds: self._results(found, choice, seeds)
+        return over(choice, first), over(own, last), over(own, self.reporting)
 
-    def _results(self, choice: Choice, among: Iterable[int]) -> Results:
-        found, chosen = self._runs(), _chosen(choice)
+    def _results(self, found: Runs, choice: Choice, among: Iterable[int]) -> Results:
+        chosen = _chosen(choice)
         whole = lambda seed: all(_measured(found, choice, (t, seed, own)) for t in self.problems for own in chosen)
         seeds = [seed for seed in among if whole(seed)]
         if not seeds:
