@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ftp_optax import _layers, _trees, _units, digrap, elementwise, ftp, pgm, spd, strengths
@@ -359,7 +359,7 @@ def test_there_may_be_nothing_to_wait_for():
 
 def test_on_a_mesh_nothing_is_grouped_and_devices_reduce_once():
     """Leaves of one shape may be placed differently there; stacking them would move them."""
-    mesh, layouts = jax.make_mesh((8,), ("data",)), [_units.Layout((), ())] * 2
+    mesh, layouts = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,)), [_units.Layout((), ())] * 2
     leaves = [jax.ShapeDtypeStruct((768, 512), jnp.float32, sharding=NamedSharding(mesh, spec))
               for spec in (P("data"), P(None, "data"))]  # fmt: skip
     seen = []
